@@ -1,0 +1,137 @@
+"""Events that foreign code reports: personal until proven otherwise.
+
+User ids become subject ids; text and details are sealed, under the person's key where a person is named, so that
+erasing the person also closes what was said about them, else under the tenant's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cloud.audit.model import UNKNOWN_ACTOR, Actor, AuditDraft, Category, Details, Outcome
+from cloud.kernel.access import Action
+from cloud.kernel.context import current_context, current_trace_id
+from cloud.kernel.errors import KeyDestroyedError
+from cloud.kernel.ids import SYSTEM_LOG, is_tenant_id, new_event_id, new_request_id
+from cloud.kernel.scope import PrincipalKind
+from cloud.keys.model import Place, SubjectKey
+from cloud.keys.ports import Keyring
+from cloud.keys.sealing import seal
+
+_OUTCOMES: Final = {
+    "success": Outcome.ALLOWED,
+    "allowed": Outcome.ALLOWED,
+    "denied": Outcome.DENIED,
+    "failure": Outcome.FAILED,
+    "failed": Outcome.FAILED,
+}
+_SEVERITIES: Final = frozenset({"info", "warning", "critical"})
+_COUNTER_NAME: Final = re.compile(r"[a-z][a-z_]{0,63}")
+
+
+def outcome_of(text: str) -> Outcome:
+    """The outcome that the published protocol's word means; a word it does not know is a failure."""
+    return _OUTCOMES.get(text, Outcome.FAILED)
+
+
+def safe_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts whose names can only be names of categories; the rest is summed up as `other`."""
+    kept: dict[str, int] = {}
+    for name, count in counts.items():
+        key = name if _COUNTER_NAME.fullmatch(name) else "other"
+        kept[key] = kept.get(key, 0) + int(count)
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignEvent:
+    """An event ready to record, and the log that it belongs to."""
+
+    log_id: str
+    draft: AuditDraft
+
+
+class ForeignEvents:
+    """Turns what foreign code reports into events that hold nothing personal in the clear."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    def event(
+        self,
+        category: Category,
+        user_id: object,
+        text: Mapping[str, object],
+        *,
+        named: Mapping[str, object],
+        severity: str | None = None,
+    ) -> ForeignEvent:
+        """Seal `text` and name the actor by subject id.
+
+        Args:
+            category: External or security.
+            user_id: The person it is about, as foreign code calls them.
+            text: What is sealed.
+            named: Mapping whose `tenant_id` names the tenant where there is no ambient one.
+            severity: Of a security event.
+        """
+        log_id = self._log_for(named.get("tenant_id"))
+        person = self._person(log_id, user_id)
+        event_id = new_event_id()
+        plaintext = json.dumps(dict(text), default=str, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        place = Place(log_id, person.subject_id if person else "", event_id, "audit_text")
+        key = person.key if person else self._keyring.tenant_key(log_id).key
+        details: Details = {"sealed": seal(key, plaintext, place=place).hex()}
+        if severity is not None:
+            details["severity"] = severity if severity in _SEVERITIES else "unspecified"
+        draft = AuditDraft(
+            action=Action.SECURITY_EVENT if category is Category.SECURITY else Action.EXTERNAL_EVENT,
+            actor=Actor(PrincipalKind.SUBJECT, person.subject_id) if person else UNKNOWN_ACTOR,
+            request_id=_request_id(),
+            trace_id=current_trace_id(),
+            category=category,
+            details=details,
+            event_id=event_id,
+        )
+        return ForeignEvent(log_id, draft)
+
+    def about(self, action: Action, user_id: str, workspace_id: str, timestamp: datetime) -> ForeignEvent:
+        """An event that foreign code did `action` to a person's data; the person is named by subject id, if known."""
+        log_id = self._log_for(workspace_id)
+        person = self._keyring.resolve_subject(log_id, user_id, create=False) if log_id != SYSTEM_LOG else None
+        draft = AuditDraft(
+            action=action,
+            actor=UNKNOWN_ACTOR,
+            request_id=_request_id(),
+            trace_id=current_trace_id(),
+            subject_id=person.subject_id if person else None,
+            category=Category.EXTERNAL,
+            details={"reported_at": timestamp.isoformat()},
+        )
+        return ForeignEvent(log_id, draft)
+
+    def _log_for(self, named: object) -> str:
+        ambient = current_context()
+        tenant_id = ambient.tenant_id if ambient and ambient.tenant_id else named
+        if not isinstance(tenant_id, str) or not is_tenant_id(tenant_id):
+            return SYSTEM_LOG
+        try:
+            self._keyring.tenant_key(tenant_id)
+        except KeyDestroyedError:
+            return SYSTEM_LOG
+        return tenant_id
+
+    def _person(self, log_id: str, user_id: object) -> SubjectKey | None:
+        if not isinstance(user_id, str) or not user_id or log_id == SYSTEM_LOG:
+            return None
+        return self._keyring.resolve_subject(log_id, user_id, create=True)
+
+
+def _request_id() -> str:
+    ambient = current_context()
+    return ambient.request_id if ambient else new_request_id()

@@ -1,0 +1,224 @@
+"""`CloudAuditLogger`: every operation leaves one event, or does not happen.
+
+It implements the published protocol for foreign code and `TransactionalAuditLogger` for our own. What foreign code
+passes is personal until proven otherwise: user ids become subject ids, free text and details are sealed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import rfc8785
+
+from cloud.audit.foreign import ForeignEvents, outcome_of, safe_counts
+from cloud.audit.model import UNKNOWN_ACTOR, Actor, AuditDraft, Category, Details, Outcome
+from cloud.audit.ports import Admission, AuditStore
+from cloud.kernel.access import Action
+from cloud.kernel.context import current_context, current_trace_id
+from cloud.kernel.errors import ConfigurationError, KeyDestroyedError
+from cloud.kernel.ids import SYSTEM_LOG, new_request_id
+from cloud.kernel.scope import Principal, TenantScope
+from cloud.keys.ports import Keyring
+
+
+class CloudAuditLogger:
+    """`AuditLogger` and `TransactionalAuditLogger` on the control plane.
+
+    Args:
+        store: Keeps the events.
+        keyring: Turns people into subject ids and seals foreign text.
+        admission: Tenancy's door, set by start-up; reading the log goes through it.
+    """
+
+    def __init__(self, store: AuditStore, keyring: Keyring) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._foreign = ForeignEvents(keyring)
+        self._admission: Admission | None = None
+
+    def use_admission(self, admission: Admission) -> None:
+        """Let tenancy decide who may read the log. Called once by start-up: tenancy itself needs a logger."""
+        self._admission = admission
+
+    # TransactionalAuditLogger
+
+    def draft(
+        self,
+        scope: TenantScope | None,
+        action: Action,
+        *,
+        subject_id: str | None = None,
+        category: Category = Category.OPERATION,
+        details: Details | None = None,
+    ) -> AuditDraft:
+        ambient = current_context()
+        if scope is not None:
+            actor, request_id = self._actor(scope.tenant_id, scope.principal), scope.request_id
+        else:
+            actor, request_id = UNKNOWN_ACTOR, ambient.request_id if ambient else new_request_id()
+        return AuditDraft(
+            action=action,
+            actor=actor,
+            request_id=request_id,
+            trace_id=scope.trace_id if scope else current_trace_id(),
+            subject_id=subject_id,
+            category=category,
+            details=details or {},
+        )
+
+    def record(
+        self,
+        log_id: str,
+        draft: AuditDraft,
+        outcome: Outcome,
+        *,
+        reason: str | None = None,
+        resource_ids: tuple[str, ...] = (),
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        self._store.append(
+            log_id,
+            draft.document(),
+            outcome=outcome.value,
+            reason=reason,
+            resource_ids=resource_ids,
+            counts=counts or {},
+        )
+
+    def _actor(self, tenant_id: str, principal: Principal) -> Actor:
+        roles = tuple(sorted(role.value for role in principal.roles))
+        if principal.name is not None:
+            return Actor(principal.kind, principal.name, roles)
+        if principal.user_id is None:
+            return Actor(principal.kind, None, roles)
+        try:
+            key = self._keyring.resolve_subject(tenant_id, principal.user_id, create=True)
+        except KeyDestroyedError:
+            # No such tenant, or it is closed: the operation will be refused, and nobody is linked to it.
+            return Actor(principal.kind, None, roles)
+        return Actor(principal.kind, key.subject_id if key else None, roles)
+
+    # Published protocol
+
+    def log_event(
+        self,
+        event_type: str,
+        actor: str,
+        resource: str,
+        action: str,
+        outcome: str,
+        details: dict[str, object] | None = None,
+    ) -> None:
+        """One event from foreign code is committed before this returns, its text sealed."""
+        text = {"event_type": event_type, "resource": resource, "action": action, "details": details or {}}
+        event = self._foreign.event(Category.EXTERNAL, actor, text, named=details or {})
+        self.record(event.log_id, event.draft, outcome_of(outcome))
+
+    def log_security_event(
+        self, event_type: str, severity: str, message: str, details: dict[str, object] | None = None
+    ) -> None:
+        """One security event is committed before this returns; the message is sealed."""
+        text = {"event_type": event_type, "message": message, "details": details or {}}
+        user_id = (details or {}).get("user_id")
+        event = self._foreign.event(Category.SECURITY, user_id, text, named=details or {}, severity=severity)
+        self.record(event.log_id, event.draft, Outcome.ALLOWED)
+
+    def log_gdpr_deletion(
+        self, user_id: str, workspace_id: str, items_deleted: dict[str, int], timestamp: datetime
+    ) -> None:
+        """A deletion that foreign code did is recorded with its counts and without the person."""
+        event = self._foreign.about(Action.ERASURE, user_id, workspace_id, timestamp)
+        self.record(event.log_id, event.draft, Outcome.ALLOWED, counts=safe_counts(items_deleted))
+
+    def log_gdpr_export(self, user_id: str, workspace_id: str, total_items: int, timestamp: datetime) -> None:
+        """An export that foreign code did is recorded with its count and without the person."""
+        event = self._foreign.about(Action.ACCESS_REQUEST, user_id, workspace_id, timestamp)
+        self.record(event.log_id, event.draft, Outcome.ALLOWED, counts={"total_items": total_items})
+
+    async def log(self, event: dict[str, object]) -> None:
+        """The guide's `await audit_logger.log({...})`: one event, committed before this returns."""
+        known = {"tenant_id", "user_id", "outcome"}
+        text = {name: value for name, value in event.items() if name not in known}
+        outcome = outcome_of(str(event.get("outcome", "success")))
+
+        def commit() -> None:
+            foreign = self._foreign.event(Category.EXTERNAL, event.get("user_id"), text, named=event)
+            self.record(foreign.log_id, foreign.draft, outcome)
+
+        await asyncio.to_thread(commit)
+
+    # Reading
+
+    def export(
+        self,
+        tenant_id: str,
+        directory: Path | str,
+        *,
+        format: str = "ndjson",  # noqa: A002 - the public name
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Path:
+        """Write a tenant's events, one canonical JSON object per line (RFC 8785), to `events.ndjson`.
+
+        Args:
+            tenant_id: The tenant, or `_system` for an operator.
+            directory: Made if missing; an export never overwrites an earlier one.
+            format: `ndjson`.
+            since: First time included (UTC).
+            until: First time left out (UTC).
+
+        Returns:
+            The file written, mode 0600.
+
+        Raises:
+            PermissionDeniedError: The caller may not read this log; that is recorded.
+            ConfigurationError: Unknown format, or the file exists.
+        """
+        if format != "ndjson":
+            raise ConfigurationError(f"unknown export format {format!r}; this version writes: ndjson")
+        scope = self._admitted(tenant_id)
+        target = Path(directory)
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = target / "events.ndjson"
+        count = 0
+        try:
+            with path.open("xb") as out:
+                path.chmod(0o600)
+                for event in self._store.events(tenant_id, since=since, until=until):
+                    out.write(rfc8785.dumps(event) + b"\n")  # type: ignore[arg-type]
+                    count += 1
+        except FileExistsError as exc:
+            raise ConfigurationError(f"{path} exists; export into an empty directory") from exc
+        self.record(
+            tenant_id,
+            self.draft(scope, Action.AUDIT_EXPORT, category=Category.ADMINISTRATION),
+            Outcome.ALLOWED,
+            counts={"events": count},
+        )
+        return path
+
+    def events(
+        self, tenant_id: str, *, since: datetime | None = None, until: datetime | None = None
+    ) -> list[dict[str, object]]:
+        """A tenant's events, oldest first; reading them is recorded too.
+
+        Raises:
+            PermissionDeniedError: The caller may not read this log.
+        """
+        scope = self._admitted(tenant_id)
+        found = list(self._store.events(tenant_id, since=since, until=until))
+        self.record(
+            tenant_id,
+            self.draft(scope, Action.AUDIT_READ, category=Category.ADMINISTRATION),
+            Outcome.ALLOWED,
+            counts={"events": len(found)},
+        )
+        return found
+
+    def _admitted(self, log_id: str) -> TenantScope | None:
+        if self._admission is None:
+            raise ConfigurationError("the audit log was built without tenancy; open it with init_cloud_extensions")
+        return self._admission.admit_to(log_id, Action.AUDIT_EXPORT) if log_id != SYSTEM_LOG else None

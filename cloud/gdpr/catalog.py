@@ -1,0 +1,234 @@
+"""The data map: every place that can hold something about a person, and what becomes of it on erasure.
+
+It is complete or the tests fail: they walk both databases' catalogs, the home directory and the process for a table,
+column, directory or cache that stands in no entry. Export and erasure go by the same map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Kind(StrEnum):
+    """What sort of place it is."""
+
+    CONTROL_TABLE = "control_table"
+    PIXELTABLE_TABLE = "pixeltable_table"
+    KEYRING = "keyring"
+    CACHE = "cache"
+    DIRECTORY = "directory"
+
+
+class Holds(StrEnum):
+    """What a column or place can hold about a person."""
+
+    SEALED = "sealed under the person's key"
+    SEALED_TENANT = "sealed under the tenant's key"
+    SUBJECT = "subject id"
+    TAG = "keyed hash"
+    FACT = "fact about a memory, such as a time or a size"
+    CLEAR = "content in the clear, in this process's memory alone"
+    NOTHING = "nothing about a person"
+
+
+class OnErasure(StrEnum):
+    """What an erasure does there."""
+
+    DELETED = "rows deleted before the call returns"
+    DESTROYED = "key and link overwritten before the call returns"
+    DROPPED = "dropped before the call returns; other processes refuse it by the ledger"
+    ANONYMOUS = "kept: with key and link destroyed it points to nobody"
+    UNTOUCHED = "holds nothing about a person"
+    WITH_STORAGE = "bytes of deleted rows, unreadable without the key, until the storage is rewritten"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An entry of the data map.
+
+    Attributes:
+        name: Stable name, used in counts and evidence.
+        kind: What sort of place it is.
+        location: Table, file, directory or object it describes.
+        columns: What each column can hold; one entry `""` for a place without columns.
+        on_erasure: What an erasure does there.
+        basis: Why it is kept at all, or after an erasure.
+    """
+
+    name: str
+    kind: Kind
+    location: str
+    columns: Mapping[str, Holds]
+    on_erasure: OnErasure
+    basis: str = "GDPR Art. 6(1)(b): the service the tenant asked for"
+
+
+_LEDGER_FACTS: Final = {
+    "revision": Holds.FACT,
+    "generation": Holds.FACT,
+    "created_at": Holds.FACT,
+    "expires_at": Holds.FACT,
+}
+_ROW: Final = {
+    "memory_id": Holds.FACT,
+    "tenant_id": Holds.NOTHING,
+    "subject_id": Holds.SUBJECT,
+    **_LEDGER_FACTS,
+    "memory_type": Holds.FACT,
+    "confidence": Holds.FACT,
+    "envelope": Holds.SEALED,
+}
+_ACCOUNTABILITY: Final = "GDPR Art. 5(2), 17(3)(b): proof of what was done; points to nobody after an erasure"
+
+CATALOG: Final[tuple[Place, ...]] = (
+    Place(
+        "control.memories",
+        Kind.CONTROL_TABLE,
+        "memories",
+        {
+            "memory_id": Holds.FACT,
+            "tenant_id": Holds.NOTHING,
+            "subject_id": Holds.SUBJECT,
+            **_LEDGER_FACTS,
+            "state": Holds.FACT,
+            "size_bytes": Holds.FACT,
+            "stored_at": Holds.FACT,
+            "deleted_at": Holds.FACT,
+        },
+        OnErasure.DELETED,
+    ),
+    Place("control.intake", Kind.CONTROL_TABLE, "intake", {**_ROW, "placement": Holds.NOTHING}, OnErasure.DELETED),
+    Place(
+        "control.idempotency_keys",
+        Kind.CONTROL_TABLE,
+        "idempotency_keys",
+        {
+            "tenant_id": Holds.NOTHING,
+            "key_tag": Holds.TAG,
+            "fingerprint": Holds.TAG,
+            "subject_ids": Holds.SUBJECT,
+            "memory_ids": Holds.FACT,
+            "created_at": Holds.FACT,
+        },
+        OnErasure.DELETED,
+    ),
+    Place(
+        "control.api_keys",
+        Kind.CONTROL_TABLE,
+        "api_keys",
+        {
+            "key_id": Holds.FACT,
+            "tenant_id": Holds.NOTHING,
+            "secret_hash": Holds.NOTHING,
+            "roles": Holds.NOTHING,
+            "user_sealed": Holds.SEALED,
+            "subject_id": Holds.SUBJECT,
+            "created_at": Holds.FACT,
+            "expires_at": Holds.FACT,
+            "revoked_at": Holds.FACT,
+        },
+        OnErasure.DELETED,
+    ),
+    Place(
+        "control.subjects",
+        Kind.CONTROL_TABLE,
+        "subjects",
+        {
+            "subject_id": Holds.SUBJECT,
+            "tenant_id": Holds.NOTHING,
+            "state": Holds.FACT,
+            "generation": Holds.FACT,
+            "created_at": Holds.FACT,
+            "erased_at": Holds.FACT,
+        },
+        OnErasure.ANONYMOUS,
+        basis="refuses writes and reads that were in flight when the person was erased",
+    ),
+    Place(
+        "control.erasures",
+        Kind.CONTROL_TABLE,
+        "erasures",
+        {
+            "erasure_id": Holds.NOTHING,
+            "tenant_id": Holds.NOTHING,
+            "subject_id": Holds.SUBJECT,
+            "state": Holds.FACT,
+            "reason_sealed": Holds.SEALED_TENANT,
+            "counts": Holds.FACT,
+            "requested_at": Holds.FACT,
+            "completed_at": Holds.FACT,
+        },
+        OnErasure.ANONYMOUS,
+        basis=_ACCOUNTABILITY,
+    ),
+    Place(
+        "control.audit_events",
+        Kind.CONTROL_TABLE,
+        "audit_events",
+        {
+            "event_id": Holds.NOTHING,
+            "log_id": Holds.NOTHING,
+            "occurred_at": Holds.FACT,
+            "event": Holds.SUBJECT,
+        },
+        OnErasure.ANONYMOUS,
+        basis=_ACCOUNTABILITY,
+    ),
+    Place(
+        "control.usage_events",
+        Kind.CONTROL_TABLE,
+        "usage_events",
+        dict.fromkeys(("event_id", "tenant_id", "operation", "tokens", "occurred_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.usage_counters",
+        Kind.CONTROL_TABLE,
+        "usage_counters",
+        dict.fromkeys(("tenant_id", "meter", "used"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.tenants",
+        Kind.CONTROL_TABLE,
+        "tenants",
+        dict.fromkeys(("tenant_id", "state", "plan", "limits", "placement", "created_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.plan_limits",
+        Kind.CONTROL_TABLE,
+        "plan_limits",
+        dict.fromkeys(("plan", "meter", "limit_value"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.alembic_version",
+        Kind.CONTROL_TABLE,
+        "alembic_version",
+        {"version_num": Holds.NOTHING},
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "pixeltable.memories",
+        Kind.PIXELTABLE_TABLE,
+        "luminescent.*",
+        {**_ROW, "embedding": Holds.SEALED},
+        OnErasure.DELETED,
+    ),
+    Place("keyring.subject", Kind.KEYRING, "keyring", {"": Holds.TAG}, OnErasure.DESTROYED),
+    Place("process.hot_tier", Kind.CACHE, "cloud.memory.hot.HotTier", {"": Holds.CLEAR}, OnErasure.DROPPED),
+    Place("process.keys", Kind.CACHE, "cloud.keys.cache.KeyCache", {"": Holds.TAG}, OnErasure.DROPPED),
+    Place("home.postgres", Kind.DIRECTORY, "postgres", {"": Holds.SEALED}, OnErasure.WITH_STORAGE),
+    Place("home.pixeltable", Kind.DIRECTORY, "pixeltable", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
+    Place("home.secrets", Kind.DIRECTORY, "secrets", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
+    Place("home.locks", Kind.DIRECTORY, "locks", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
+)
+
+DELETED_FROM: Final = tuple(
+    place.name for place in CATALOG if place.on_erasure in (OnErasure.DELETED, OnErasure.DESTROYED, OnErasure.DROPPED)
+)
+"""Places in which nothing may be found once an erasure returns."""

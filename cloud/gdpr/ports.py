@@ -1,0 +1,58 @@
+"""What erasure needs of the control plane. Every method that touches a tenant's rows demands a predicate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from cloud.audit.model import AuditDraft
+from cloud.gdpr.model import Erasure, ErasureState
+from cloud.kernel.scope import TenantPredicate
+
+
+class ErasureStore(Protocol):
+    """Erasures and the rows they remove."""
+
+    def freeze(
+        self,
+        predicate: TenantPredicate,
+        subject_id: str,
+        *,
+        reason_sealed: bytes | None,
+        erasure_id: str,
+        audit: AuditDraft,
+    ) -> Erasure:
+        """Stop every operation on the subject and record the intent; joins an erasure that is under way."""
+        ...
+
+    def mark(self, erasure: Erasure, state: ErasureState, counts: Mapping[str, int]) -> Erasure:
+        """Record how far it got; `counts` of the first time that something was found stay."""
+        ...
+
+    def finish(self, erasure: Erasure, state: ErasureState, audit: AuditDraft) -> Erasure:
+        """Record the end together with its audit event."""
+        ...
+
+    def delete_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
+        """Delete every row of the subject and give its stock back, in one transaction."""
+        ...
+
+    def count(self, predicate: TenantPredicate, subject_id: str) -> dict[str, int]:
+        """Rows of the subject, by entry of the data map."""
+        ...
+
+    def placement(self, predicate: TenantPredicate) -> str:
+        """The Pixeltable table of the tenant."""
+        ...
+
+    def unfinished(self) -> list[Erasure]:
+        """Erasures of any tenant that have not ended well."""
+        ...
+
+    def api_keys(self, predicate: TenantPredicate, subject_id: str) -> list[dict[str, object]]:
+        """API keys that are bound to the subject, without secrets."""
+        ...
+
+    def events(self, predicate: TenantPredicate, subject_id: str) -> Iterator[dict[str, object]]:
+        """Audit events by or about the subject, oldest first."""
+        ...

@@ -1,0 +1,227 @@
+"""`ErasureStore` on the control plane, as the maintenance role; each statement names the predicate's tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final, cast
+
+import sqlalchemy as sa
+
+from cloud.audit.model import AuditDraft, Outcome
+from cloud.gdpr.model import Erasure, ErasureState
+from cloud.kernel.errors import UnknownTenantError
+from cloud.kernel.scope import TenantPredicate
+from cloud.storage.engine import ControlEngine, Row
+from cloud.storage.metadata import (
+    api_keys,
+    audit_events,
+    erasures,
+    idempotency_keys,
+    intake,
+    memories,
+    subjects,
+    tenants,
+    usage_counters,
+)
+from cloud.tenancy.postgres import append_event
+
+_PAGE: Final = 1_000
+
+
+class PostgresErasureStore:
+    """`ErasureStore` on the control plane."""
+
+    def __init__(self, engine: ControlEngine) -> None:
+        self._engine = engine
+
+    def freeze(
+        self,
+        predicate: TenantPredicate,
+        subject_id: str,
+        *,
+        reason_sealed: bytes | None,
+        erasure_id: str,
+        audit: AuditDraft,
+    ) -> Erasure:
+        tenant_id = predicate.tenant_id
+
+        def work(connection: sa.Connection) -> Erasure:
+            _lock_tenant(connection, tenant_id)
+            connection.execute(
+                sa.update(subjects)
+                .where(subjects.c.tenant_id == tenant_id, subjects.c.subject_id == subject_id)
+                .where(subjects.c.state == "active")
+                .values(state="frozen", generation=subjects.c.generation + 1)
+            )
+            under_way = connection.execute(
+                sa.select(erasures)
+                .where(erasures.c.tenant_id == tenant_id, erasures.c.subject_id == subject_id)
+                .where(erasures.c.state != ErasureState.VERIFIED.value)
+            ).first()
+            if under_way is not None:
+                append_event(connection, tenant_id, audit, Outcome.ALLOWED, reason="joined")
+                return _erasure(under_way)
+            row = connection.execute(
+                sa.insert(erasures)
+                .values(
+                    erasure_id=erasure_id,
+                    tenant_id=tenant_id,
+                    subject_id=subject_id,
+                    state=ErasureState.FROZEN.value,
+                    reason_sealed=reason_sealed,
+                )
+                .returning(erasures)
+            ).one()
+            append_event(connection, tenant_id, audit, Outcome.ALLOWED, reason="intent")
+            return _erasure(row)
+
+        return self._engine.transaction(work)
+
+    def mark(self, erasure: Erasure, state: ErasureState, counts: Mapping[str, int]) -> Erasure:
+        kept = {name: max(count, erasure.counts.get(name, 0)) for name, count in counts.items()} or dict(erasure.counts)
+        self._engine.transaction(
+            lambda connection: connection.execute(
+                sa.update(erasures)
+                .where(erasures.c.tenant_id == erasure.tenant_id, erasures.c.erasure_id == erasure.erasure_id)
+                .values(state=state.value, counts=kept)
+            )
+        )
+        return replace(erasure, state=state, counts=kept)
+
+    def finish(self, erasure: Erasure, state: ErasureState, audit: AuditDraft) -> Erasure:
+        def work(connection: sa.Connection) -> Erasure:
+            row = connection.execute(
+                sa.update(erasures)
+                .where(erasures.c.tenant_id == erasure.tenant_id, erasures.c.erasure_id == erasure.erasure_id)
+                .values(state=state.value, completed_at=sa.func.clock_timestamp())
+                .returning(erasures)
+            ).one()
+            outcome = Outcome.ALLOWED if state is ErasureState.VERIFIED else Outcome.FAILED
+            append_event(
+                connection,
+                erasure.tenant_id,
+                audit,
+                outcome,
+                reason=None if outcome is Outcome.ALLOWED else "erasure_incomplete",
+                counts=erasure.counts,
+            )
+            return _erasure(row)
+
+        return self._engine.transaction(work)
+
+    def delete_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
+        tenant_id = predicate.tenant_id
+
+        def work(connection: sa.Connection) -> None:
+            # The same order of locks as a write's: the tenant's counter first.
+            _lock_tenant(connection, tenant_id)
+            stock = connection.execute(
+                sa.select(sa.func.count())
+                .select_from(memories)
+                .where(memories.c.tenant_id == tenant_id, memories.c.subject_id == subject_id)
+                .where(memories.c.state == "active")
+            ).scalar_one()
+            for table in (intake, memories, api_keys):
+                connection.execute(
+                    sa.delete(table).where(table.c.tenant_id == tenant_id, table.c.subject_id == subject_id)
+                )
+            connection.execute(_idempotent(sa.delete(idempotency_keys), tenant_id, subject_id))
+            connection.execute(
+                sa.update(usage_counters)
+                .where(usage_counters.c.tenant_id == tenant_id, usage_counters.c.meter == "memories")
+                .values(used=usage_counters.c.used - stock)
+            )
+            connection.execute(
+                sa.update(subjects)
+                .where(subjects.c.tenant_id == tenant_id, subjects.c.subject_id == subject_id)
+                .values(state="erased", erased_at=sa.func.clock_timestamp())
+            )
+
+        self._engine.transaction(work)
+
+    def count(self, predicate: TenantPredicate, subject_id: str) -> dict[str, int]:
+        tenant_id = predicate.tenant_id
+
+        def work(connection: sa.Connection) -> dict[str, int]:
+            counts = {}
+            for table in (memories, intake, api_keys):
+                query = (
+                    sa.select(sa.func.count())
+                    .select_from(table)
+                    .where(table.c.tenant_id == tenant_id, table.c.subject_id == subject_id)
+                )
+                counts[f"control.{table.name}"] = int(connection.execute(query).scalar_one())
+            keys = _idempotent(sa.select(sa.func.count()).select_from(idempotency_keys), tenant_id, subject_id)
+            counts["control.idempotency_keys"] = int(connection.execute(keys).scalar_one())
+            return counts
+
+        return self._engine.transaction(work)
+
+    def placement(self, predicate: TenantPredicate) -> str:
+        rows = self._engine.rows(sa.select(tenants.c.placement).where(tenants.c.tenant_id == predicate.tenant_id))
+        if not rows:
+            raise UnknownTenantError("there is no such tenant")
+        return str(rows[0][0])
+
+    def unfinished(self) -> list[Erasure]:
+        query = sa.select(erasures).where(erasures.c.state != ErasureState.VERIFIED.value)
+        return [_erasure(row) for row in self._engine.rows(query.order_by(erasures.c.requested_at))]
+
+    def api_keys(self, predicate: TenantPredicate, subject_id: str) -> list[dict[str, object]]:
+        columns = (api_keys.c.key_id, api_keys.c.roles, api_keys.c.created_at, api_keys.c.expires_at)
+        query = sa.select(*columns).where(
+            api_keys.c.tenant_id == predicate.tenant_id, api_keys.c.subject_id == subject_id
+        )
+        return [dict(row._mapping) for row in self._engine.rows(query)]
+
+    def events(self, predicate: TenantPredicate, subject_id: str) -> Iterator[dict[str, object]]:
+        event = audit_events.c.event
+        after: tuple[object, object] | None = None
+        while True:
+            query = (
+                sa.select(event, audit_events.c.occurred_at, audit_events.c.event_id)
+                .where(audit_events.c.log_id == predicate.tenant_id)
+                .where(
+                    (event["subject_id"].as_string() == subject_id) | (event["actor"]["id"].as_string() == subject_id)
+                )
+                .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
+                .limit(_PAGE)
+            )
+            if after is not None:
+                place = sa.tuple_(audit_events.c.occurred_at, audit_events.c.event_id)
+                query = query.where(place > sa.tuple_(sa.literal(after[0]), sa.literal(after[1])))
+            page = self._engine.rows(query)
+            for row in page:
+                yield cast("dict[str, object]", row[0])
+            if len(page) < _PAGE:
+                return
+            after = (page[-1][1], page[-1][2])
+
+
+def _lock_tenant(connection: sa.Connection, tenant_id: str) -> None:
+    connection.execute(
+        sa.select(usage_counters.c.used)
+        .where(usage_counters.c.tenant_id == tenant_id, usage_counters.c.meter == "memories")
+        .with_for_update()
+    )
+
+
+def _idempotent(statement: Any, tenant_id: str, subject_id: str) -> Any:
+    return statement.where(
+        idempotency_keys.c.tenant_id == tenant_id,
+        sa.literal(subject_id, sa.Uuid(as_uuid=False)) == sa.any_(idempotency_keys.c.subject_ids),
+    )
+
+
+def _erasure(row: Row) -> Erasure:
+    values = row._mapping
+    return Erasure(
+        erasure_id=str(values["erasure_id"]),
+        tenant_id=values["tenant_id"],
+        subject_id=str(values["subject_id"]),
+        state=ErasureState(values["state"]),
+        counts=values["counts"],
+        requested_at=values["requested_at"],
+        completed_at=values["completed_at"],
+    )

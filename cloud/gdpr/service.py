@@ -1,0 +1,251 @@
+"""`CloudGDPRService`: erases and exports a person.
+
+An erasure: freeze the subject, destroy its key, drop caches, delete its rows everywhere, look whether anything is
+left, record. Each step is durable before the next and may be done again, so a crash resumes where it was. From the
+first step on nothing of the subject is found; from the second on nothing of it can be read, wherever a copy may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from cloud.audit.model import AuditDraft, Category, Outcome, reason_of
+from cloud.audit.ports import TransactionalAuditLogger
+from cloud.gdpr.export import write_bundle
+from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
+from cloud.gdpr.places import Finder
+from cloud.gdpr.ports import ErasureStore
+from cloud.kernel import failpoints
+from cloud.kernel.access import Action
+from cloud.kernel.errors import (
+    ConfigurationError,
+    ErasureIncompleteError,
+    LuminescentError,
+    ProviderUnavailableError,
+)
+from cloud.kernel.ids import new_event_id
+from cloud.kernel.scope import TenantPredicate
+from cloud.keys.model import Place
+from cloud.memory.config import PixeltableConfig
+from cloud.memory.materializer import placement_lock
+from cloud.storage.engine import ControlEngine
+from cloud.tenancy.admission import Admissions, Admitted
+from cloud.tenancy.system import system_predicate
+from src.memory.validation import check_user_id
+
+_T = TypeVar("_T")
+_LOCK_WAIT_S: Final = 30.0
+_REASON_CHARACTERS: Final = 1_000
+
+
+class CloudGDPRService:
+    """`GDPRService` of the cloud side.
+
+    Args:
+        store: Erasures and rows of the control plane.
+        engine: Engine that holds the placement's lock while rows are removed.
+        config: The installation.
+        admissions: The door.
+        audit: The log.
+    """
+
+    def __init__(
+        self,
+        store: ErasureStore,
+        engine: ControlEngine,
+        config: PixeltableConfig,
+        admissions: Admissions,
+        audit: TransactionalAuditLogger,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._config = config
+        self._admissions = admissions
+        self._audit = audit
+        self._finder = Finder(store, config)
+
+    async def delete_user_data(
+        self, user_id: str, workspace_id: str, *, confirmed: bool = False, reason: str | None = None
+    ) -> ErasurePreview | Erasure:
+        """Without `confirmed`, what would go; with it, the person is erased when this returns.
+
+        Args:
+            user_id: The person.
+            workspace_id: The tenant.
+            confirmed: Whether to erase.
+            reason: Why, at most 1,000 characters; kept sealed.
+
+        Raises:
+            PermissionDeniedError: The caller may not erase here.
+            AuthenticationError: There is no such tenant, or nobody is calling.
+            InvalidMemoryError: The user id is none.
+            ErasureIncompleteError: Something is left; it is recorded, and calling again continues.
+            ProviderUnavailableError: A part did not answer; calling again continues.
+
+        Source:
+            GDPR Art. 17(1).
+        """
+        if not confirmed:
+            return await _in_thread(lambda: self._preview(user_id, workspace_id))
+        return await _in_thread(lambda: self._erase(user_id, workspace_id, reason))
+
+    async def export_user_data(
+        self, user_id: str, workspace_id: str, directory: str | os.PathLike[str]
+    ) -> ExportBundle:
+        """Write everything that is kept of a person to `directory`, which must be empty or missing.
+
+        Raises:
+            PermissionDeniedError: The caller may not export here.
+            AuthenticationError: There is no such tenant, or nobody is calling.
+            ConfigurationError: The directory is not empty.
+            ProviderUnavailableError: A part did not answer.
+
+        Source:
+            GDPR Art. 15(1), 15(3), 20(1).
+        """
+        return await _in_thread(lambda: self._export(user_id, workspace_id, Path(directory)))
+
+    def resume(self) -> int:
+        """Finish the erasures that a process was killed in; returns how many.
+
+        Raises:
+            ErasureIncompleteError: One of them still finds something.
+            ProviderUnavailableError: A part did not answer.
+        """
+        unfinished = self._store.unfinished()
+        for erasure in unfinished:
+            predicate = system_predicate(erasure.tenant_id, "erasure")
+            draft = self._audit.draft(predicate.scope, Action.ERASURE, subject_id=erasure.subject_id)
+            self._complete(predicate, erasure, draft)
+        return len(unfinished)
+
+    def _preview(self, user_id: str, tenant_id: str) -> ErasurePreview:
+        admitted = self._admitted(tenant_id, Action.ERASURE_PREVIEW, user_id)
+        with_counts = self._recorded(admitted, lambda: self._find(admitted, user_id))
+        self._audit.record(
+            tenant_id, self._about(admitted, with_counts.subject_id), Outcome.ALLOWED, counts=with_counts.counts
+        )
+        return with_counts
+
+    def _find(self, admitted: Admitted, user_id: str) -> ErasurePreview:
+        tenant_id = admitted.scope.tenant_id
+        person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
+        if person is None:
+            return ErasurePreview(tenant_id, None, {})
+        return ErasurePreview(tenant_id, person.subject_id, self._finder.counts(admitted.predicate, person.subject_id))
+
+    def _erase(self, user_id: str, tenant_id: str, reason: str | None) -> Erasure:
+        admitted = self._admitted(tenant_id, Action.ERASURE, user_id)
+        return self._recorded(admitted, lambda: self._erase_admitted(admitted, user_id, reason))
+
+    def _erase_admitted(self, admitted: Admitted, user_id: str, reason: str | None) -> Erasure:
+        tenant_id, erasure_id = admitted.scope.tenant_id, new_event_id()
+        person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
+        if person is None:
+            now = self._config.clock()
+            self._audit.record(tenant_id, admitted.draft, Outcome.ALLOWED, reason="nothing_found")
+            return Erasure(erasure_id, tenant_id, None, ErasureState.VERIFIED, {}, now, now)
+        counts = self._finder.counts(admitted.predicate, person.subject_id)
+        intent = self._audit.draft(
+            admitted.scope,
+            Action.ERASURE_STEP,
+            subject_id=person.subject_id,
+            category=Category.ADMINISTRATION,
+            details={"erasure_id": erasure_id},
+        )
+        erasure = self._store.freeze(
+            admitted.predicate,
+            person.subject_id,
+            reason_sealed=self._sealed_reason(tenant_id, erasure_id, reason),
+            erasure_id=erasure_id,
+            audit=intent,
+        )
+        erasure = self._store.mark(erasure, erasure.state, counts)
+        return self._complete(admitted.predicate, erasure, self._about(admitted, person.subject_id))
+
+    def _complete(self, predicate: TenantPredicate, erasure: Erasure, audit: AuditDraft) -> Erasure:
+        """Every step after the freeze; each may be done again, so this starts from the beginning of them."""
+        subject_id = erasure.subject_id
+        assert subject_id is not None
+        failpoints.reach("erase.frozen")
+        self._config.keyring.destroy_subject(erasure.tenant_id, subject_id)
+        self._config.keyring.forget(erasure.tenant_id, subject_id)
+        self._config.hot.drop(erasure.tenant_id, subject_id)
+        failpoints.reach("erase.key_destroyed")
+        erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, {})
+        placement = self._store.placement(predicate)
+        # Under the materializer's own lock: it must not write a row that it took from intake before.
+        with placement_lock(self._engine, placement, wait_s=_LOCK_WAIT_S) as held:
+            if not held:
+                raise ProviderUnavailableError("materializer", reason="kept the placement busy")
+            self._store.delete_rows(predicate, subject_id)
+            failpoints.reach("erase.ledger_deleted")
+            self._config.rows.remove_subject(predicate, placement, subject_id)
+        failpoints.reach("erase.rows_deleted")
+        erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED, {})
+        left = tuple(name for name, count in self._finder.counts(predicate, subject_id).items() if count)
+        finished = self._store.finish(erasure, ErasureState.INCOMPLETE if left else ErasureState.VERIFIED, audit)
+        if left:
+            raise ErasureIncompleteError(left)
+        return finished
+
+    def _export(self, user_id: str, tenant_id: str, directory: Path) -> ExportBundle:
+        admitted = self._admitted(tenant_id, Action.ACCESS_REQUEST, user_id)
+        person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
+        bundle = self._recorded(
+            admitted, lambda: write_bundle(directory, user_id, person, admitted.predicate, self._config, self._store)
+        )
+        draft = self._about(admitted, person.subject_id if person else None)
+        self._audit.record(tenant_id, draft, Outcome.ALLOWED, counts=bundle.counts)
+        return bundle
+
+    def _admitted(self, tenant_id: str, action: Action, user_id: str) -> Admitted:
+        admitted = self._admissions.administer(tenant_id, action, user_id=user_id)
+
+        def check() -> None:
+            check_user_id(user_id)
+            self._store.placement(admitted.predicate)
+
+        self._recorded(admitted, check)
+        return admitted
+
+    def _recorded(self, admitted: Admitted, work: Callable[[], _T]) -> _T:
+        """What `work` returns; a failure is recorded, if that is still possible, before it is raised."""
+        try:
+            return work()
+        except LuminescentError as error:
+            try:
+                self._audit.record(admitted.scope.tenant_id, admitted.draft, Outcome.FAILED, reason=reason_of(error))
+            except ProviderUnavailableError as second:
+                raise second from error
+            raise
+
+    def _about(self, admitted: Admitted, subject_id: str | None) -> AuditDraft:
+        draft = admitted.draft
+        return AuditDraft(
+            action=draft.action,
+            actor=draft.actor,
+            request_id=draft.request_id,
+            trace_id=draft.trace_id,
+            subject_id=subject_id,
+            category=Category.ADMINISTRATION,
+            event_id=draft.event_id,
+            started_ns=draft.started_ns,
+        )
+
+    def _sealed_reason(self, tenant_id: str, erasure_id: str, reason: str | None) -> bytes | None:
+        if reason is None:
+            return None
+        if len(reason) > _REASON_CHARACTERS:
+            raise ConfigurationError(f"the reason has more than {_REASON_CHARACTERS} characters")
+        key = self._config.keyring.tenant_key(tenant_id).key
+        place = Place(tenant_id, "", erasure_id, "reason")
+        return self._config.sealer.seal(key, reason.encode("utf-8", "surrogatepass"), place=place)
+
+
+async def _in_thread(work: Callable[[], _T]) -> _T:
+    return await asyncio.to_thread(work)

@@ -1,0 +1,91 @@
+"""The ambient request context: what the host application established about the caller of this task or thread.
+
+It travels in a context variable, so concurrent requests cannot see each other's, and a provider object holds none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from opentelemetry import trace
+
+from cloud.kernel.ids import new_request_id
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What the host application says about the caller; tenancy decides what it is worth.
+
+    Attributes:
+        tenant_id: Tenant the caller belongs to.
+        user_id: The person calling, or `None` for a service.
+        roles: Names of roles (`cloud.kernel.scope.Role`).
+        request_id: Correlates every audit event of one request.
+        authorization: Credential to authenticate instead, such as `Bearer lc_…`; never logged.
+        operator: Identity of a local operator, such as `local-operator:1000`; set by the command line only.
+    """
+
+    tenant_id: str | None
+    user_id: str | None
+    roles: frozenset[str]
+    request_id: str
+    authorization: str | None = None
+    operator: str | None = None
+
+    def __repr__(self) -> str:
+        return f"RequestContext(request_id={self.request_id!r})"
+
+
+_current: ContextVar[RequestContext | None] = ContextVar("luminescent_request_context", default=None)
+
+
+@contextmanager
+def request_context(
+    *,
+    tenant_id: str | None = None,
+    user_id: str | None = None,
+    roles: Iterable[str] = (),
+    request_id: str | None = None,
+    authorization: str | None = None,
+    operator: str | None = None,
+) -> Iterator[RequestContext]:
+    """Everything inside runs as this caller, in this task or thread alone.
+
+    Args:
+        tenant_id: Tenant of the caller; may be left out when `authorization` names it.
+        user_id: The person calling.
+        roles: Role names: `service`, `member`, `tenant_admin`, `auditor`, `operator`.
+        request_id: Id that correlates audit events; made when left out.
+        authorization: An API key to authenticate, as `Bearer lc_…`.
+        operator: Identity of a local operator.
+
+    Yields:
+        The context now in force.
+    """
+    context = RequestContext(
+        tenant_id=tenant_id,
+        user_id=user_id,
+        roles=frozenset(roles),
+        request_id=request_id or new_request_id(),
+        authorization=authorization,
+        operator=operator,
+    )
+    token = _current.set(context)
+    try:
+        yield context
+    finally:
+        _current.reset(token)
+
+
+def current_context() -> RequestContext | None:
+    """The ambient context of this task or thread, if any."""
+    return _current.get()
+
+
+def current_trace_id() -> str | None:
+    """The trace this call belongs to, as 32 hex digits, or `None` outside one."""
+    context = trace.get_current_span().get_span_context()
+    return format(context.trace_id, "032x") if context.is_valid else None

@@ -1,0 +1,141 @@
+"""The cloud side's branches of the exception tree (`src.errors`)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from src.errors import (
+    ConfigurationError,
+    InvalidFilterError,
+    InvalidMemoryError,
+    LuminescentError,
+    ProviderUnavailableError,
+)
+
+__all__ = [
+    "AuthenticationError",
+    "ConfigurationError",
+    "ErasureIncompleteError",
+    "IdempotencyConflictError",
+    "InvalidFilterError",
+    "InvalidMemoryError",
+    "KeyDestroyedError",
+    "LuminescentError",
+    "PermissionDeniedError",
+    "ProviderUnavailableError",
+    "QuotaExceededError",
+    "SealBrokenError",
+    "TenantIsolationError",
+    "UnknownTenantError",
+]
+
+
+class AuthenticationError(LuminescentError):
+    """It is not established who is calling.
+
+    Attributes:
+        reason: A short code such as `no_scope` or `unknown_tenant`.
+    """
+
+    code = "authentication"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PermissionDeniedError(LuminescentError):
+    """The caller is known and may not do this.
+
+    Attributes:
+        action: What was asked for, such as `memory.store`.
+        reason: A short code such as `role_missing`.
+    """
+
+    code = "permission_denied"
+
+    def __init__(self, *, action: str, reason: str) -> None:
+        super().__init__(f"not permitted: {action} ({reason})")
+        self.action = action
+        self.reason = reason
+
+
+class TenantIsolationError(LuminescentError):
+    """A tenant filter is empty, partial or foreign; the query did not run.
+
+    Attributes:
+        reason: A short code: `empty`, `malformed`, `missing_tenant`, `foreign_tenant` or `conflict`.
+    """
+
+    code = "tenant_isolation"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"tenant isolation: the filter or scope is not this tenant's own ({reason})")
+        self.reason = reason
+
+
+class UnknownTenantError(LuminescentError):
+    """An administrator named a tenant that does not exist, or a name that no tenant can have."""
+
+    code = "unknown_tenant"
+
+
+class QuotaExceededError(LuminescentError):
+    """The write was not admitted; nothing was stored.
+
+    Attributes:
+        meter: The counter that is used up, such as `memories`.
+        limit: Its limit, in the meter's unit.
+        used: What is in use now, in the same unit.
+        requested: What this write asked for.
+        resets_at: When the counter starts anew (UTC), or `None` for a stock that only deleting gives back.
+    """
+
+    code = "quota_exceeded"
+
+    def __init__(
+        self, *, meter: str, limit: int, used: int, requested: int = 1, resets_at: datetime | None = None
+    ) -> None:
+        when = f"resets at {resets_at.isoformat()}" if resets_at else "deleting gives it back"
+        super().__init__(f"quota '{meter}' exceeded: {used} of {limit} used, {requested} requested; {when}")
+        self.meter = meter
+        self.limit = limit
+        self.used = used
+        self.requested = requested
+        self.resets_at = resets_at
+
+
+class IdempotencyConflictError(LuminescentError):
+    """The idempotency key was used before for a different request."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self) -> None:
+        super().__init__("this idempotency key was used before for a different request")
+
+
+class KeyDestroyedError(LuminescentError):
+    """The data key of this subject or tenant does not exist (any more): what it sealed cannot be read."""
+
+    code = "key_destroyed"
+
+
+class SealBrokenError(LuminescentError):
+    """A sealed value does not open under its key and place: altered, truncated, or copied from elsewhere."""
+
+    code = "seal_broken"
+
+
+class ErasureIncompleteError(LuminescentError):
+    """An erasure found remains after its deletions; it is recorded and can be run again.
+
+    Attributes:
+        places: Entries of the data map that still hold something.
+    """
+
+    code = "erasure_incomplete"
+    retryable = True
+
+    def __init__(self, places: tuple[str, ...]) -> None:
+        super().__init__(f"erasure incomplete: {', '.join(places)} still hold data of the subject; run it again")
+        self.places = places

@@ -1,0 +1,67 @@
+"""`PixeltableConfig`: an opened installation, as the provider takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from cloud.kernel.clock import Clock
+from cloud.kernel.errors import ConfigurationError
+from cloud.keys.ports import Keyring, Sealer
+from cloud.memory.hot import HotTier
+from cloud.memory.ports import Ledger, Rows
+from cloud.memory.vectors import Vectorizer
+from cloud.tenancy.identity import IdentityResolver
+from src.memory.scoring import RankingWeights
+
+
+@dataclass(frozen=True, slots=True)
+class PixeltableConfig:
+    """The parts of an opened installation that memories live in.
+
+    Get it from `runtime.pixeltable_config`, or open one with `PixeltableConfig.open(home)` and close it.
+
+    Attributes:
+        ledger: The control plane's part.
+        rows: Pixeltable's part.
+        keyring: The people's keys.
+        sealer: The cipher.
+        vectorizer: The embedding model behind the computed column.
+        hot: The hot tier.
+        identities: Who is calling.
+        clock: The present, UTC.
+        weights: How scores are mixed.
+        on_close: Gives back what `open` took.
+    """
+
+    ledger: Ledger = field(repr=False)
+    rows: Rows = field(repr=False)
+    keyring: Keyring = field(repr=False)
+    sealer: Sealer = field(repr=False)
+    vectorizer: Vectorizer = field(repr=False)
+    hot: HotTier = field(repr=False)
+    identities: IdentityResolver = field(repr=False)
+    clock: Clock = field(repr=False)
+    weights: RankingWeights = field(default_factory=RankingWeights)
+    on_close: Callable[[], None] | None = field(repr=False, default=None)
+
+    opener: ClassVar[Callable[[Path], PixeltableConfig] | None] = None
+    """Set by start-up, the only place that knows how to build an installation."""
+
+    @classmethod
+    def open(cls, home: Path | str) -> PixeltableConfig:
+        """Open the installation at `home` without registering anything.
+
+        Raises:
+            ConfigurationError: It cannot be opened; the message says why.
+        """
+        if cls.opener is None:
+            raise ConfigurationError("import the package `cloud` before opening an installation")
+        return cls.opener(Path(home))
+
+    def close(self) -> None:
+        """Give back what `open` took; does nothing for a runtime's own config, which the runtime closes."""
+        if self.on_close is not None:
+            self.on_close()

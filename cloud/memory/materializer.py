@@ -1,0 +1,167 @@
+"""The materializer: moves accepted envelopes from intake into Pixeltable, exactly once, in batches.
+
+Rules
+1. One materializer works on a placement at a time, under an advisory lock that erasure takes too.
+2. A row leaves intake only after Pixeltable has it, and only the revision that was written leaves.
+3. What is there already is found by (id, revision), so a batch that was interrupted anywhere is simply done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from cloud.kernel import failpoints
+from cloud.kernel.errors import ProviderUnavailableError
+from cloud.kernel.scope import TenantPredicate
+from cloud.memory.model import SealedRow
+from cloud.memory.ports import Rows
+from cloud.memory.postgres import INTAKE_COLUMNS, sealed_row
+from cloud.storage.engine import ControlEngine
+
+BATCH: Final = 500
+_IDLE_S: Final = 0.1
+_TROUBLE_S: Final = 2.0
+_EXPIRY_EVERY_S: Final = 30.0
+_LOCK_SPACE: Final = 0x6C63  # 'lc': the advisory locks of placements
+
+_log = logging.getLogger(__name__)
+
+_LOCK_POLL_S: Final = 0.02
+
+_TRY_LOCK = sa.text("SELECT pg_try_advisory_lock(:space, :id)")
+_UNLOCK = sa.text("SELECT pg_advisory_unlock(:space, :id)")
+_PLACEMENTS = sa.text("SELECT DISTINCT placement FROM intake ORDER BY placement")
+_WAITING = sa.text(
+    f"SELECT {INTAKE_COLUMNS} FROM intake"  # noqa: S608 - constant
+    " WHERE placement = :placement ORDER BY memory_id LIMIT :batch"
+)
+_CLEAR = sa.text(
+    "DELETE FROM intake i USING unnest(:ids, :revisions) AS w(id, revision)"
+    " WHERE i.memory_id = w.id AND i.revision = w.revision"
+).bindparams(
+    sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))), sa.bindparam("revisions", type_=ARRAY(sa.Integer()))
+)
+
+
+def lock_id(placement: str) -> int:
+    """Key of a placement's advisory lock, within its space."""
+    return zlib.crc32(placement.encode()) - 2**31
+
+
+@contextmanager
+def placement_lock(engine: ControlEngine, placement: str, *, wait_s: float) -> Iterator[bool]:
+    """Hold a placement's lock for as long as the block runs; it vanishes with the connection.
+
+    Args:
+        engine: Engine whose connection holds it.
+        placement: The placement.
+        wait_s: Seconds to wait for it.
+
+    Yields:
+        Whether the lock is held.
+    """
+    key = {"space": _LOCK_SPACE, "id": lock_id(placement)}
+    until_s = time.monotonic() + wait_s
+    with engine.connection() as connection:
+        # Asked for again and again: a lock that is waited for runs into the timeout of statements.
+        while not connection.execute(_TRY_LOCK, key).scalar():
+            if time.monotonic() >= until_s:
+                yield False
+                return
+            time.sleep(_LOCK_POLL_S)
+        try:
+            yield True
+        finally:
+            if not connection.closed and not connection.invalidated:
+                connection.execute(_UNLOCK, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What one batch did."""
+
+    inserted: int
+    updated: int
+    present: int
+
+    @property
+    def total(self) -> int:
+        """Rows that left intake."""
+        return self.inserted + self.updated + self.present
+
+
+class Materializer:
+    """Moves batches; `run` does so until it is told to stop.
+
+    Args:
+        engine: Engine of the worker's role.
+        rows: The data plane.
+        predicate_for: Makes the predicate under which a tenant's rows are looked at.
+    """
+
+    def __init__(self, engine: ControlEngine, rows: Rows, predicate_for: Callable[[str], TenantPredicate]) -> None:
+        self._engine = engine
+        self._rows = rows
+        self._predicate_for = predicate_for
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; trouble with a plane is waited out, not died of."""
+        expire_at_s = 0.0
+        while not stop.is_set():
+            try:
+                pause_s = 0.0 if self.round() else _IDLE_S
+                if time.monotonic() >= expire_at_s:
+                    self.expire()
+                    expire_at_s = time.monotonic() + _EXPIRY_EVERY_S
+            except ProviderUnavailableError as error:
+                _log.warning("the materializer waits: %s", error)
+                pause_s = _TROUBLE_S
+            stop.wait(pause_s)
+
+    def round(self) -> int:
+        """One batch of every placement that has something waiting; returns how many rows left intake."""
+        moved = 0
+        for (placement,) in self._engine.rows(_PLACEMENTS):
+            with placement_lock(self._engine, str(placement), wait_s=0.0) as held:
+                if held:
+                    moved += self.batch(str(placement)).total
+        return moved
+
+    def expire(self) -> int:
+        """Take memories whose time is over out of their tenants' stock; returns how many."""
+        done = self._engine.call(sa.text("SELECT lc_expire(:batch)"), {"batch": BATCH}, retry_parameter=None)
+        return int(str(done))
+
+    def batch(self, placement: str) -> Moved:
+        """Move one batch. The caller holds the placement's lock."""
+        waiting = self._waiting(placement)
+        if not waiting:
+            return Moved(0, 0, 0)
+        failpoints.reach("materializer.selected")
+        predicates = [self._predicate_for(tenant_id) for tenant_id in sorted({row.tenant_id for row in waiting})]
+        there = self._rows.revisions(predicates, placement, [row.memory_id for row in waiting])
+        inserts = [row for row in waiting if row.memory_id not in there]
+        updates = [row for row in waiting if row.memory_id in there and there[row.memory_id] < row.revision]
+        self._rows.write(placement, inserts, updates)
+        failpoints.reach("materializer.inserted")
+        self._clear(waiting)
+        failpoints.reach("materializer.cleared")
+        return Moved(len(inserts), len(updates), len(waiting) - len(inserts) - len(updates))
+
+    def _waiting(self, placement: str) -> list[SealedRow]:
+        rows = self._engine.rows(_WAITING, {"placement": placement, "batch": BATCH})
+        return [sealed_row(row) for row in rows]
+
+    def _clear(self, done: Sequence[SealedRow]) -> None:
+        parameters = {"ids": [row.memory_id for row in done], "revisions": [row.revision for row in done]}
+        self._engine.transaction(lambda connection: connection.execute(_CLEAR, parameters))

@@ -1,0 +1,165 @@
+"""Memories on their way: sealed rows, ledger rows, hot memories and the snapshots they make up."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from cloud.keys.envelope import Envelope
+from src.memory.ranking import IndexSnapshot
+from src.memory.schemas import Memory, MemoryType
+
+
+class LedgerState(StrEnum):
+    """What the ledger says of a memory."""
+
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A memory as the ledger knows it: no content, no user id."""
+
+    memory_id: str
+    revision: int
+    state: LedgerState
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRow:
+    """A memory as both planes keep it.
+
+    Attributes:
+        memory_id: Its id.
+        tenant_id: Its tenant.
+        subject_id: Whose it is.
+        revision: Counts its changes, from 1.
+        generation: The subject's generation when this revision was accepted.
+        memory_type: Type, in the clear for filtering.
+        confidence: 0–1, in the clear for filtering.
+        created_at: When it was made (UTC).
+        expires_at: When it stops being found (UTC).
+        envelope: Sealed content, source, metadata, provenance and user id.
+        embedding: Sealed vector; `None` until it is materialized.
+    """
+
+    memory_id: str
+    tenant_id: str
+    subject_id: str
+    revision: int
+    generation: int
+    memory_type: str
+    confidence: float
+    created_at: datetime
+    expires_at: datetime | None
+    envelope: bytes = field(repr=False)
+    embedding: bytes | None = field(repr=False, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class HotMemory:
+    """A memory, open, in this process's memory alone. It satisfies `Filterable`."""
+
+    memory_id: str
+    revision: int
+    memory_type: str
+    confidence: float
+    created_at: datetime
+    expires_at: datetime | None
+    envelope: Envelope = field(repr=False)
+
+    @property
+    def source(self) -> str:
+        """Where it came from."""
+        return self.envelope.source
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """Its metadata; not to be changed."""
+        return self.envelope.metadata
+
+    def valid_at(self, now: datetime) -> bool:
+        """Whether its time is not over."""
+        return self.expires_at is None or self.expires_at > now
+
+    def size_bytes(self) -> int:
+        """About how much memory it takes."""
+        envelope = self.envelope
+        texts = len(envelope.content) + len(envelope.raw_source or "") + len(envelope.source)
+        return 900 + texts + (sys.getsizeof(envelope.metadata) if envelope.metadata else 0)
+
+    def opened(self, now: datetime) -> Memory:
+        """The memory as callers get it: a value of their own, accessed `now`."""
+        envelope = self.envelope
+        return Memory(
+            id=self.memory_id,
+            user_id=envelope.user_id,
+            content=envelope.content,
+            memory_type=MemoryType(self.memory_type),
+            confidence=self.confidence,
+            source=envelope.source,
+            raw_source=envelope.raw_source,
+            extraction_version=envelope.extraction_version,
+            created_at=self.created_at,
+            last_accessed_at=now,
+            expires_at=self.expires_at,
+            metadata=_copied(envelope.metadata),
+            provenance=_copied(envelope.provenance),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectSnapshot:
+    """One person's memories at one generation; immutable, so any number of readers may hold it.
+
+    Attributes:
+        tenant_id: Their tenant.
+        subject_id: Whose they are.
+        generation: The subject's generation it shows.
+        memories: By id, deleted ones left out, expired ones included.
+        index: Ranks them.
+        size_bytes: About how much memory all of it takes.
+    """
+
+    tenant_id: str
+    subject_id: str
+    generation: int
+    memories: Mapping[str, HotMemory] = field(repr=False)
+    index: IndexSnapshot = field(repr=False)
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What the control plane knows of a subject that a snapshot does not, read in one transaction.
+
+    Attributes:
+        state: The subject's state, or `None` if it never stored anything.
+        generation: Its generation now; 0 if it never stored anything.
+        placement: The Pixeltable table of its tenant.
+        ledger: Rows whose generation is newer.
+        waiting: Their sealed rows that are not materialized yet.
+    """
+
+    state: str | None
+    generation: int
+    placement: str
+    ledger: tuple[LedgerRow, ...]
+    waiting: tuple[SealedRow, ...]
+
+
+def _copied(value: object) -> object:
+    """A deep copy of a JSON value: what a caller does to it must not reach the snapshot."""
+    match value:
+        case dict():
+            return {key: _copied(item) for key, item in value.items()}
+        case list():
+            return [_copied(item) for item in value]
+        case _:
+            return value

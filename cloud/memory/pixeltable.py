@@ -1,0 +1,214 @@
+"""`Rows` on Pixeltable: the only module that queries it, through a handle that cannot be built without a tenant.
+
+One operational table per placement, in the directory `luminescent`. The embedding is a computed column over the
+sealed envelope, so Pixeltable keeps it consistent and fills it when it is added.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any, Final
+
+import pixeltable as pxt
+from pixeltable.func import Batch
+
+from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
+from cloud.kernel.scope import TenantPredicate
+from cloud.memory.model import SealedRow
+from cloud.memory.vectors import installed
+from cloud.storage.pixeltable_pool import PixeltablePool
+from cloud.storage.pixeltable_tables import assert_operational, create_operational_table, translated
+
+if TYPE_CHECKING:
+    from pixeltable import Table
+    from pixeltable.exprs import Expr
+
+DIRECTORY: Final = "luminescent"
+_BATCH: Final = 256
+
+SCHEMA: Final[Mapping[str, object]] = {
+    "memory_id": pxt.Required[pxt.String],
+    "tenant_id": pxt.Required[pxt.String],
+    "subject_id": pxt.Required[pxt.String],
+    "revision": pxt.Required[pxt.Int],
+    "generation": pxt.Required[pxt.Int],
+    "memory_type": pxt.Required[pxt.String],
+    "confidence": pxt.Required[pxt.Float],
+    "created_at": pxt.Required[pxt.Timestamp],
+    "expires_at": pxt.Timestamp | None,
+    "envelope": pxt.Required[pxt.Binary],
+}
+
+
+@pxt.udf(batch_size=_BATCH)  # type: ignore[untyped-decorator]
+def sealed_embedding(
+    tenant_id: Batch[pxt.String],
+    subject_id: Batch[pxt.String],
+    memory_id: Batch[pxt.String],
+    envelope: Batch[pxt.Binary],
+) -> Batch[pxt.Binary | None]:
+    """Sealed vectors of sealed envelopes; never raises (see `Vectorizer.seal_batch`)."""
+    vectorizer = installed()
+    if vectorizer is None:
+        return [None] * len(envelope)
+    return vectorizer.seal_batch(tenant_id, subject_id, memory_id, envelope)
+
+
+class TenantTable:
+    """A placement's table as some tenants may see it: every predicate names them.
+
+    Args:
+        table: The table.
+        predicates: The tenants, at least one.
+
+    Raises:
+        TenantIsolationError: No predicate, or something that is none.
+    """
+
+    def __init__(self, table: Table, predicates: Sequence[TenantPredicate]) -> None:
+        if not predicates or not all(isinstance(predicate, TenantPredicate) for predicate in predicates):
+            raise TenantIsolationError("missing_scope")
+        self.table = table
+        self._tenants: Expr = reduce(or_, (table.tenant_id == p.tenant_id for p in predicates))
+
+    def where(self, condition: Expr) -> Expr:
+        """`condition`, for these tenants alone."""
+        return self._tenants & condition
+
+
+class PixeltableRows:
+    """`Rows` on Pixeltable. Each call runs on the pool's threads, with its deadline.
+
+    Args:
+        pool: The threads.
+    """
+
+    def __init__(self, pool: PixeltablePool) -> None:
+        self._pool = pool
+        self._tables: dict[str, Table] = {}
+        self._lock = threading.Lock()
+
+    def newer(self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int) -> list[SealedRow]:
+        def call() -> list[SealedRow]:
+            table = self._existing(placement)
+            if table is None:
+                return []
+            mine = TenantTable(table, (predicate,))
+            with translated():
+                found = (
+                    table.where(mine.where((table.subject_id == subject_id) & (table.generation > since)))
+                    .select(
+                        table.memory_id,
+                        table.revision,
+                        table.generation,
+                        table.memory_type,
+                        table.confidence,
+                        table.created_at,
+                        table.expires_at,
+                        table.envelope,
+                        table.embedding,
+                    )
+                    .collect()
+                )
+                return [SealedRow(tenant_id=predicate.tenant_id, subject_id=subject_id, **row) for row in found]
+
+        return self._pool.run_blocking(call)
+
+    def revisions(
+        self, predicates: Sequence[TenantPredicate], placement: str, memory_ids: Collection[str]
+    ) -> dict[str, int]:
+        def call() -> dict[str, int]:
+            table = self._existing(placement)
+            if table is None or not memory_ids:
+                return {}
+            mine = TenantTable(table, predicates)
+            with translated():
+                found = (
+                    table.where(mine.where(table.memory_id.isin(list(memory_ids))))
+                    .select(table.memory_id, table.revision)
+                    .collect()
+                )
+                return {row["memory_id"]: row["revision"] for row in found}
+
+        return self._pool.run_blocking(call)
+
+    def write(self, placement: str, inserts: Sequence[SealedRow], updates: Sequence[SealedRow]) -> None:
+        def call() -> None:
+            table = self._existing(placement) or self._made(placement)
+            with translated():
+                if inserts:
+                    _check(table.insert([_record(row) for row in inserts]))
+                if updates:
+                    _check(table.batch_update([_record(row) for row in updates]))
+
+        self._pool.run_blocking(call)
+
+    def remove_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
+        def call() -> int:
+            table = self._existing(placement)
+            if table is None:
+                return 0
+            mine = TenantTable(table, (predicate,))
+            with translated():
+                status = table.delete(where=mine.where(table.subject_id == subject_id))
+            return int(status.row_count_stats.del_rows)
+
+        return self._pool.run_blocking(call)
+
+    def count_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
+        def call() -> int:
+            table = self._existing(placement)
+            if table is None:
+                return 0
+            mine = TenantTable(table, (predicate,))
+            with translated():
+                return int(table.where(mine.where(table.subject_id == subject_id)).count())
+
+        return self._pool.run_blocking(call)
+
+    def _existing(self, placement: str) -> Table | None:
+        with self._lock:
+            table = self._tables.get(placement)
+        if table is None:
+            with translated():
+                table = pxt.get_table(f"{DIRECTORY}.{placement}", if_not_exists="ignore")
+            if table is None or not _complete(table):
+                return None
+            assert_operational(table)
+            with self._lock:
+                self._tables[placement] = table
+        return table
+
+    def _made(self, placement: str) -> Table:
+        """The table, with its column and index; a process that was killed while making it is continued."""
+        path = f"{DIRECTORY}.{placement}"
+        with translated():
+            pxt.create_dir(DIRECTORY, if_exists="ignore")
+        table = create_operational_table(path, SCHEMA, ["memory_id"])
+        with translated():
+            table.add_btree_index("subject_id", idx_name="by_subject", if_exists="ignore")
+            table.add_computed_column(
+                embedding=sealed_embedding(table.tenant_id, table.subject_id, table.memory_id, table.envelope),
+                if_exists="ignore",
+            )
+        with self._lock:
+            self._tables[placement] = table
+        return table
+
+
+def _complete(table: Table) -> bool:
+    # The column comes last: a table without it was left by a process that was killed, and only a writer completes it.
+    return "embedding" in table.columns()
+
+
+def _record(row: SealedRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in SCHEMA}
+
+
+def _check(status: Any) -> None:
+    # Errors of computed columns do not raise by themselves; a row without a vector would be one that nothing finds.
+    if status.row_count_stats.num_excs:
+        raise ProviderUnavailableError("pixeltable", reason="could not compute a column")

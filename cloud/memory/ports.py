@@ -1,0 +1,184 @@
+"""What the memory feature needs: a ledger that decides and a store that keeps. Every method demands a predicate."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cloud.audit.model import AuditDraft
+from cloud.kernel.scope import TenantPredicate
+from cloud.memory.model import Changes, SealedRow
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The write committed.
+
+    Attributes:
+        ids: Ids of the memories, in the order given.
+        generations: New generation by subject; empty when an earlier attempt had committed.
+        used: Stock after the write, if it was counted now.
+        limit: Its limit; `None` is unlimited.
+    """
+
+    ids: tuple[str, ...]
+    generations: Mapping[str, int]
+    used: int | None
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaFull:
+    """The write was not admitted."""
+
+    meter: str
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyConflict:
+    """The idempotency key stood for another request before."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectGone:
+    """The subject is being erased, or is erased."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRefused:
+    """The tenant is unknown or not active; the refusal is recorded."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAdmitted:
+    """The read is recorded and may be answered with these ids, in this order."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The subject has changed: what was ranked is older than this generation."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Whose memory it is, or `None`: absent, foreign and forbidden are the same."""
+
+    subject_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """The memory is deleted, as of this generation of its subject (`None` if an earlier attempt did it)."""
+
+    subject_id: str | None
+    generation: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """There is no such memory for this caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyTag:
+    """An idempotency key as the control plane may know it.
+
+    Attributes:
+        key: HMAC of the key, 32 bytes.
+        fingerprint: HMAC of the request, 32 bytes.
+    """
+
+    key: bytes
+    fingerprint: bytes
+
+
+class Ledger(Protocol):
+    """The control plane's part: each method is one transaction that decides, records and commits."""
+
+    def store(
+        self, predicate: TenantPredicate, rows: Sequence[SealedRow], tag: IdempotencyTag | None, audit: AuditDraft
+    ) -> Stored | QuotaFull | KeyConflict | SubjectGone | TenantRefused:
+        """Accept all rows or none."""
+        ...
+
+    def read(
+        self,
+        predicate: TenantPredicate,
+        subject_id: str | None,
+        *,
+        generation: int,
+        floor: int | None,
+        ids: Sequence[str],
+        include_invalid: bool,
+        audit: AuditDraft,
+    ) -> ReadAdmitted | Stale | SubjectGone | TenantRefused:
+        """Record a read and keep of `ids` what the ledger still holds.
+
+        Args:
+            predicate: The tenant.
+            subject_id: Whose memories were ranked; `None` for nobody's.
+            generation: Generation they were ranked at.
+            floor: A generation at least as new as everything acknowledged before the call began, once known:
+                then a newer generation does not make the read stale, or a busy writer could starve it.
+            ids: Ids in the order of the answer.
+            include_invalid: Whether expired ones stay.
+            audit: The operation's event.
+        """
+        ...
+
+    def changes(self, predicate: TenantPredicate, subject_id: str, *, since: int) -> Changes:
+        """What is newer than generation `since`, in one consistent view."""
+        ...
+
+    def locate(
+        self, predicate: TenantPredicate, memory_id: str, *, restricted: bool, own_subject_id: str | None
+    ) -> Located | TenantRefused:
+        """Whose memory this is; `restricted` to the caller's own subject if so."""
+        ...
+
+    def delete(
+        self,
+        predicate: TenantPredicate,
+        memory_id: str,
+        *,
+        restricted: bool,
+        own_subject_id: str | None,
+        audit: AuditDraft,
+    ) -> Deleted | Absent | TenantRefused:
+        """Delete softly and give the stock back."""
+        ...
+
+
+class Rows(Protocol):
+    """The data plane's part: the sealed rows of a placement, one tenant at a time."""
+
+    def newer(self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int) -> list[SealedRow]:
+        """Rows of a subject with a newer generation, with their sealed embeddings."""
+        ...
+
+    def revisions(
+        self, predicates: Sequence[TenantPredicate], placement: str, memory_ids: Collection[str]
+    ) -> dict[str, int]:
+        """Revision of each of these memories that is there."""
+        ...
+
+    def write(self, placement: str, inserts: Sequence[SealedRow], updates: Sequence[SealedRow]) -> None:
+        """Insert and update rows; their embeddings are computed as they are written."""
+        ...
+
+    def remove_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
+        """Delete every row of a subject; returns how many there were."""
+        ...
+
+    def count_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
+        """How many rows of a subject are there."""
+        ...

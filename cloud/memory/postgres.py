@@ -1,0 +1,253 @@
+"""`Ledger` on the control plane: server functions of `migrations/sql`, called as the request path's role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from cloud.audit.model import AuditDraft
+from cloud.kernel.errors import ProviderUnavailableError
+from cloud.kernel.scope import TenantPredicate
+from cloud.memory.model import Changes, LedgerRow, LedgerState, SealedRow
+from cloud.memory.ports import (
+    Absent,
+    Deleted,
+    IdempotencyTag,
+    KeyConflict,
+    Located,
+    QuotaFull,
+    ReadAdmitted,
+    Stale,
+    Stored,
+    SubjectGone,
+    TenantRefused,
+)
+from cloud.storage.engine import ControlEngine, Row
+
+_ID: Final = sa.Uuid(as_uuid=False)
+_INSTANT: Final = sa.DateTime(timezone=True)
+
+
+def _function(name: str, **types: sa.types.TypeEngine[Any]) -> sa.TextClause:
+    binds = [sa.bindparam(parameter, type_=kind) for parameter, kind in types.items()]
+    return sa.text(f"SELECT {name}({', '.join(':' + parameter for parameter in types)})").bindparams(*binds)  # noqa: S608 - constant names
+
+
+_STORE = _function(
+    "lc_store",
+    tenant=sa.Text(),
+    ids=ARRAY(_ID),
+    subjects=ARRAY(_ID),
+    types=ARRAY(sa.Text()),
+    confidences=ARRAY(sa.Double()),
+    created=ARRAY(_INSTANT),
+    expires=ARRAY(_INSTANT),
+    envelopes=ARRAY(sa.LargeBinary()),
+    key_tag=sa.LargeBinary(),
+    fingerprint=sa.LargeBinary(),
+    event=JSONB(),
+    retry=sa.Boolean(),
+)
+_READ = _function(
+    "lc_read",
+    tenant=sa.Text(),
+    subject=_ID,
+    generation=sa.BigInteger(),
+    floor=sa.BigInteger(),
+    ids=ARRAY(_ID),
+    include_invalid=sa.Boolean(),
+    event=JSONB(),
+    retry=sa.Boolean(),
+)
+_LOCATE = _function("lc_locate", tenant=sa.Text(), memory=_ID, own=_ID, restricted=sa.Boolean())
+_DELETE = _function(
+    "lc_delete",
+    tenant=sa.Text(),
+    memory=_ID,
+    own=_ID,
+    restricted=sa.Boolean(),
+    event=JSONB(),
+    retry=sa.Boolean(),
+)
+_ENTER = sa.text("SELECT set_config('luminescent.tenant', :tenant, true)")
+_SUBJECT = sa.text(
+    "SELECT s.state, coalesce(s.generation, 0), t.placement FROM tenants t"
+    " LEFT JOIN subjects s ON s.tenant_id = t.tenant_id AND s.subject_id = CAST(:subject AS uuid)"
+    " WHERE t.tenant_id = :tenant"
+)
+_LEDGER = sa.text(
+    "SELECT memory_id::text, revision, state, generation FROM memories"
+    " WHERE tenant_id = :tenant AND subject_id = CAST(:subject AS uuid) AND generation > :since"
+)
+INTAKE_COLUMNS: Final = (
+    "memory_id::text, tenant_id, subject_id::text, revision, generation, memory_type, confidence,"
+    " created_at, expires_at, envelope"
+)
+_WAITING = sa.text(
+    f"SELECT {INTAKE_COLUMNS} FROM intake"  # noqa: S608 - constant
+    " WHERE tenant_id = :tenant AND subject_id = CAST(:subject AS uuid) AND generation > :since"
+)
+
+
+class PostgresLedger:
+    """`Ledger` on the control plane. Each decision is one round trip."""
+
+    def __init__(self, engine: ControlEngine) -> None:
+        self._engine = engine
+
+    def store(
+        self, predicate: TenantPredicate, rows: Sequence[SealedRow], tag: IdempotencyTag | None, audit: AuditDraft
+    ) -> Stored | QuotaFull | KeyConflict | SubjectGone | TenantRefused:
+        answer = self._call(
+            _STORE,
+            {
+                "tenant": predicate.tenant_id,
+                "ids": [row.memory_id for row in rows],
+                "subjects": [row.subject_id for row in rows],
+                "types": [row.memory_type for row in rows],
+                "confidences": [row.confidence for row in rows],
+                "created": [row.created_at for row in rows],
+                "expires": [row.expires_at for row in rows],
+                "envelopes": [row.envelope for row in rows],
+                "key_tag": tag.key if tag else None,
+                "fingerprint": tag.fingerprint if tag else None,
+                "event": audit.document(),
+            },
+            retry_parameter="retry",
+        )
+        match answer["outcome"]:
+            case "stored":
+                return Stored(
+                    ids=tuple(answer["ids"]),
+                    generations=answer["generations"],
+                    used=answer.get("used"),
+                    limit=answer.get("limit"),
+                )
+            case "quota":
+                return QuotaFull(meter=answer["meter"], used=answer["used"], limit=answer["limit"])
+            case "conflict":
+                return KeyConflict()
+            case _:
+                return _gone_or_refused(answer)
+
+    def read(
+        self,
+        predicate: TenantPredicate,
+        subject_id: str | None,
+        *,
+        generation: int,
+        floor: int | None,
+        ids: Sequence[str],
+        include_invalid: bool,
+        audit: AuditDraft,
+    ) -> ReadAdmitted | Stale | SubjectGone | TenantRefused:
+        answer = self._call(
+            _READ,
+            {
+                "tenant": predicate.tenant_id,
+                "subject": subject_id,
+                "generation": generation,
+                "floor": floor,
+                "ids": list(ids),
+                "include_invalid": include_invalid,
+                "event": audit.document(),
+            },
+            retry_parameter="retry",
+        )
+        match answer["outcome"]:
+            case "allowed":
+                return ReadAdmitted(tuple(answer["ids"]))
+            case "stale":
+                return Stale(answer["generation"])
+            case _:
+                return _gone_or_refused(answer)
+
+    def changes(self, predicate: TenantPredicate, subject_id: str, *, since: int) -> Changes:
+        parameters = {"tenant": predicate.tenant_id, "subject": subject_id, "since": since}
+
+        def work(connection: sa.Connection) -> Changes:
+            connection.execute(_ENTER, {"tenant": predicate.tenant_id})
+            subject = connection.execute(_SUBJECT, parameters).one_or_none()
+            if subject is None:
+                return Changes(state=None, generation=0, placement="", ledger=(), waiting=())
+            state, generation, placement = subject
+            ledger = connection.execute(_LEDGER, parameters).all()
+            waiting = connection.execute(_WAITING, parameters).all()
+            return Changes(
+                state=state,
+                generation=generation,
+                placement=placement,
+                ledger=tuple(LedgerRow(r[0], r[1], LedgerState(r[2]), r[3]) for r in ledger),
+                waiting=tuple(sealed_row(row) for row in waiting),
+            )
+
+        # One view of both tables: a row that is materialized in between must not be missing from either.
+        return self._engine.transaction(work, isolation="REPEATABLE READ")
+
+    def locate(
+        self, predicate: TenantPredicate, memory_id: str, *, restricted: bool, own_subject_id: str | None
+    ) -> Located | TenantRefused:
+        answer = self._call(
+            _LOCATE,
+            {
+                "tenant": predicate.tenant_id,
+                "memory": memory_id,
+                "own": own_subject_id,
+                "restricted": restricted,
+            },
+            retry_parameter=None,
+        )
+        return Located(answer["subject_id"])
+
+    def delete(
+        self,
+        predicate: TenantPredicate,
+        memory_id: str,
+        *,
+        restricted: bool,
+        own_subject_id: str | None,
+        audit: AuditDraft,
+    ) -> Deleted | Absent | TenantRefused:
+        answer = self._call(
+            _DELETE,
+            {
+                "tenant": predicate.tenant_id,
+                "memory": memory_id,
+                "own": own_subject_id,
+                "restricted": restricted,
+                "event": audit.document(),
+            },
+            retry_parameter="retry",
+        )
+        match answer["outcome"]:
+            case "deleted":
+                return Deleted(answer.get("subject_id"), answer.get("generation"))
+            case "absent":
+                return Absent()
+            case _:
+                refused = _gone_or_refused(answer)
+                assert isinstance(refused, TenantRefused)
+                return refused
+
+    def _call(
+        self, statement: sa.TextClause, parameters: Mapping[str, object], *, retry_parameter: str | None
+    ) -> dict[str, Any]:
+        return cast("dict[str, Any]", self._engine.call(statement, parameters, retry_parameter=retry_parameter))
+
+
+def sealed_row(row: Row) -> SealedRow:
+    """A row of `intake`, as `INTAKE_COLUMNS` selects it."""
+    return SealedRow(**row._mapping)
+
+
+def _gone_or_refused(answer: Mapping[str, Any]) -> SubjectGone | TenantRefused:
+    match answer["outcome"]:
+        case "subject_gone":
+            return SubjectGone()
+        case "refused":
+            return TenantRefused(answer["reason"])
+        case _:
+            raise ProviderUnavailableError("control plane", reason="answered what this version does not know")

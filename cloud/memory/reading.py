@@ -1,0 +1,162 @@
+"""Reading memories: ranked in this process, admitted and recorded by the control plane, answered from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, assert_never
+
+from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
+from cloud.kernel.ids import parse_memory_id
+from cloud.keys.model import SubjectKey
+from cloud.memory.config import PixeltableConfig
+from cloud.memory.model import HotMemory, SubjectSnapshot
+from cloud.memory.ports import Located, ReadAdmitted, Stale, SubjectGone, TenantRefused
+from cloud.memory.snapshots import SnapshotLoader
+from cloud.memory.writing import refusal
+from cloud.tenancy.admission import Admitted
+from src.memory.filters import SearchRequest
+from src.memory.predicates import tester
+from src.memory.schemas import Memory
+
+_ATTEMPTS: Final = 6
+Choice = Callable[[SubjectSnapshot], Sequence[str]]
+"""Chooses ids of a snapshot, best first."""
+
+
+class MemoryReader:
+    """Retrieves, searches and gets memories for admitted callers."""
+
+    def __init__(self, config: PixeltableConfig, loader: SnapshotLoader) -> None:
+        self._config = config
+        self._loader = loader
+
+    def retrieve(self, admitted: Admitted, query: str, user_id: str, limit: int) -> list[Memory]:
+        """The memories of a person that fit `query` best.
+
+        Raises:
+            AuthenticationError: There is no such tenant.
+            PermissionDeniedError: The tenant is not active.
+            ProviderUnavailableError: A plane did not answer.
+        """
+        vector = self._config.vectorizer.embed([query])[0]
+
+        def choose(snapshot: SubjectSnapshot) -> list[str]:
+            allowed = self._valid(snapshot)
+            ranked = snapshot.index.rank(query, vector, limit=limit, allowed=allowed, weights=self._config.weights)
+            return [scored.id for scored in ranked]
+
+        return self._answer(admitted, self._person(admitted, user_id), choose)
+
+    def search(self, admitted: Admitted, user_id: str, request: SearchRequest, limit: int) -> list[Memory]:
+        """The memories of a person that pass the filter: newest first, or ranked if the request has a query.
+
+        Raises:
+            As `retrieve`.
+        """
+        passes = tester(request.predicate)
+        vector = self._config.vectorizer.embed([request.query])[0] if request.query is not None else None
+
+        def choose(snapshot: SubjectSnapshot) -> list[str]:
+            now = self._config.clock()
+            found = [
+                memory
+                for memory in snapshot.memories.values()
+                if (request.include_invalid or memory.valid_at(now)) and passes(memory)
+            ]
+            if request.query is None or vector is None:
+                found.sort(key=_newest_first, reverse=True)
+                return [memory.memory_id for memory in found[:limit]]
+            ranked = snapshot.index.rank(
+                request.query,
+                vector,
+                limit=limit,
+                allowed={memory.memory_id for memory in found},
+                weights=self._config.weights,
+            )
+            return [scored.id for scored in ranked]
+
+        return self._answer(admitted, self._person(admitted, user_id), choose, include_invalid=request.include_invalid)
+
+    def get(self, admitted: Admitted, memory_id: str, own_subject_id: str | None) -> Memory | None:
+        """One memory; `None` for one that is absent, foreign, or not the caller's, all alike.
+
+        Raises:
+            As `retrieve`.
+        """
+        known = parse_memory_id(memory_id)
+        person = self._owner(admitted, known, own_subject_id) if known is not None else None
+
+        def choose(snapshot: SubjectSnapshot) -> list[str]:
+            return [known] if known is not None and known in snapshot.memories else []
+
+        found = self._answer(admitted, person, choose)
+        return found[0] if found else None
+
+    def _owner(self, admitted: Admitted, memory_id: str, own_subject_id: str | None) -> SubjectKey | None:
+        located = self._config.ledger.locate(
+            admitted.predicate, memory_id, restricted=admitted.only_own, own_subject_id=own_subject_id
+        )
+        match located:
+            case Located(subject_id=subject_id):
+                if subject_id is None:
+                    return None
+                return self._config.keyring.subject_key(admitted.scope.tenant_id, subject_id)
+            case TenantRefused(reason=reason):
+                raise refusal(admitted, reason)
+            case _:
+                assert_never(located)
+
+    def _person(self, admitted: Admitted, user_id: str) -> SubjectKey | None:
+        return self._config.keyring.resolve_subject(admitted.scope.tenant_id, user_id, create=False)
+
+    def _valid(self, snapshot: SubjectSnapshot) -> set[str] | None:
+        now = self._config.clock()
+        invalid = {key for key, memory in snapshot.memories.items() if not memory.valid_at(now)}
+        return set(snapshot.memories) - invalid if invalid else None
+
+    def _answer(
+        self, admitted: Admitted, person: SubjectKey | None, choose: Choice, *, include_invalid: bool = False
+    ) -> list[Memory]:
+        floor: int | None = None
+        for _ in range(_ATTEMPTS):
+            snapshot = self._loader.at_least(admitted.predicate, person, floor) if person else None
+            ids = choose(snapshot) if snapshot else ()
+            answer = self._config.ledger.read(
+                admitted.predicate,
+                person.subject_id if person else None,
+                generation=snapshot.generation if snapshot else 0,
+                floor=floor,
+                ids=ids,
+                include_invalid=include_invalid,
+                audit=admitted.draft,
+            )
+            match answer:
+                case ReadAdmitted(ids=admitted_ids):
+                    return self._opened(admitted, snapshot, admitted_ids)
+                case Stale(generation=generation):
+                    if snapshot is not None and generation < snapshot.generation:
+                        # The control plane was set back, as by a restore.
+                        self._config.hot.drop(snapshot.tenant_id, snapshot.subject_id)
+                    floor = generation
+                case SubjectGone():
+                    assert person is not None
+                    self._config.hot.drop(person.tenant_id, person.subject_id)
+                    self._config.keyring.forget(person.tenant_id, person.subject_id)
+                    person = None
+                case TenantRefused(reason=reason):
+                    raise refusal(admitted, reason)
+                case _:
+                    assert_never(answer)
+        raise ProviderUnavailableError("hot tier", reason="could not catch up with the subject's changes")
+
+    def _opened(self, admitted: Admitted, snapshot: SubjectSnapshot | None, ids: Sequence[str]) -> list[Memory]:
+        if snapshot is None:
+            return []
+        if snapshot.tenant_id != admitted.scope.tenant_id:
+            raise TenantIsolationError("foreign_tenant")
+        now = self._config.clock()
+        return [snapshot.memories[memory_id].opened(now) for memory_id in ids]
+
+
+def _newest_first(memory: HotMemory) -> tuple[float, str]:
+    return memory.created_at.timestamp(), memory.memory_id

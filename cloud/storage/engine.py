@@ -1,0 +1,218 @@
+"""Engines on the control plane: one per role, each below row-level security, each call with a deadline.
+
+Request-path statements are server functions that decide and record in one transaction; they run in autocommit, so a
+call is one round trip. Administration uses explicit transactions. READ COMMITTED throughout: the functions lock
+what they decide on and read it afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
+
+from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
+from cloud.storage.metadata import TENANT_TABLES
+
+_T = TypeVar("_T")
+
+Row = sa.Row[*tuple[Any, ...]]
+"""A row of a result; its columns are those of the statement."""
+
+_TRANSIENT: Final = (OperationalError, InterfaceError, PoolTimeoutError)
+_SERIALIZATION: Final = frozenset({"40001", "40P01"})
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """How long a control-plane call may take in all, attempts and waits together.
+
+    Attributes:
+        total_s: Seconds until the call gives up.
+        statement_s: Seconds that one statement may run.
+        attempts: Attempts at most.
+    """
+
+    total_s: float = 8.0
+    statement_s: float = 3.0
+    attempts: int = 4
+
+
+class ControlEngine:
+    """Runs statements of one role; translates the driver's errors into the product's.
+
+    Args:
+        url: Where and as whom to connect.
+        pool_size: Connections kept; as many again may be opened for a burst.
+        deadline: Bounds of every call.
+        application_name: Shown in `pg_stat_activity`.
+        recover: Called once after a failed attempt; the embedded server uses it to start again.
+    """
+
+    def __init__(
+        self,
+        url: sa.URL,
+        *,
+        pool_size: int = 4,
+        deadline: Deadline | None = None,
+        application_name: str = "luminescent-cloud",
+        recover: Callable[[], None] | None = None,
+    ) -> None:
+        self._deadline = deadline or Deadline()
+        self._recover = recover
+        statement_ms = int(self._deadline.statement_s * 1000)
+        self._engine = sa.create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=self._deadline.statement_s,
+            isolation_level="READ COMMITTED",
+            # Parameters hold sealed envelopes and ids; they stay out of messages and logs all the same.
+            hide_parameters=True,
+            connect_args={
+                "application_name": application_name,
+                "connect_timeout": max(1, int(self._deadline.statement_s)),
+                "options": f"-c statement_timeout={statement_ms} -c lock_timeout={statement_ms} "
+                "-c idle_in_transaction_session_timeout=60000",
+            },
+        )
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self._engine.dispose()
+
+    def call(
+        self, statement: sa.Executable, parameters: Mapping[str, object], *, retry_parameter: str | None
+    ) -> object:
+        """Run one self-contained statement and return its single value.
+
+        Args:
+            statement: A call of a server function.
+            parameters: Its parameters.
+            retry_parameter: Name of the parameter that tells the function that an earlier attempt may have
+                committed; `None` if running it twice does no harm.
+
+        Raises:
+            ProviderUnavailableError: No answer within the deadline.
+        """
+        attempt_number = 0
+
+        def attempt() -> object:
+            nonlocal attempt_number
+            attempt_number += 1
+            bound = dict(parameters)
+            if retry_parameter is not None:
+                bound[retry_parameter] = attempt_number > 1
+            with self._autocommit.connect() as connection:
+                return connection.execute(statement, bound).scalar()
+
+        return self._bounded(attempt)
+
+    def rows(self, statement: sa.Executable, parameters: Mapping[str, object] | None = None) -> Sequence[Row]:
+        """Run one reading statement in autocommit and return all its rows.
+
+        Raises:
+            ProviderUnavailableError: No answer within the deadline.
+        """
+
+        def attempt() -> Sequence[Row]:
+            with self._autocommit.connect() as connection:
+                return connection.execute(statement, dict(parameters or {})).all()
+
+        return self._bounded(attempt)
+
+    def transaction(self, work: Callable[[sa.Connection], _T], *, isolation: str = "READ COMMITTED") -> _T:
+        """Run `work` in one transaction that may be repeated as a whole when it could not commit.
+
+        Args:
+            work: Gets the connection; must be safe to run again after a failed attempt.
+            isolation: Isolation level of the transaction.
+
+        Raises:
+            ProviderUnavailableError: It did not commit within the deadline.
+        """
+
+        def attempt() -> _T:
+            with (
+                self._engine.connect().execution_options(isolation_level=isolation) as connection,
+                connection.begin(),
+            ):
+                return work(connection)
+
+        return self._bounded(attempt)
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[sa.Connection]:
+        """A connection in autocommit for work that keeps it, such as holding an advisory lock."""
+        try:
+            with self._autocommit.connect() as connection:
+                yield connection
+        except _TRANSIENT as exc:
+            raise ProviderUnavailableError("control plane") from exc
+
+    def _bounded(self, attempt: Callable[[], _T]) -> _T:
+        retrying = Retrying(
+            stop=stop_after_attempt(self._deadline.attempts) | stop_after_delay(self._deadline.total_s),
+            wait=wait_exponential_jitter(initial=0.05, max=1.0),
+            retry=retry_if_exception_type(_Transient),
+            before_sleep=lambda _: self._recover() if self._recover else None,
+            reraise=True,
+        )
+        try:
+            answer: _T = retrying(self._translated, attempt)
+            return answer
+        except _Transient as exc:
+            raise ProviderUnavailableError("control plane") from exc.__cause__
+
+    def _translated(self, attempt: Callable[[], _T]) -> _T:
+        try:
+            return attempt()
+        except _TRANSIENT as exc:
+            raise _Transient from exc
+        except DBAPIError as exc:
+            if exc.connection_invalidated or getattr(exc.orig, "sqlstate", None) in _SERIALIZATION:
+                raise _Transient from exc
+            raise
+
+
+class _Transient(Exception):  # noqa: N818 - never leaves this module
+    """The attempt failed in a way that another attempt may not."""
+
+
+def check_role(engine: ControlEngine) -> None:
+    """The engine's role is held by row-level security on every tenant table, or the service does not start.
+
+    Raises:
+        ConfigurationError: The role is a superuser, bypasses row-level security, owns a tenant table, or a tenant
+            table has none.
+    """
+    names = [table.name for table in TENANT_TABLES]
+    (row,) = engine.rows(
+        sa.text(
+            "SELECT r.rolname, r.rolsuper, r.rolbypassrls,"
+            " array(SELECT c.relname::text FROM pg_class c WHERE c.relname = ANY(:names) AND c.relkind IN ('r', 'p')"
+            "        AND c.relnamespace = 'public'::regnamespace AND pg_has_role(r.oid, c.relowner, 'USAGE')) AS owned,"
+            " array(SELECT n FROM unnest(CAST(:names AS text[])) AS n LEFT JOIN pg_class c ON c.relname = n"
+            "        AND c.relnamespace = 'public'::regnamespace WHERE c.relrowsecurity IS NOT TRUE) AS open"
+            " FROM pg_roles r WHERE r.rolname = current_user"
+        ),
+        {"names": names},
+    )
+    role, is_super, bypasses, owned, unprotected = row
+    if is_super or bypasses:
+        raise ConfigurationError(
+            f"role '{role}' bypasses row-level security; connect as a role of infra/postgres/roles.sql"
+        )
+    if owned:
+        raise ConfigurationError(
+            f"role '{role}' owns tenant tables ({', '.join(owned)}); row-level security would not hold it"
+        )
+    if unprotected:
+        raise ConfigurationError(f"tables without row-level security: {', '.join(unprotected)}; run the migrations")

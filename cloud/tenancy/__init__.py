@@ -1,0 +1,1 @@
+"""Who is calling, and which tenant's rows a call may touch."""

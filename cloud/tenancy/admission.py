@@ -1,0 +1,173 @@
+"""The door: every operation passes it once, and only what passed it holds a scope and a tenant predicate.
+
+A refusal is recorded before it is raised: in the tenant's log where there is a valid tenant, else in the system log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cloud.audit.model import AuditDraft, Category, Outcome, reason_of
+from cloud.audit.ports import TransactionalAuditLogger
+from cloud.kernel.access import Action, Allowed, Refused, decide
+from cloud.kernel.context import current_context, current_trace_id
+from cloud.kernel.errors import AuthenticationError, LuminescentError, PermissionDeniedError, TenantIsolationError
+from cloud.kernel.ids import SYSTEM_LOG, is_tenant_id, new_request_id
+from cloud.kernel.scope import Principal, TenantPredicate, TenantScope, grant_scope
+from cloud.tenancy.identity import IdentityResolver, local_operator
+from cloud.tenancy.model import Identity
+from cloud.tenancy.ports import Identifying
+from src.extensions import TenantProvider
+
+_NOTHING: Final[Mapping[str, object]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An operation that passed the door.
+
+    Attributes:
+        predicate: Opens both planes for one tenant.
+        only_own: The principal may touch its own memories alone.
+        draft: The operation's audit event, begun.
+    """
+
+    predicate: TenantPredicate
+    only_own: bool
+    draft: AuditDraft
+
+    @property
+    def scope(self) -> TenantScope:
+        """Who is acting, in which tenant."""
+        return self.predicate.scope
+
+
+class Admissions:
+    """Decides who may do what, and hands out scopes.
+
+    Args:
+        tenant_provider: Names tenants and their filters; may be foreign.
+        identities: Establishes the principal where the tenant provider cannot.
+        audit: Records refusals and begins events.
+    """
+
+    def __init__(
+        self, tenant_provider: TenantProvider, identities: IdentityResolver, audit: TransactionalAuditLogger
+    ) -> None:
+        self._tenants = tenant_provider
+        self._identities = identities
+        self._audit = audit
+
+    def admit(
+        self, action: Action, context: Mapping[str, object] | None = None, *, user_id: str | None = None
+    ) -> Admitted:
+        """Admit the present caller to `action`, for the memories of `user_id` if one is named.
+
+        Raises:
+            AuthenticationError: It is not established who is calling.
+            PermissionDeniedError: The caller may not do this.
+            TenantIsolationError: The tenant filter or the scope is not the caller's own.
+        """
+        try:
+            identity = self._identity(context or _NOTHING)
+        except (AuthenticationError, TenantIsolationError) as error:
+            self._refuse(None, action, error)
+            raise
+        return self._enter(identity, action, user_id)
+
+    def admit_to(self, tenant_id: str, action: Action, *, user_id: str | None = None) -> TenantScope:
+        """Admit the present caller, or without any the local operator, to an administrative action on a tenant.
+
+        Raises:
+            AuthenticationError: It is not established who is calling.
+            PermissionDeniedError: The caller may not do this, or belongs to another tenant.
+        """
+        return self.administer(tenant_id, action, user_id=user_id).scope
+
+    def administer(self, tenant_id: str, action: Action, *, user_id: str | None = None) -> Admitted:
+        """As `admit_to`, with the predicate and the event begun."""
+        if current_context() is None:
+            return self._enter(Identity(tenant_id, local_operator()), action, user_id)
+        try:
+            identity = self._identity({})
+            if identity.tenant_id != tenant_id:
+                raise PermissionDeniedError(action=action.value, reason="other_tenant")
+        except (AuthenticationError, PermissionDeniedError, TenantIsolationError) as error:
+            self._refuse(None, action, error)
+            raise
+        return self._enter(identity, action, user_id)
+
+    def operate(self, action: Action) -> AuditDraft:
+        """Admit an operator to an action on the whole installation; returns its event, begun.
+
+        Raises:
+            PermissionDeniedError: The caller is no operator.
+        """
+        ambient = current_context()
+        principal: Principal | None = local_operator()
+        try:
+            if ambient is not None:
+                identity = self._identities.resolve({})
+                principal = identity.principal if identity else None
+            if principal is None or not isinstance(decide(principal, action), Allowed):
+                raise PermissionDeniedError(action=action.value, reason="role_missing")
+        except (AuthenticationError, PermissionDeniedError, TenantIsolationError) as error:
+            self._refuse(None, action, error)
+            raise
+        scope = grant_scope(tenant_id="operator", principal=principal, request_id=_request_id())
+        return self._audit.draft(scope, action, category=Category.ADMINISTRATION)
+
+    def _identity(self, context: Mapping[str, object]) -> Identity:
+        if isinstance(self._tenants, Identifying):
+            return self._tenants.identify(context)
+        tenant_id = self._tenants.get_tenant_id(dict(context))
+        identity = self._identities.resolve(context)
+        if tenant_id is None or identity is None:
+            raise AuthenticationError("no_scope", "nobody is calling: use request_context(tenant_id=…, …)")
+        if identity.tenant_id not in (None, tenant_id):
+            raise TenantIsolationError("conflict")
+        return Identity(tenant_id, identity.principal)
+
+    def _enter(self, identity: Identity, action: Action, user_id: str | None) -> Admitted:
+        if not is_tenant_id(identity.tenant_id) or identity.tenant_id is None:
+            error = AuthenticationError("unknown_tenant", "there is no such tenant")
+            self._refuse(None, action, error)
+            raise error
+        scope = grant_scope(
+            tenant_id=identity.tenant_id,
+            principal=identity.principal,
+            request_id=_request_id(),
+            trace_id=current_trace_id(),
+        )
+        match decide(identity.principal, action, user_id=user_id):
+            case Refused(reason=reason):
+                denied = PermissionDeniedError(action=action.value, reason=reason)
+                self._refuse(scope, action, denied)
+                raise denied
+            case Allowed(only_own=only_own):
+                predicate = self._predicate(scope, action)
+                return Admitted(predicate, only_own, self._audit.draft(scope, action))
+
+    def _predicate(self, scope: TenantScope, action: Action) -> TenantPredicate:
+        try:
+            return TenantPredicate(scope, self._tenants.get_tenant_filter(scope.tenant_id))
+        except TenantIsolationError as error:
+            self._refuse(scope, action, error)
+            raise
+
+    def _refuse(self, scope: TenantScope | None, action: Action, error: LuminescentError) -> None:
+        isolation = isinstance(error, TenantIsolationError)
+        draft = self._audit.draft(
+            scope,
+            action,
+            category=Category.SECURITY if isolation or isinstance(error, AuthenticationError) else Category.OPERATION,
+            details={"severity": "critical"} if isolation else None,
+        )
+        self._audit.record(scope.tenant_id if scope else SYSTEM_LOG, draft, Outcome.DENIED, reason=reason_of(error))
+
+
+def _request_id() -> str:
+    ambient = current_context()
+    return ambient.request_id if ambient else new_request_id()

@@ -1,0 +1,165 @@
+"""Establishes who is calling from the ambient request context and the context passed along. Fails closed.
+
+| source | establishes |
+|---|---|
+| ambient `request_context(tenant_id=…, user_id=…, roles=…)` | what the host application authenticated |
+| `authorization` in either | an API key: its tenant, roles and person, looked up on every call |
+| `tenant_id` in the passed context | the same in-process trust as the ambient one, with the role `service` |
+| `x-tenant-id` in the passed context | nothing by itself; a tenant only with `trusted_gateway=True` |
+
+Whatever names a tenant must name the same one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from cloud.kernel.clock import Clock
+from cloud.kernel.context import RequestContext, current_context
+from cloud.kernel.errors import AuthenticationError, KeyDestroyedError, SealBrokenError, TenantIsolationError
+from cloud.kernel.scope import Principal, PrincipalKind, Role
+from cloud.keys.model import Place
+from cloud.keys.ports import Keyring
+from cloud.keys.sealing import unseal
+from cloud.tenancy.model import ApiKeyRecord, Identity, split_api_key
+from cloud.tenancy.ports import ApiKeyLookup
+
+LOCAL_OPERATOR: Final = "local-operator"
+
+
+def local_operator() -> Principal:
+    """Whoever runs this process: it holds the root key, so it administers; audited under its account's number."""
+    return Principal(
+        PrincipalKind.LOCAL_OPERATOR,
+        frozenset({Role.OPERATOR, Role.TENANT_ADMIN}),
+        name=f"{LOCAL_OPERATOR}:{os.geteuid()}",
+    )
+
+
+class IdentityResolver:
+    """Resolves the caller of the present call.
+
+    Args:
+        keys: Looks API keys up.
+        keyring: Opens the user id that a key is bound to.
+        clock: The present, UTC.
+        trusted_gateway: Whether `x-tenant-id` comes from a gateway that authenticated it.
+        default_tenant: Tenant of calls that name none, if the deployment names one explicitly.
+    """
+
+    def __init__(
+        self,
+        keys: ApiKeyLookup,
+        keyring: Keyring,
+        clock: Clock,
+        *,
+        trusted_gateway: bool = False,
+        default_tenant: str | None = None,
+    ) -> None:
+        self._keys = keys
+        self._keyring = keyring
+        self._clock = clock
+        self._trusted_gateway = trusted_gateway
+        self._default_tenant = default_tenant
+
+    def resolve(self, context: Mapping[str, object]) -> Identity | None:
+        """Who calls, and for which tenant; `None` when nothing names anybody.
+
+        Raises:
+            AuthenticationError: A credential does not hold, or only an untrusted header names a tenant.
+            TenantIsolationError: Two sources name different tenants.
+        """
+        ambient = current_context()
+        found = [
+            identity
+            for identity in (
+                self._of_authorization(ambient.authorization if ambient else None),
+                self._of_authorization(context.get("authorization")),
+                self._of_ambient(ambient),
+                self._of_context(context),
+            )
+            if identity is not None
+        ]
+        header = _text(context, "x-tenant-id")
+        if not found and header is not None:
+            if not self._trusted_gateway:
+                raise AuthenticationError("untrusted_header", "the header x-tenant-id authenticates nobody")
+            found.append(Identity(header, _service_or_member(context)))
+        if not found and self._default_tenant is not None:
+            found.append(Identity(self._default_tenant, _service_or_member(context)))
+        if not found:
+            return None
+        named = {identity.tenant_id for identity in found if identity.tenant_id is not None}
+        if header is not None:
+            named.add(header)
+        if len(named) > 1:
+            raise TenantIsolationError("conflict")
+        # The strongest source comes first: a credential says more than what a caller claims about itself.
+        return Identity(next(iter(named), None), found[0].principal)
+
+    def _of_authorization(self, credential: object) -> Identity | None:
+        if credential is None:
+            return None
+        parts = split_api_key(credential) if isinstance(credential, str) else None
+        if parts is None:
+            raise AuthenticationError("malformed_credential", "the credential is not an API key of this service")
+        record = self._keys.find(parts[0])
+        if record is None:
+            raise AuthenticationError("invalid_key", "this API key does not open anything")
+        refusal = record.refusal(parts[1], self._clock())
+        if refusal is not None:
+            raise AuthenticationError(refusal, "this API key does not open anything")
+        return Identity(
+            record.tenant_id,
+            Principal(PrincipalKind.API_KEY, record.roles, user_id=self._user_of(record), name=record.key_id),
+        )
+
+    def _user_of(self, record: ApiKeyRecord) -> str | None:
+        if record.subject_id is None or record.user_sealed is None:
+            return None
+        person = self._keyring.subject_key(record.tenant_id, record.subject_id)
+        place = Place(record.tenant_id, record.subject_id, record.key_id, "api_key_user")
+        try:
+            if person is None:
+                raise KeyDestroyedError
+            return unseal(person.key, record.user_sealed, place=place).decode()
+        except (KeyDestroyedError, SealBrokenError) as exc:
+            # The person was erased: a key without its person must not become a key for everybody.
+            raise AuthenticationError("person_erased", "this API key does not open anything") from exc
+
+    @staticmethod
+    def _of_ambient(ambient: RequestContext | None) -> Identity | None:
+        if ambient is None or ambient.tenant_id is None:
+            return None
+        try:
+            roles = frozenset(Role(role) for role in ambient.roles)
+        except ValueError as exc:
+            raise AuthenticationError("unknown_role", "request_context names a role that does not exist") from exc
+        if ambient.operator is not None:
+            return Identity(ambient.tenant_id, Principal(PrincipalKind.LOCAL_OPERATOR, roles, name=ambient.operator))
+        kind = PrincipalKind.SUBJECT if ambient.user_id is not None else PrincipalKind.SERVICE
+        return Identity(ambient.tenant_id, Principal(kind, roles, user_id=ambient.user_id))
+
+    @staticmethod
+    def _of_context(context: Mapping[str, object]) -> Identity | None:
+        tenant_id = _text(context, "tenant_id")
+        return None if tenant_id is None else Identity(tenant_id, _service_or_member(context))
+
+
+def _service_or_member(context: Mapping[str, object]) -> Principal:
+    # A context that names its user gets that user's rights and no more.
+    user_id = _text(context, "user_id")
+    if user_id is None:
+        return Principal(PrincipalKind.SERVICE, frozenset({Role.SERVICE}))
+    return Principal(PrincipalKind.SUBJECT, frozenset({Role.MEMBER}), user_id=user_id)
+
+
+def _text(context: Mapping[str, object], name: str) -> str | None:
+    value = context.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise AuthenticationError("malformed_context", f"'{name}' in the context must be a non-empty text")
+    return value

@@ -1,0 +1,1 @@
+"""Quotas that are exact, and what a tenant used."""

@@ -1,0 +1,1 @@
+"""What a memory is, what a provider of memories must do, and the parts that every provider shares."""

@@ -1,0 +1,1 @@
+"""Providers that the open core ships."""

@@ -1,0 +1,39 @@
+"""One real installation for the whole run: embedded PostgreSQL, Pixeltable, keyring, and a materializer beside it.
+
+Pixeltable has one home per process, so tests that need a home of their own start a process of their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloud import CloudRuntime, CloudSettings, init_cloud_extensions
+from tests.support.homes import temporary_home
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """The home directory of the run's installation."""
+    with temporary_home() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def runtime(home: Path) -> Iterator[CloudRuntime]:
+    """The run's installation, with its extensions registered."""
+    with init_cloud_extensions(CloudSettings(home=home, worker="thread")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def tenant_id(runtime: CloudRuntime) -> str:
+    """A tenant of this test's own, with room for 100,000 memories."""
+    name = f"tenant-{next(_numbers)}"
+    runtime.tenants.create(name, plan="team")
+    return name
