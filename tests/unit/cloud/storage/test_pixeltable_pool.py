@@ -88,9 +88,9 @@ async def test_a_cancelled_caller_takes_its_waiting_call_along() -> None:
         second = asyncio.ensure_future(pool.run(lambda: ran.append("queued")))
         await asyncio.sleep(0.05)
         second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
         release.set()
         await first
-        await asyncio.gather(second, return_exceptions=True)
         assert await pool.run(lambda: "again") == "again"
         assert ran == []
     finally:
