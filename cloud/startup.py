@@ -45,10 +45,11 @@ from cloud.storage.migrate import migrate
 from cloud.storage.pixeltable_env import open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
 from cloud.tenancy.admission import Admissions
+from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.identity import IdentityResolver
 from cloud.tenancy.postgres import PostgresApiKeyLookup, PostgresTenantStore
 from cloud.tenancy.provider import CloudTenantProvider
-from cloud.tenancy.service import ApiKeys, Tenants
+from cloud.tenancy.service import Tenants
 from cloud.tenancy.system import system_predicate
 from cloud.usage.model import Meter, Plan
 from cloud.usage.plans import read_plans, write_plans
@@ -224,16 +225,18 @@ class CloudRuntime:
         self.usage = CloudUsageTracker(PostgresUsageStore(engines.app), config.clock)
         admissions = Admissions(self.tenant_provider, config.identities, self.audit)
         self.audit.use_admission(admissions)
+        self.usage.use_admission(admissions, self.audit)
         store = PostgresTenantStore(engines.maintenance)
         self.tenants = Tenants(
             store,
             config.keyring,
             admissions,
+            self.audit,
             plans=installation.plans,
             meters=tuple(meter.value for meter in Meter),
             clock=config.clock,
         )
-        self.api_keys = ApiKeys(store, config.keyring, admissions)
+        self.api_keys = ApiKeys(store, config.keyring, admissions, self.audit)
         self.memory = CloudMemoryProvider(config, self.tenant_provider, self.audit, self.usage)
         self.gdpr = CloudGDPRService(
             PostgresErasureStore(engines.maintenance), engines.maintenance, config, admissions, self.audit

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.model import Erasure, ErasureState
@@ -48,11 +49,15 @@ class PostgresErasureStore:
 
         def work(connection: sa.Connection) -> Erasure:
             _lock_tenant(connection, tenant_id)
+            # Also for a person without a memory yet: a first write that is in flight must find the subject frozen.
             connection.execute(
-                sa.update(subjects)
-                .where(subjects.c.tenant_id == tenant_id, subjects.c.subject_id == subject_id)
-                .where(subjects.c.state == "active")
-                .values(state="frozen", generation=subjects.c.generation + 1)
+                insert(subjects)
+                .values(subject_id=subject_id, tenant_id=tenant_id, state="frozen")
+                .on_conflict_do_update(
+                    index_elements=["subject_id"],
+                    set_={"state": "frozen", "generation": subjects.c.generation + 1},
+                    where=(subjects.c.tenant_id == tenant_id) & (subjects.c.state == "active"),
+                )
             )
             under_way = connection.execute(
                 sa.select(erasures)

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cloud.audit.model import AuditDraft, Category, Outcome, reason_of
+from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
+from cloud.audit.recording import recorded_failure
 from cloud.gdpr.export import write_bundle
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
 from cloud.gdpr.places import Finder
@@ -24,7 +25,6 @@ from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     ConfigurationError,
     ErasureIncompleteError,
-    LuminescentError,
     ProviderUnavailableError,
 )
 from cloud.kernel.ids import new_event_id
@@ -214,15 +214,8 @@ class CloudGDPRService:
         return admitted
 
     def _recorded(self, admitted: Admitted, work: Callable[[], _T]) -> _T:
-        """What `work` returns; a failure is recorded, if that is still possible, before it is raised."""
-        try:
+        with recorded_failure(self._audit, admitted.draft, admitted.scope.tenant_id):
             return work()
-        except LuminescentError as error:
-            try:
-                self._audit.record(admitted.scope.tenant_id, admitted.draft, Outcome.FAILED, reason=reason_of(error))
-            except ProviderUnavailableError as second:
-                raise second from error
-            raise
 
     def _about(self, admitted: Admitted, subject_id: str | None) -> AuditDraft:
         draft = admitted.draft

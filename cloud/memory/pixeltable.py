@@ -30,16 +30,16 @@ DIRECTORY: Final = "luminescent"
 _BATCH: Final = 256
 
 SCHEMA: Final[Mapping[str, object]] = {
-    "memory_id": pxt.Required[pxt.String],
-    "tenant_id": pxt.Required[pxt.String],
-    "subject_id": pxt.Required[pxt.String],
-    "revision": pxt.Required[pxt.Int],
-    "generation": pxt.Required[pxt.Int],
-    "memory_type": pxt.Required[pxt.String],
-    "confidence": pxt.Required[pxt.Float],
-    "created_at": pxt.Required[pxt.Timestamp],
+    "memory_id": pxt.String,
+    "tenant_id": pxt.String,
+    "subject_id": pxt.String,
+    "revision": pxt.Int,
+    "generation": pxt.Int,
+    "memory_type": pxt.String,
+    "confidence": pxt.Float,
+    "created_at": pxt.Timestamp,
     "expires_at": pxt.Timestamp | None,
-    "envelope": pxt.Required[pxt.Binary],
+    "envelope": pxt.Binary,
 }
 
 

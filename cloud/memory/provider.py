@@ -8,16 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from cloud.audit.model import Outcome, reason_of
+from cloud.audit.model import Outcome
 from cloud.audit.ports import TransactionalAuditLogger
+from cloud.audit.recording import recorded_failure
 from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     ConfigurationError,
-    InvalidFilterError,
     InvalidMemoryError,
-    LuminescentError,
-    ProviderUnavailableError,
-    SealBrokenError,
 )
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.reading import MemoryReader
@@ -115,10 +112,10 @@ class CloudMemoryProvider:
 
         def work() -> list[Memory]:
             admitted = self._admitted(Action.MEMORY_RETRIEVE, {}, user_id)
-            with_checks = self._checked(
+            arguments = self._checked(
                 admitted, lambda: (check_query(query), check_user_id(user_id), check_limit(limit))
             )
-            return self._recorded(admitted, lambda: self._reader.retrieve(admitted, *with_checks))
+            return self._checked(admitted, lambda: self._reader.retrieve(admitted, *arguments))
 
         return await self._run(work)
 
@@ -132,7 +129,7 @@ class CloudMemoryProvider:
 
         def work() -> Memory | None:
             admitted = self._admitted(Action.MEMORY_GET, {}, None)
-            return self._recorded(
+            return self._checked(
                 admitted, lambda: self._reader.get(admitted, memory_id, self._writer.own_subject(admitted))
             )
 
@@ -151,7 +148,7 @@ class CloudMemoryProvider:
 
         def work() -> bool:
             admitted = self._admitted(Action.MEMORY_DELETE, {}, None)
-            return self._recorded(admitted, lambda: self._writer.delete(admitted, memory_id))
+            return self._checked(admitted, lambda: self._writer.delete(admitted, memory_id))
 
         return await self._run(work)
 
@@ -175,7 +172,7 @@ class CloudMemoryProvider:
             user, request, most = self._checked(
                 admitted, lambda: (check_user_id(user_id), parse_filters(filters), check_limit(limit))
             )
-            return self._recorded(admitted, lambda: self._reader.search(admitted, user, request, most))
+            return self._checked(admitted, lambda: self._reader.search(admitted, user, request, most))
 
         return await self._run(work)
 
@@ -192,7 +189,7 @@ class CloudMemoryProvider:
         if not accepted:
             self.audit_logger.record(admitted.scope.tenant_id, admitted.draft, Outcome.ALLOWED, counts={"stored": 0})
             return ()
-        return self._recorded(admitted, lambda: self._writer.store(admitted, accepted, idempotency_key=key))
+        return self._checked(admitted, lambda: self._writer.store(admitted, accepted, idempotency_key=key))
 
     def _accepted(self, memories: Sequence[object]) -> list[Memory]:
         if len(memories) > _MAX_BATCH:
@@ -204,27 +201,9 @@ class CloudMemoryProvider:
         return self._admissions.admit(action, context, user_id=user_id if isinstance(user_id, str) else None)
 
     def _checked(self, admitted: Admitted, check: Callable[[], _T]) -> _T:
-        """What `check` returns; an invalid request is recorded before its error is raised."""
-        try:
+        """What `check` returns; an invalid request or a part that fails is recorded before its error is raised."""
+        with recorded_failure(self.audit_logger, admitted.draft, admitted.scope.tenant_id):
             return check()
-        except (InvalidMemoryError, InvalidFilterError) as error:
-            self._failed(admitted, error)
-            raise
-
-    def _recorded(self, admitted: Admitted, work: Callable[[], _T]) -> _T:
-        """What `work` returns; a failure of a part is recorded, if that is still possible, before it is raised."""
-        try:
-            return work()
-        except (ProviderUnavailableError, SealBrokenError, ConfigurationError) as error:
-            try:
-                self._failed(admitted, error)
-            except ProviderUnavailableError as second:
-                # Nothing can be recorded, so the caller learns that; the first error stands behind it.
-                raise second from error
-            raise
-
-    def _failed(self, admitted: Admitted, error: LuminescentError) -> None:
-        self.audit_logger.record(admitted.scope.tenant_id, admitted.draft, Outcome.FAILED, reason=reason_of(error))
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         # The caller's context travels along: who is calling is decided on the thread.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, assert_never
 
 from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
@@ -64,8 +64,7 @@ class MemoryReader:
                 if (request.include_invalid or memory.valid_at(now)) and passes(memory)
             ]
             if request.query is None or vector is None:
-                found.sort(key=_newest_first, reverse=True)
-                return [memory.memory_id for memory in found[:limit]]
+                return _newest_first(found)[:limit]
             ranked = snapshot.index.rank(
                 request.query,
                 vector,
@@ -158,5 +157,7 @@ class MemoryReader:
         return [snapshot.memories[memory_id].opened(now) for memory_id in ids]
 
 
-def _newest_first(memory: HotMemory) -> tuple[float, str]:
-    return memory.created_at.timestamp(), memory.memory_id
+def _newest_first(memories: Iterable[HotMemory]) -> list[str]:
+    # Two stable sorts: by id within one moment, and the newest moment first.
+    by_id = sorted(memories, key=lambda memory: memory.memory_id)
+    return [memory.memory_id for memory in sorted(by_id, key=lambda memory: memory.created_at, reverse=True)]

@@ -243,7 +243,11 @@ class MemoryWriter:
             held = self._config.hot.get(person.tenant_id, person.subject_id)
             if held is not None and generation is not None:
                 mine = [replace(row, generation=generation) for row in rows if row.subject_id == person.subject_id]
-                self._loader.advance(held, generation, mine, person)
+                try:
+                    self._loader.advance(held, generation, mine, person)
+                except LuminescentError:
+                    # The write is committed: what fails here is a shortcut, and the next reader loads instead.
+                    self._config.hot.drop(person.tenant_id, person.subject_id)
 
 
 def refusal(admitted: Admitted, reason: str) -> LuminescentError:

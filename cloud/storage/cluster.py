@@ -2,9 +2,9 @@
 
 Linux only: what runs is read from `/proc`. The caller holds the start lock around `create`, `start` and `stop`.
 
-A server is running when its socket accepts a connection; that also finds one in another process namespace. A process
-id in `postmaster.pid` proves nothing by itself, for ids are used again: after a container's restart it may well be our
-own. So a process counts as this cluster's only by account and command line.
+A server is running when it answers on its socket; that also finds one in another process namespace. A process id in
+`postmaster.pid` proves nothing by itself, for ids are used again: after a container's restart it may well be our own.
+So a process counts as this cluster's only by account and command line.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import os
 import re
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import PGconn, Ping
 
 from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.storage.account import COMPONENT, ServerAccount
@@ -30,6 +30,8 @@ from cloud.storage.home import SOCKET_NAME, Home, private_directory, sync_direct
 from cloud.storage.server_config import SUPERUSER, account_map, client_rules, server_settings
 
 _DEADLINE_S: Final = 60
+_STOP_S: Final = 20
+_SETTLE_S: Final = 10.0
 _POLL_S: Final = 0.02
 _ORPHANS_QUIT_S: Final = 2.0
 _LOG_MAX_BYTES: Final = 8 << 20
@@ -101,9 +103,9 @@ class Cluster:
             ConfigurationError: It refused to start; the message quotes why.
         """
         give_up_at = time.monotonic() + _DEADLINE_S
-        # A live postmaster that does not accept yet is starting, recovering or stopping: wait for what it becomes.
-        while not self.accepts():
-            if self.pid() is None:
+        # One that refuses, or lives and does not answer, is starting, recovering or stopping: wait what it becomes.
+        while (answer := self._ping()) != Ping.OK:
+            if answer == Ping.NO_RESPONSE and self.pid() is None:
                 self._clear_remains()
                 self._launch()
                 return
@@ -112,31 +114,30 @@ class Cluster:
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """The server is stopped and everything it held in memory is on disk.
+        """The server is stopped and everything it acknowledged is on disk.
 
         Raises:
-            ProviderUnavailableError: It did not stop within 60 seconds.
+            ProviderUnavailableError: It did not stop.
         """
         if self.pid() is None:
             return
-        program, deadline = self.binaries / "pg_ctl", str(_DEADLINE_S)
-        done = self.account.run(
-            [program, "-D", self._data, "-m", "fast", "-w", "-t", deadline, "stop"], timeout_s=2 * _DEADLINE_S
-        )
-        if done.returncode != 0 and self.pid() is not None:
-            raise ProviderUnavailableError(COMPONENT, reason="did not stop within the deadline")
+        # PostgreSQL 16 hangs when told to stop while it restarts itself after the crash of a backend.
+        settled_at = time.monotonic() + _SETTLE_S
+        while self._ping() == Ping.REJECT and time.monotonic() < settled_at:
+            time.sleep(_POLL_S)
+        # An immediate stop loses nothing either: the next start recovers.
+        for mode, deadline_s in (("fast", _STOP_S), ("immediate", _STOP_S)):
+            self.account.run(
+                [self.binaries / "pg_ctl", "-D", self._data, "-m", mode, "-w", "-t", str(deadline_s), "stop"],
+                timeout_s=2 * deadline_s,
+            )
+            if self.pid() is None:
+                return
+        raise ProviderUnavailableError(COMPONENT, reason="did not stop within the deadline")
 
     def accepts(self) -> bool:
-        """Whether something accepts connections on the cluster's socket."""
-        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-            probe.setblocking(False)
-            try:
-                probe.connect(str(self.home.socket / SOCKET_NAME))
-            except BlockingIOError:
-                return True  # its queue is full: it is there, and busy
-            except OSError:
-                return False
-        return self._is_ready()
+        """Whether the server takes connections now."""
+        return self._ping() == Ping.OK
 
     def pid(self) -> int | None:
         """Process id of the running postmaster, or `None`."""
@@ -246,10 +247,12 @@ class Cluster:
             if entry.name.isdigit() and _command_line(int(entry.name), self.account.uid).startswith(title):
                 yield int(entry.name)
 
-    def _is_ready(self) -> bool:
-        """The eighth line of `postmaster.pid`, where this process can see the postmaster; otherwise assumed."""
-        lines = self._pid_file()
-        return self.pid() is None or (len(lines) >= 8 and lines[7].strip() == "ready")
+    def _ping(self) -> Ping:
+        """OK, REJECT while it starts, recovers or stops, or NO_RESPONSE if nobody is there."""
+        conninfo = make_conninfo(
+            host=str(self.home.socket), user=SUPERUSER, dbname="postgres", connect_timeout=_DEADLINE_S
+        )
+        return Ping(PGconn.ping(conninfo.encode()))
 
     def _pid_file(self) -> list[str]:
         try:

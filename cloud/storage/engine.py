@@ -160,7 +160,7 @@ class ControlEngine:
     def _bounded(self, attempt: Callable[[], _T]) -> _T:
         retrying = Retrying(
             stop=stop_after_attempt(self._deadline.attempts) | stop_after_delay(self._deadline.total_s),
-            wait=wait_exponential_jitter(initial=0.05, max=1.0),
+            wait=wait_exponential_jitter(multiplier=0.05, max=1.0),
             retry=retry_if_exception_type(_Transient),
             before_sleep=lambda _: self._recover() if self._recover else None,
             reraise=True,

@@ -44,6 +44,10 @@ class Tenant:
     placement: str
     created_at: datetime
 
+    def same_terms(self, other: Tenant) -> bool:
+        """Whether plan and overrides are the same."""
+        return (self.plan, self.limits) == (other.plan, other.limits)
+
 
 def pooled_placement(tenant_id: str) -> str:
     """The pooled table of a tenant: one of 16 by hash, so rewriting one touches a sixteenth of the memories."""

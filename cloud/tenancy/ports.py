@@ -12,8 +12,8 @@ from cloud.tenancy.model import ApiKeyRecord, Identity, Tenant, TenantState
 class TenantStore(Protocol):
     """Tenants and API keys. Every change commits together with its audit event."""
 
-    def create(self, tenant: Tenant, audit: AuditDraft) -> bool:
-        """Add a tenant with empty counters; `False` if the id is taken."""
+    def create(self, tenant: Tenant, audit: AuditDraft) -> Tenant:
+        """Add a tenant with empty counters; one that has the id already stays and is returned."""
         ...
 
     def set_state(self, tenant_id: str, state: TenantState, audit: AuditDraft) -> bool:
@@ -26,10 +26,6 @@ class TenantStore(Protocol):
 
     def get(self, tenant_id: str) -> Tenant | None:
         """One tenant."""
-        ...
-
-    def note(self, audit: AuditDraft, *, counts: Mapping[str, int]) -> None:
-        """Commit the event of an operation that changed nothing, to the system log."""
         ...
 
     def add_key(self, record: ApiKeyRecord, audit: AuditDraft) -> None:

@@ -49,8 +49,8 @@ class PostgresTenantStore:
     def __init__(self, engine: ControlEngine) -> None:
         self._engine = engine
 
-    def create(self, tenant: Tenant, audit: AuditDraft) -> bool:
-        def work(connection: sa.Connection) -> bool:
+    def create(self, tenant: Tenant, audit: AuditDraft) -> Tenant:
+        def work(connection: sa.Connection) -> Tenant:
             added = connection.execute(
                 insert(tenants)
                 .values(
@@ -65,11 +65,14 @@ class PostgresTenantStore:
                 .returning(tenants.c.tenant_id)
             ).scalar()
             if added is None:
-                append_event(connection, tenant.tenant_id, audit, Outcome.DENIED, reason="exists")
-                return False
+                row = connection.execute(sa.select(tenants).where(tenants.c.tenant_id == tenant.tenant_id)).one()
+                existing = _tenant(row)
+                outcome = Outcome.ALLOWED if existing.same_terms(tenant) else Outcome.DENIED
+                append_event(connection, tenant.tenant_id, audit, outcome, reason="exists")
+                return existing
             connection.execute(sa.insert(usage_counters).values(tenant_id=tenant.tenant_id, meter="memories"))
             append_event(connection, tenant.tenant_id, audit, Outcome.ALLOWED)
-            return True
+            return tenant
 
         return self._engine.transaction(work)
 
@@ -96,9 +99,6 @@ class PostgresTenantStore:
     def get(self, tenant_id: str) -> Tenant | None:
         rows = self._engine.rows(sa.select(tenants).where(tenants.c.tenant_id == tenant_id))
         return _tenant(rows[0]) if rows else None
-
-    def note(self, audit: AuditDraft, *, counts: Mapping[str, int]) -> None:
-        self._engine.transaction(lambda c: append_event(c, SYSTEM_LOG, audit, Outcome.ALLOWED, counts=counts))
 
     def add_key(self, record: ApiKeyRecord, audit: AuditDraft) -> None:
         def work(connection: sa.Connection) -> None:

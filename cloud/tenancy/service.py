@@ -1,20 +1,19 @@
-"""Administration of tenants and API keys; each change commits together with its audit event."""
+"""Administration of tenants; each change commits together with its audit event."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
 
+from cloud.audit.model import Outcome
+from cloud.audit.ports import TransactionalAuditLogger
+from cloud.audit.recording import recorded_failure
 from cloud.kernel.access import Action
 from cloud.kernel.clock import Clock
 from cloud.kernel.errors import ConfigurationError, UnknownTenantError
-from cloud.kernel.ids import is_tenant_id
-from cloud.kernel.scope import Role
-from cloud.keys.model import Place
+from cloud.kernel.ids import SYSTEM_LOG, is_tenant_id
 from cloud.keys.ports import Keyring
-from cloud.keys.sealing import seal
 from cloud.tenancy.admission import Admissions
-from cloud.tenancy.model import ApiKeyRecord, Tenant, TenantState, new_api_key, pooled_placement
+from cloud.tenancy.model import Tenant, TenantState, pooled_placement
 from cloud.tenancy.ports import TenantStore
 
 
@@ -25,8 +24,9 @@ class Tenants:
         store: Keeps them.
         keyring: Makes a tenant's key before the tenant exists, so that it never exists without one.
         admissions: Lets operators in and begins events.
-        plans: Limits of each plan by meter; `None` is unlimited.
-        parse_limits: Checks overrides, as the usage feature understands them.
+        audit: Records what changed nothing.
+        plans: Names of the plans.
+        meters: Names of the meters that overrides may name.
         clock: The present, UTC.
     """
 
@@ -35,6 +35,7 @@ class Tenants:
         store: TenantStore,
         keyring: Keyring,
         admissions: Admissions,
+        audit: TransactionalAuditLogger,
         *,
         plans: Collection[str],
         meters: Collection[str],
@@ -43,6 +44,7 @@ class Tenants:
         self._store = store
         self._keyring = keyring
         self._admissions = admissions
+        self._audit = audit
         self._plans = plans
         self._meters = meters
         self._clock = clock
@@ -61,27 +63,27 @@ class Tenants:
             PermissionDeniedError: The caller is no operator.
         """
         draft = self._admissions.operate(Action.TENANT_CREATE)
-        if not is_tenant_id(tenant_id):
-            raise ConfigurationError(
-                "a tenant id is 1-63 of a-z, 0-9, _ and -, beginning and ending with a letter or digit"
-            )
-        if plan not in self._plans:
-            raise ConfigurationError(f"unknown plan {plan!r}; known are: {', '.join(sorted(self._plans))}")
-        tenant = Tenant(
+        with recorded_failure(self._audit, draft):
+            if not is_tenant_id(tenant_id):
+                raise ConfigurationError(
+                    "a tenant id is 1-63 of a-z, 0-9, _ and -, beginning and ending with a letter or digit"
+                )
+            if plan not in self._plans:
+                raise ConfigurationError(f"unknown plan {plan!r}; known are: {', '.join(sorted(self._plans))}")
+            checked = self._checked(limits or {})
+            self._keyring.create_tenant(tenant_id)
+        wanted = Tenant(
             tenant_id=tenant_id,
             state=TenantState.ACTIVE,
             plan=plan,
-            limits=self._checked(limits or {}),
+            limits=checked,
             placement=pooled_placement(tenant_id),
             created_at=self._clock(),
         )
-        self._keyring.create_tenant(tenant_id)
-        if self._store.create(tenant, draft):
-            return tenant
-        existing = self._store.get(tenant_id)
-        if existing is None or (existing.plan, existing.limits) != (tenant.plan, tenant.limits):
+        tenant = self._store.create(wanted, draft)
+        if not tenant.same_terms(wanted):
             raise ConfigurationError(f"tenant {tenant_id!r} exists with another plan or other limits")
-        return existing
+        return tenant
 
     def suspend(self, tenant_id: str) -> None:
         """From the commit on, every operation of the tenant is refused.
@@ -106,13 +108,15 @@ class Tenants:
             PermissionDeniedError: The caller is no operator.
         """
         draft = self._admissions.operate(Action.TENANT_LIST)
-        tenants = self._store.tenants()
-        self._store.note(draft, counts={"tenants": len(tenants)})
+        with recorded_failure(self._audit, draft):
+            tenants = self._store.tenants()
+        self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts={"tenants": len(tenants)})
         return tenants
 
     def _set(self, tenant_id: str, state: TenantState, action: Action) -> None:
         draft = self._admissions.operate(action)
-        if not is_tenant_id(tenant_id) or not self._store.set_state(tenant_id, state, draft):
+        # A name that no tenant can have takes the same way as one that none has.
+        if not self._store.set_state(tenant_id if is_tenant_id(tenant_id) else "", state, draft):
             raise UnknownTenantError("there is no such tenant")
 
     def _checked(self, limits: Mapping[str, int | None]) -> dict[str, int | None]:
@@ -124,74 +128,3 @@ class Tenants:
                 raise ConfigurationError(f"limit of {meter!r} must be a whole number from 0, or -1 for unlimited")
             checked[meter] = None if limit == -1 else limit
         return checked
-
-
-class ApiKeys:
-    """Creates, revokes and lists API keys."""
-
-    def __init__(self, store: TenantStore, keyring: Keyring, admissions: Admissions) -> None:
-        self._store = store
-        self._keyring = keyring
-        self._admissions = admissions
-
-    def create(
-        self,
-        tenant_id: str,
-        *,
-        roles: Collection[str],
-        user_id: str | None = None,
-        expires_at: datetime | None = None,
-    ) -> str:
-        """Make a key and return its text, which is shown this once and kept nowhere.
-
-        Args:
-            tenant_id: The tenant it opens.
-            roles: `service`, `member`, `tenant_admin` or `auditor`.
-            user_id: The person it acts as; required for `member`.
-            expires_at: When it stops working (UTC).
-
-        Raises:
-            UnknownTenantError: There is no such tenant.
-            ConfigurationError: No role, an unknown one, or a member without a person.
-        """
-        draft = self._admissions.operate(Action.API_KEY_CREATE)
-        allowed = {role.value: role for role in Role if role is not Role.OPERATOR}
-        if not roles or any(role not in allowed for role in roles):
-            raise ConfigurationError(f"roles of an API key are: {', '.join(sorted(allowed))}")
-        if Role.MEMBER.value in roles and user_id is None:
-            raise ConfigurationError("a key with the role member needs the person it acts as")
-        if not is_tenant_id(tenant_id) or self._store.get(tenant_id) is None:
-            raise UnknownTenantError("there is no such tenant")
-        key_id, text, secret_hash = new_api_key()
-        subject_id, sealed = self._bound_to(tenant_id, key_id, user_id)
-        record = ApiKeyRecord(
-            key_id=key_id,
-            tenant_id=tenant_id,
-            secret_hash=secret_hash,
-            roles=frozenset(allowed[role] for role in roles),
-            subject_id=subject_id,
-            user_sealed=sealed,
-            expires_at=expires_at,
-            revoked_at=None,
-        )
-        self._store.add_key(record, draft)
-        return text
-
-    def revoke(self, tenant_id: str, key_id: str) -> bool:
-        """Revoke a key; it opens nothing from the commit on. `False` if there was no such key to revoke."""
-        return self._store.revoke_key(tenant_id, key_id, self._admissions.operate(Action.API_KEY_REVOKE))
-
-    def list(self, tenant_id: str) -> list[ApiKeyRecord]:
-        """The keys of a tenant, without their secrets, which nobody has."""
-        draft = self._admissions.operate(Action.API_KEY_LIST)
-        keys = self._store.keys(tenant_id)
-        self._store.note(draft, counts={"keys": len(keys)})
-        return keys
-
-    def _bound_to(self, tenant_id: str, key_id: str, user_id: str | None) -> tuple[str | None, bytes | None]:
-        if user_id is None:
-            return None, None
-        person = self._keyring.resolve_subject(tenant_id, user_id, create=True)
-        assert person is not None
-        place = Place(tenant_id, person.subject_id, key_id, "api_key_user")
-        return person.subject_id, seal(person.key, user_id.encode(), place=place)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from cloud.audit.model import Category, Outcome
+from cloud.audit.ports import Admission, TransactionalAuditLogger
+from cloud.audit.recording import recorded_failure
 from cloud.kernel.access import Action
 from cloud.kernel.clock import Clock
 from cloud.kernel.context import current_context
-from cloud.kernel.errors import AuthenticationError, InvalidFilterError, QuotaExceededError
+from cloud.kernel.errors import AuthenticationError, ConfigurationError, InvalidFilterError, QuotaExceededError
 from cloud.kernel.ids import is_tenant_id, new_event_id
 from cloud.usage.model import Balance, Denied, Meter, decide
 from cloud.usage.ports import UsageStore
@@ -44,6 +47,13 @@ class CloudUsageTracker:
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
         self._lock = threading.Lock()
+        self._admission: Admission | None = None
+        self._audit: TransactionalAuditLogger | None = None
+
+    def use_admission(self, admission: Admission, audit: TransactionalAuditLogger) -> None:
+        """Let tenancy decide who may see usage, and record who did. Called once by start-up."""
+        self._admission = admission
+        self._audit = audit
 
     def check_quota(self, tenant_id: str, operation: str) -> tuple[bool, str | None]:
         """Whether one more `operation` fits the tenant's quota, and why not.
@@ -103,10 +113,21 @@ class CloudUsageTracker:
 
         Raises:
             AuthenticationError: There is no such tenant.
+            PermissionDeniedError: The caller may not see this tenant's usage.
         """
+        if self._admission is None or self._audit is None:
+            raise ConfigurationError("the usage tracker was built without tenancy; use init_cloud_extensions")
+        scope = self._admission.admit_to(tenant_id, Action.USAGE_READ)
+        draft = self._audit.draft(scope, Action.USAGE_READ, category=Category.ADMINISTRATION)
+        with recorded_failure(self._audit, draft, tenant_id):
+            summary = self._summary(tenant_id, start_date, end_date)
+        self._audit.record(tenant_id, draft, Outcome.ALLOWED)
+        return summary
+
+    def _summary(self, tenant_id: str, start_date: datetime | None, end_date: datetime | None) -> dict[str, object]:
         end = end_date or self._clock()
         start = start_date or end.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        balance = self._fresh(tenant_id) if is_tenant_id(tenant_id) else None
+        balance = self._fresh(tenant_id)
         if balance is None:
             raise AuthenticationError("unknown_tenant", "there is no such tenant")
         totals = self._store.totals(tenant_id, start=start, end=end)

@@ -16,25 +16,41 @@ CREATE FUNCTION lc_append(
 DECLARE
     v_now timestamptz := clock_timestamp();
     v_server_us bigint := (extract(epoch FROM v_now - statement_timestamp()) * 1000000)::bigint;
-BEGIN
-    INSERT INTO audit_events (event_id, log_id, occurred_at, event)
-    VALUES (
-        (p_event->>'event_id')::uuid, p_log, v_now,
-        p_event || jsonb_build_object(
-            'log_id', p_log,
-            'occurred_at', lc_instant(v_now),
-            'outcome', p_outcome,
-            'reason', p_reason,
-            'resource_ids', to_jsonb(p_ids),
-            'counts', p_counts,
-            'latency_us', coalesce((p_event->>'latency_us')::bigint, 0) + v_server_us
-        )
+    v_event jsonb := p_event || jsonb_build_object(
+        'log_id', p_log,
+        'occurred_at', lc_instant(v_now),
+        'outcome', p_outcome,
+        'reason', p_reason,
+        'resource_ids', to_jsonb(p_ids),
+        'counts', p_counts,
+        'latency_us', coalesce((p_event->>'latency_us')::bigint, 0) + v_server_us
     );
+BEGIN
+    IF p_log = '_system' THEN
+        -- The request path cannot read this log, so a repeated attempt cannot know that its event is there already.
+        INSERT INTO audit_events (event_id, log_id, occurred_at, event)
+        VALUES ((p_event->>'event_id')::uuid, p_log, v_now, v_event) ON CONFLICT DO NOTHING;
+    ELSE
+        INSERT INTO audit_events (event_id, log_id, occurred_at, event)
+        VALUES ((p_event->>'event_id')::uuid, p_log, v_now, v_event);
+    END IF;
 END $$;
 
 -- What an earlier attempt of the same operation recorded, or null.
 CREATE FUNCTION lc_recorded(p_event jsonb) RETURNS jsonb LANGUAGE sql STABLE AS $$
     SELECT event FROM audit_events WHERE event_id = (p_event->>'event_id')::uuid
+$$;
+
+-- The answer that the earlier attempt would have given: its event says what was decided.
+CREATE FUNCTION lc_replayed(p_seen jsonb, p_success text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN p_seen->>'outcome' = 'allowed' THEN
+            jsonb_build_object('outcome', p_success, 'ids', p_seen->'resource_ids', 'generations', '{}'::jsonb)
+        WHEN p_seen->>'reason' = 'quota_exceeded' THEN
+            jsonb_build_object('outcome', 'quota', 'meter', 'memories') || (p_seen->'counts')
+        WHEN p_seen->>'reason' = 'idempotency_conflict' THEN jsonb_build_object('outcome', 'conflict')
+        ELSE jsonb_build_object('outcome', 'refused', 'reason', p_seen->>'reason')
+    END
 $$;
 
 -- Name the tenant for row-level security and tell its state: active, suspended, closed, or unknown.
@@ -96,8 +112,8 @@ DECLARE
 BEGIN
     IF p_retry THEN
         v_seen := lc_recorded(p_event);
-        IF v_seen->>'outcome' = 'allowed' THEN
-            RETURN jsonb_build_object('outcome', 'stored', 'ids', v_seen->'resource_ids', 'generations', '{}'::jsonb);
+        IF v_seen IS NOT NULL THEN
+            RETURN lc_replayed(v_seen, 'stored');
         END IF;
     END IF;
     IF v_state <> 'active' THEN
@@ -173,7 +189,14 @@ DECLARE
     v_subject text;
     v_generation bigint := 0;
     v_alive uuid[] := '{}';
+    v_seen jsonb;
 BEGIN
+    IF p_retry THEN
+        v_seen := lc_recorded(p_event);
+        IF v_seen IS NOT NULL THEN
+            RETURN lc_replayed(v_seen, 'allowed');
+        END IF;
+    END IF;
     IF v_state <> 'active' THEN
         RETURN lc_refuse(p_tenant, v_state, p_event);
     END IF;
@@ -195,13 +218,11 @@ BEGIN
          WHERE m.tenant_id = p_tenant AND m.subject_id = p_subject AND m.state <> 'deleted'
            AND (p_include_invalid OR (m.state = 'active' AND (m.expires_at IS NULL OR m.expires_at > now())));
     END IF;
-    IF NOT (p_retry AND lc_recorded(p_event) IS NOT NULL) THEN
-        PERFORM lc_append(
-            p_tenant, p_event, 'allowed',
-            CASE WHEN p_event->>'action' = 'memory.get' AND v_alive = '{}' THEN 'not_found' END,
-            v_alive, jsonb_build_object('returned', cardinality(v_alive))
-        );
-    END IF;
+    PERFORM lc_append(
+        p_tenant, p_event, 'allowed',
+        CASE WHEN p_event->>'action' = 'memory.get' AND v_alive = '{}' THEN 'not_found' END,
+        v_alive, jsonb_build_object('returned', cardinality(v_alive))
+    );
     RETURN jsonb_build_object('outcome', 'allowed', 'ids', v_alive);
 END $$;
 
@@ -235,7 +256,7 @@ BEGIN
     IF p_retry THEN
         v_seen := lc_recorded(p_event);
         IF v_seen IS NOT NULL THEN
-            RETURN jsonb_build_object('outcome', CASE WHEN v_seen->>'reason' IS NULL THEN 'deleted' ELSE 'absent' END);
+            RETURN lc_replayed(v_seen, CASE WHEN v_seen->>'reason' = 'not_found' THEN 'absent' ELSE 'deleted' END);
         END IF;
     END IF;
     IF v_state <> 'active' THEN

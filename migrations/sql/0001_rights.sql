@@ -33,7 +33,7 @@ GRANT SELECT ON api_keys TO luminescent_keys;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO luminescent_maintenance;
 GRANT INSERT, UPDATE, DELETE ON plan_limits, api_keys, erasures TO luminescent_maintenance;
 GRANT INSERT, UPDATE ON tenants, usage_counters TO luminescent_maintenance;
-GRANT UPDATE, DELETE ON subjects TO luminescent_maintenance;
+GRANT INSERT, UPDATE ON subjects TO luminescent_maintenance;
 GRANT DELETE ON memories, intake, idempotency_keys, usage_events TO luminescent_maintenance;
 GRANT INSERT ON audit_events TO luminescent_maintenance;
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psycopg
@@ -146,6 +147,35 @@ def test_a_busy_backend_of_a_killed_server_does_not_keep_the_next_from_starting(
             assert can_connect(server)
             assert not process_exists(backend)
             busy.close()
+
+
+def test_the_last_to_leave_stops_the_server_even_while_it_recovers_from_the_crash_of_a_backend() -> None:
+    with temporary_home(prepared=True) as home:
+        server = EmbeddedPostgres.open(home)
+        log = home / "postgres/log/server.log"
+        url = server.url(APP_ROLE, CONTROL_DATABASE).set(drivername="postgresql")
+        with psycopg.connect(url.render_as_string(hide_password=False)) as victim:
+            os.kill(victim.info.backend_pid, signal.SIGKILL)
+            victim.close()
+        while "was terminated by signal 9" not in log.read_text():
+            time.sleep(0.001)
+        started = time.monotonic()
+        server.close()
+        assert time.monotonic() - started < 15
+        assert postmaster_pid(home) is None
+
+
+def test_opening_waits_for_a_server_that_recovers_from_the_crash_of_a_backend() -> None:
+    with temporary_home(prepared=True) as home, EmbeddedPostgres.open(home) as server:
+        log = home / "postgres/log/server.log"
+        url = server.url(APP_ROLE, CONTROL_DATABASE).set(drivername="postgresql")
+        with psycopg.connect(url.render_as_string(hide_password=False)) as victim:
+            os.kill(victim.info.backend_pid, signal.SIGKILL)
+            victim.close()
+        while "was terminated by signal 9" not in log.read_text():
+            time.sleep(0.001)
+        server.ensure_running()
+        assert can_connect(server)
 
 
 def test_a_process_id_that_was_given_to_another_process_means_nothing() -> None:

@@ -128,6 +128,19 @@ def test_what_was_interrupted_is_completed(cluster: Cluster) -> None:
     assert facts(cluster) == whole
 
 
+def test_what_is_there_already_costs_one_connection(cluster: Cluster) -> None:
+    passwords = {role: f"p-{role}" for role in ROLE_DATABASES}
+    provision(cluster.connect, passwords)
+    connections: list[str] = []
+
+    def connect(database: str) -> psycopg.Connection[tuple[object, ...]]:
+        connections.append(database)
+        return cluster.connect(database)
+
+    provision(connect, passwords)
+    assert connections == ["postgres"]
+
+
 def test_a_failing_statement_leaves_no_mark_that_all_was_done(cluster: Cluster) -> None:
     passwords = {role: f"p-{role}" for role in ROLE_DATABASES}
     drop_everything(cluster)
