@@ -1,12 +1,13 @@
-"""Entry of the command `luminescent-cloud` and of `python -m cloud`."""
+"""Entry of the command `luminescent-cloud` and of `python -m cloud`; lends the command line what stands above it."""
 
 from __future__ import annotations
 
 import sys
 import threading
+from typing import NoReturn
 
 from cloud.settings import CloudSettings
-from cloud.startup import run_worker
+from cloud.startup import init_cloud_extensions, run_worker
 
 
 def _attached_worker() -> int:
@@ -23,9 +24,16 @@ def _attached_worker() -> int:
     return 0
 
 
-def main() -> int:
-    return _attached_worker()
+def main() -> NoReturn:
+    """Run the command that the process was started with, and end the process with its exit code."""
+    if sys.argv[1:] == ["worker", "--attached"]:
+        sys.exit(_attached_worker())
+    # Only now: the child above needs none of it.
+    from cloud.cli.app import run
+    from cloud.cli.ports import Program
+
+    run(Program(settings=CloudSettings, open=init_cloud_extensions, run_worker=run_worker))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

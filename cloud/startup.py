@@ -42,9 +42,9 @@ from cloud.storage.embedded import EmbeddedPostgres
 from cloud.storage.engine import ControlEngine, Deadline, check_role
 from cloud.storage.home import private_directory
 from cloud.storage.migrate import migrate
-from cloud.storage.pixeltable_env import open_pixeltable
+from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
-from cloud.tenancy.admission import Admissions
+from cloud.tenancy.administration import Administration
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.identity import IdentityResolver
 from cloud.tenancy.postgres import PostgresApiKeyLookup, PostgresTenantStore
@@ -115,11 +115,13 @@ def open_installation(settings: CloudSettings) -> Installation:
     with contextlib.ExitStack() as stack:
         server = EmbeddedPostgres.open(settings.home)
         stack.callback(server.close)
+        stack.callback(disconnect_pixeltable)
         migrate(server.url("luminescent_owner", CONTROL))
         engines = _engines(settings, server)
         stack.callback(engines.close)
         write_plans(engines.maintenance, plans)
-        keyring = FileKeyring.open(settings.home / "keyring", _root_key(settings), create=_is_new(engines.maintenance))
+        is_new = _is_new(engines.maintenance)
+        keyring = FileKeyring.open(settings.home / "keyring", _root_key(settings, create=is_new), create=is_new)
         stack.callback(keyring.close)
         keyring.create_tenant(SYSTEM_LOG)
         open_pixeltable(settings.home, server.url("luminescent_pixeltable", DATA))
@@ -141,7 +143,7 @@ def open_installation(settings: CloudSettings) -> Installation:
         )
         config = PixeltableConfig(
             ledger=PostgresLedger(engines.app),
-            rows=PixeltableRows(pool),
+            rows=PixeltableRows(pool, recover=server.ensure_running),
             keyring=keyring,
             sealer=sealer,
             vectorizer=vectorizer,
@@ -186,13 +188,13 @@ def _is_new(engine: ControlEngine) -> bool:
     return not engine.rows(sa.text("SELECT 1 FROM tenants LIMIT 1"))
 
 
-def _root_key(settings: CloudSettings) -> LocalRootKey:
+def _root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
     if settings.root_key is not None:
         return LocalRootKey.from_text(settings.root_key.get_secret_value())
     if settings.root_key_file is not None:
         return LocalRootKey.from_file(settings.root_key_file)
     path = private_directory(settings.home / "secrets") / "root.key"
-    return LocalRootKey.from_file(path, create=not (settings.home / "keyring").exists())
+    return LocalRootKey.from_file(path, create=create and not (settings.home / "keyring").exists())
 
 
 def _embedder(settings: CloudSettings) -> Embedder:
@@ -223,10 +225,10 @@ class CloudRuntime:
         self.tenant_provider = CloudTenantProvider(config.identities)
         self.audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), config.keyring)
         self.usage = CloudUsageTracker(PostgresUsageStore(engines.app), config.clock)
-        admissions = Admissions(self.tenant_provider, config.identities, self.audit)
+        store = PostgresTenantStore(engines.maintenance)
+        admissions = Administration(self.tenant_provider, config.identities, self.audit, store)
         self.audit.use_admission(admissions)
         self.usage.use_admission(admissions, self.audit)
-        store = PostgresTenantStore(engines.maintenance)
         self.tenants = Tenants(
             store,
             config.keyring,

@@ -16,7 +16,7 @@ from typing import Final
 from cloud.audit.model import UNKNOWN_ACTOR, Actor, AuditDraft, Category, Details, Outcome
 from cloud.kernel.access import Action
 from cloud.kernel.context import current_context, current_trace_id
-from cloud.kernel.errors import KeyDestroyedError
+from cloud.kernel.errors import InvalidFilterError, KeyDestroyedError
 from cloud.kernel.ids import SYSTEM_LOG, is_tenant_id, new_event_id, new_request_id
 from cloud.kernel.scope import PrincipalKind
 from cloud.keys.model import Place, SubjectKey
@@ -40,12 +40,30 @@ def outcome_of(text: str) -> Outcome:
 
 
 def safe_counts(counts: Mapping[str, int]) -> dict[str, int]:
-    """Counts whose names can only be names of categories; the rest is summed up as `other`."""
+    """Counts whose names can only be names of categories; the rest is summed up as `other`.
+
+    Raises:
+        InvalidFilterError: A count is no whole number from 0 to 2^53 - 1, or their sum is larger.
+    """
     kept: dict[str, int] = {}
     for name, count in counts.items():
-        key = name if _COUNTER_NAME.fullmatch(name) else "other"
-        kept[key] = kept.get(key, 0) + int(count)
+        key = name if isinstance(name, str) and _COUNTER_NAME.fullmatch(name) else "other"
+        kept[key] = safe_count(kept.get(key, 0) + safe_count(count))
     return kept
+
+
+def safe_count(count: object) -> int:
+    """`count` itself, if an export can carry it.
+
+    Raises:
+        InvalidFilterError: It is no whole number from 0 to 2^53 - 1.
+
+    Source:
+        RFC 8785 §3.2.2.3; RFC 7493 §2.2.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**53:
+        raise InvalidFilterError(place="counts", reason="must be whole numbers from 0 to 2^53 - 1")
+    return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +97,19 @@ class ForeignEvents:
             text: What is sealed.
             named: Mapping whose `tenant_id` names the tenant where there is no ambient one.
             severity: Of a security event.
+
+        Raises:
+            InvalidFilterError: What is said refers to itself, or is nested too deep.
         """
         log_id = self._log_for(named.get("tenant_id"))
         person = self._person(log_id, user_id)
         event_id = new_event_id()
-        plaintext = json.dumps(dict(text), default=str, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        try:
+            written = json.dumps(dict(text), default=str, ensure_ascii=False, skipkeys=True)
+        except (ValueError, RecursionError):
+            # Without its cause: the text of that error may quote the value.
+            raise InvalidFilterError(place="details", reason="must be JSON") from None
+        plaintext = written.encode("utf-8", "backslashreplace")
         place = Place(log_id, person.subject_id if person else "", event_id, "audit_text")
         key = person.key if person else self._keyring.tenant_key(log_id).key
         details: Details = {"sealed": seal(key, plaintext, place=place).hex()}

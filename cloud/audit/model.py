@@ -102,6 +102,6 @@ def reason_of(error: LuminescentError) -> str:
     """The reason code that an error leaves in the log."""
     reason = getattr(error, "reason", None)
     # Only codes of our own: some reasons are sentences, and a sentence may one day quote something.
-    if isinstance(reason, str) and reason.isascii() and reason.replace("_", "").isalnum():
+    if isinstance(reason, str) and reason != error.code and reason.isascii() and reason.replace("_", "").isalnum():
         return f"{error.code}:{reason}"
     return error.code

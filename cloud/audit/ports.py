@@ -74,13 +74,21 @@ class AuditStore(Protocol):
 
 
 class Admission(Protocol):
-    """Tenancy's door, as the layers below it see it."""
+    """Tenancy's door for administrators, as the layers below it see it."""
 
     def admit_to(self, tenant_id: str, action: Action) -> TenantScope:
         """The scope in which the present caller may do `action` to `tenant_id`.
 
         Raises:
-            AuthenticationError: Nobody is calling.
+            AuthenticationError: Nobody is calling, or there is no such tenant.
             PermissionDeniedError: The caller may not do this.
+        """
+        ...
+
+    def operate(self, action: Action) -> AuditDraft:
+        """The begun event of an operator's `action` on the installation.
+
+        Raises:
+            PermissionDeniedError: The caller is no operator.
         """
         ...

@@ -7,21 +7,26 @@ passes is personal until proven otherwise: user ids become subject ids, free tex
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import rfc8785
 
-from cloud.audit.foreign import ForeignEvents, outcome_of, safe_counts
+from cloud.audit.foreign import ForeignEvents, outcome_of, safe_count, safe_counts
 from cloud.audit.model import UNKNOWN_ACTOR, Actor, AuditDraft, Category, Details, Outcome
 from cloud.audit.ports import Admission, AuditStore
+from cloud.audit.recording import recorded_failure
 from cloud.kernel.access import Action
 from cloud.kernel.context import current_context, current_trace_id
 from cloud.kernel.errors import ConfigurationError, KeyDestroyedError
 from cloud.kernel.ids import SYSTEM_LOG, new_request_id
 from cloud.kernel.scope import Principal, TenantScope
 from cloud.keys.ports import Keyring
+from src.memory.schemas import as_utc
 
 
 class CloudAuditLogger:
@@ -136,7 +141,7 @@ class CloudAuditLogger:
     def log_gdpr_export(self, user_id: str, workspace_id: str, total_items: int, timestamp: datetime) -> None:
         """An export that foreign code did is recorded with its count and without the person."""
         event = self._foreign.about(Action.ACCESS_REQUEST, user_id, workspace_id, timestamp)
-        self.record(event.log_id, event.draft, Outcome.ALLOWED, counts={"total_items": total_items})
+        self.record(event.log_id, event.draft, Outcome.ALLOWED, counts={"total_items": safe_count(total_items)})
 
     async def log(self, event: dict[str, object]) -> None:
         """The guide's `await audit_logger.log({...})`: one event, committed before this returns."""
@@ -177,27 +182,17 @@ class CloudAuditLogger:
             PermissionDeniedError: The caller may not read this log; that is recorded.
             ConfigurationError: Unknown format, or the file exists.
         """
-        if format != "ndjson":
-            raise ConfigurationError(f"unknown export format {format!r}; this version writes: ndjson")
-        scope = self._admitted(tenant_id)
-        target = Path(directory)
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = target / "events.ndjson"
-        count = 0
-        try:
-            with path.open("xb") as out:
-                path.chmod(0o600)
-                for event in self._store.events(tenant_id, since=since, until=until):
+        draft = self._admitted(tenant_id, Action.AUDIT_EXPORT)
+        path = Path(directory) / "events.ndjson"
+        with recorded_failure(self, draft, tenant_id):
+            if format != "ndjson":
+                raise ConfigurationError(f"unknown export format {format!r}; this version writes: ndjson")
+            with _new_private_file(path) as out:
+                count = 0
+                for event in self._read(tenant_id, since, until):
                     out.write(rfc8785.dumps(event) + b"\n")  # type: ignore[arg-type]
                     count += 1
-        except FileExistsError as exc:
-            raise ConfigurationError(f"{path} exists; export into an empty directory") from exc
-        self.record(
-            tenant_id,
-            self.draft(scope, Action.AUDIT_EXPORT, category=Category.ADMINISTRATION),
-            Outcome.ALLOWED,
-            counts={"events": count},
-        )
+                self.record(tenant_id, draft, Outcome.ALLOWED, counts={"events": count})
         return path
 
     def events(
@@ -208,17 +203,42 @@ class CloudAuditLogger:
         Raises:
             PermissionDeniedError: The caller may not read this log.
         """
-        scope = self._admitted(tenant_id)
-        found = list(self._store.events(tenant_id, since=since, until=until))
-        self.record(
-            tenant_id,
-            self.draft(scope, Action.AUDIT_READ, category=Category.ADMINISTRATION),
-            Outcome.ALLOWED,
-            counts={"events": len(found)},
-        )
+        draft = self._admitted(tenant_id, Action.AUDIT_READ)
+        with recorded_failure(self, draft, tenant_id):
+            found = list(self._read(tenant_id, since, until))
+            self.record(tenant_id, draft, Outcome.ALLOWED, counts={"events": len(found)})
         return found
 
-    def _admitted(self, log_id: str) -> TenantScope | None:
+    def _read(self, log_id: str, since: datetime | None, until: datetime | None) -> Iterator[dict[str, object]]:
+        return self._store.events(log_id, since=since and as_utc(since), until=until and as_utc(until))
+
+    def _admitted(self, log_id: str, action: Action) -> AuditDraft:
         if self._admission is None:
             raise ConfigurationError("the audit log was built without tenancy; open it with init_cloud_extensions")
-        return self._admission.admit_to(log_id, Action.AUDIT_EXPORT) if log_id != SYSTEM_LOG else None
+        if log_id == SYSTEM_LOG:
+            return self._admission.operate(Action.AUDIT_SYSTEM)
+        return self.draft(self._admission.admit_to(log_id, action), action, category=Category.ADMINISTRATION)
+
+
+@contextmanager
+def _new_private_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file of mode 0600 that stays only if the block ends well.
+
+    Raises:
+        ConfigurationError: The file exists, or cannot be written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError as exc:
+        raise ConfigurationError(f"{path} exists; export into an empty directory") from exc
+    except OSError as exc:
+        raise ConfigurationError(f"{path} cannot be written: {exc.strerror}") from exc
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            yield out
+    except BaseException as exc:
+        path.unlink(missing_ok=True)
+        if isinstance(exc, OSError):
+            raise ConfigurationError(f"{path} cannot be written: {exc.strerror}") from exc
+        raise

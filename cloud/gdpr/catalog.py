@@ -56,6 +56,8 @@ class Place:
         columns: What each column can hold; one entry `""` for a place without columns.
         on_erasure: What an erasure does there.
         basis: Why it is kept at all, or after an erasure.
+        exported_in: File of an export that tells what is here; `None` where nothing is about a person, where
+            it cannot be read, or where it is a copy of what another entry holds.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Place:
     columns: Mapping[str, Holds]
     on_erasure: OnErasure
     basis: str = "GDPR Art. 6(1)(b): the service the tenant asked for"
+    exported_in: str | None = None
 
 
 _LEDGER_FACTS: Final = {
@@ -99,8 +102,16 @@ CATALOG: Final[tuple[Place, ...]] = (
             "deleted_at": Holds.FACT,
         },
         OnErasure.DELETED,
+        exported_in="memories.jsonl",
     ),
-    Place("control.intake", Kind.CONTROL_TABLE, "intake", {**_ROW, "placement": Holds.NOTHING}, OnErasure.DELETED),
+    Place(
+        "control.intake",
+        Kind.CONTROL_TABLE,
+        "intake",
+        {**_ROW, "placement": Holds.NOTHING},
+        OnErasure.DELETED,
+        exported_in="memories.jsonl",
+    ),
     Place(
         "control.idempotency_keys",
         Kind.CONTROL_TABLE,
@@ -114,6 +125,7 @@ CATALOG: Final[tuple[Place, ...]] = (
             "created_at": Holds.FACT,
         },
         OnErasure.DELETED,
+        exported_in="person.json",
     ),
     Place(
         "control.api_keys",
@@ -131,6 +143,7 @@ CATALOG: Final[tuple[Place, ...]] = (
             "revoked_at": Holds.FACT,
         },
         OnErasure.DELETED,
+        exported_in="person.json",
     ),
     Place(
         "control.subjects",
@@ -146,6 +159,7 @@ CATALOG: Final[tuple[Place, ...]] = (
         },
         OnErasure.ANONYMOUS,
         basis="refuses writes and reads that were in flight when the person was erased",
+        exported_in="person.json",
     ),
     Place(
         "control.erasures",
@@ -163,6 +177,7 @@ CATALOG: Final[tuple[Place, ...]] = (
         },
         OnErasure.ANONYMOUS,
         basis=_ACCOUNTABILITY,
+        exported_in="person.json",
     ),
     Place(
         "control.audit_events",
@@ -176,6 +191,7 @@ CATALOG: Final[tuple[Place, ...]] = (
         },
         OnErasure.ANONYMOUS,
         basis=_ACCOUNTABILITY,
+        exported_in="events.jsonl",
     ),
     Place(
         "control.usage_events",
@@ -218,8 +234,9 @@ CATALOG: Final[tuple[Place, ...]] = (
         "luminescent.*",
         {**_ROW, "embedding": Holds.SEALED},
         OnErasure.DELETED,
+        exported_in="memories.jsonl",
     ),
-    Place("keyring.subject", Kind.KEYRING, "keyring", {"": Holds.TAG}, OnErasure.DESTROYED),
+    Place("keyring.subject", Kind.KEYRING, "keyring", {"": Holds.TAG}, OnErasure.DESTROYED, exported_in="person.json"),
     Place("process.hot_tier", Kind.CACHE, "cloud.memory.hot.HotTier", {"": Holds.CLEAR}, OnErasure.DROPPED),
     Place("process.keys", Kind.CACHE, "cloud.keys.cache.KeyCache", {"": Holds.TAG}, OnErasure.DROPPED),
     Place("home.postgres", Kind.DIRECTORY, "postgres", {"": Holds.SEALED}, OnErasure.WITH_STORAGE),

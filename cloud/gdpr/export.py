@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from cloud.gdpr.model import ExportBundle
@@ -15,7 +16,11 @@ from cloud.memory.config import PixeltableConfig
 from cloud.memory.model import SealedRow
 
 EXPORT_SCHEMA = 1
+FILES = ("person.json", "memories.jsonl", "events.jsonl")
 _ATTEMPTS = 4
+
+Facts = Mapping[str, Mapping[str, object]]
+"""What the ledger says of each memory, by its id."""
 
 
 def write_bundle(
@@ -26,38 +31,58 @@ def write_bundle(
     config: PixeltableConfig,
     store: ErasureStore,
 ) -> ExportBundle:
-    """Write `person.json`, `memories.jsonl` and `events.jsonl`, each mode 0600.
+    """Write `person.json`, `memories.jsonl` and `events.jsonl`, each mode 0600, into `directory`.
 
     Raises:
-        ConfigurationError: The directory is not empty.
         ProviderUnavailableError: A part did not answer.
         SealBrokenError: A row does not open in its place.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(directory.iterdir()):
-        raise ConfigurationError(f"{directory} is not empty; export into an empty directory")
-    memories = _memories(person, predicate, config) if person else []
+    facts = store.facts(predicate, person.subject_id) if person else {}
+    ledger = {str(row["memory_id"]): row for row in facts.pop("memories", [])}
+    memories = _memories(person, ledger, predicate, config) if person else []
     events = store.events(predicate, person.subject_id) if person else iter(())
-    keys = store.api_keys(predicate, person.subject_id) if person else []
     counts = {
         "memories": _write_lines(directory / "memories.jsonl", memories),
         "events": _write_lines(directory / "events.jsonl", (_opened(event, person, config) for event in events)),
-        "api_keys": len(keys),
+        **{name: len(rows) for name, rows in facts.items()},
     }
-    about = {
+    about: dict[str, object] = {
         "schema": EXPORT_SCHEMA,
         "tenant_id": predicate.tenant_id,
         "user_id": user_id,
         "subject_id": person.subject_id if person else None,
         "exported_at": config.clock().isoformat(),
-        "api_keys": keys,
+        **facts,
         "counts": counts,
     }
     _write_lines(directory / "person.json", (about,))
-    return ExportBundle(directory, ("person.json", "memories.jsonl", "events.jsonl"), counts)
+    return ExportBundle(directory, FILES, counts)
 
 
-def _memories(person: SubjectKey, predicate: TenantPredicate, config: PixeltableConfig) -> list[dict[str, object]]:
+@contextmanager
+def empty_directory(directory: Path) -> Iterator[None]:
+    """`directory` is there and empty; if the block fails, nothing that it wrote stays.
+
+    Raises:
+        ConfigurationError: It is not empty, or cannot be used.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise ConfigurationError(f"{directory} is not empty; export into an empty directory")
+        try:
+            yield
+        except BaseException:
+            for name in FILES:
+                (directory / name).unlink(missing_ok=True)
+            raise
+    except OSError as exc:
+        raise ConfigurationError(f"{directory} cannot be written: {exc.strerror}") from exc
+
+
+def _memories(
+    person: SubjectKey, ledger: Facts, predicate: TenantPredicate, config: PixeltableConfig
+) -> list[dict[str, object]]:
     """Every memory, the deleted ones that are still kept included."""
     for _ in range(_ATTEMPTS):
         changes = config.ledger.changes(predicate, person.subject_id, since=0)
@@ -65,17 +90,20 @@ def _memories(person: SubjectKey, predicate: TenantPredicate, config: Pixeltable
             row.memory_id: row for row in config.rows.newer(predicate, changes.placement, person.subject_id, since=0)
         }
         rows.update((row.memory_id, row) for row in changes.waiting)
-        if all(entry.memory_id in rows for entry in changes.ledger):
-            states = {entry.memory_id: entry.state.value for entry in changes.ledger}
-            return [_memory(rows[key], states[key], person, config) for key in sorted(states)]
+        known = [entry.memory_id for entry in changes.ledger if entry.memory_id in ledger]
+        if all(memory_id in rows for memory_id in known):
+            return [_memory(rows[memory_id], ledger[memory_id], person, config) for memory_id in sorted(known)]
     raise ProviderUnavailableError("data plane", reason="lacks a memory that the ledger holds")
 
 
-def _memory(row: SealedRow, state: str, person: SubjectKey, config: PixeltableConfig) -> dict[str, object]:
+def _memory(
+    row: SealedRow, facts: Mapping[str, object], person: SubjectKey, config: PixeltableConfig
+) -> dict[str, object]:
     envelope = config.vectorizer.open_envelope(person.key, row)
+    vector = config.vectorizer.open_vector(person.key, row)
     return {
         "id": row.memory_id,
-        "state": state,
+        **{name: value for name, value in facts.items() if name != "memory_id"},
         "user_id": envelope.user_id,
         "content": envelope.content,
         "memory_type": row.memory_type,
@@ -87,6 +115,7 @@ def _memory(row: SealedRow, state: str, person: SubjectKey, config: PixeltableCo
         "expires_at": row.expires_at.isoformat() if row.expires_at else None,
         "metadata": envelope.metadata,
         "provenance": envelope.provenance,
+        "embedding": None if vector is None else vector.tolist(),
     }
 
 

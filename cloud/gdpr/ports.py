@@ -49,8 +49,8 @@ class ErasureStore(Protocol):
         """Erasures of any tenant that have not ended well."""
         ...
 
-    def api_keys(self, predicate: TenantPredicate, subject_id: str) -> list[dict[str, object]]:
-        """API keys that are bound to the subject, without secrets."""
+    def facts(self, predicate: TenantPredicate, subject_id: str) -> dict[str, list[dict[str, object]]]:
+        """What the tables say of the subject in the clear, by table, without secrets and keyed hashes."""
         ...
 
     def events(self, predicate: TenantPredicate, subject_id: str) -> Iterator[dict[str, object]]:

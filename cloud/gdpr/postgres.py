@@ -28,6 +28,14 @@ from cloud.storage.metadata import (
 from cloud.tenancy.postgres import append_event
 
 _PAGE: Final = 1_000
+_FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
+    subjects: ("subject_id", "state", "created_at", "erased_at"),
+    memories: ("memory_id", "state", "revision", "size_bytes", "stored_at", "deleted_at"),
+    api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at"),
+    idempotency_keys: ("memory_ids", "created_at"),
+    erasures: ("erasure_id", "state", "counts", "requested_at", "completed_at"),
+}
+"""What is told of a person; what is left out opens something, or can be compared and not read."""
 
 
 class PostgresErasureStore:
@@ -166,19 +174,30 @@ class PostgresErasureStore:
     def placement(self, predicate: TenantPredicate) -> str:
         rows = self._engine.rows(sa.select(tenants.c.placement).where(tenants.c.tenant_id == predicate.tenant_id))
         if not rows:
-            raise UnknownTenantError("there is no such tenant")
+            raise UnknownTenantError()
         return str(rows[0][0])
 
     def unfinished(self) -> list[Erasure]:
         query = sa.select(erasures).where(erasures.c.state != ErasureState.VERIFIED.value)
         return [_erasure(row) for row in self._engine.rows(query.order_by(erasures.c.requested_at))]
 
-    def api_keys(self, predicate: TenantPredicate, subject_id: str) -> list[dict[str, object]]:
-        columns = (api_keys.c.key_id, api_keys.c.roles, api_keys.c.created_at, api_keys.c.expires_at)
-        query = sa.select(*columns).where(
-            api_keys.c.tenant_id == predicate.tenant_id, api_keys.c.subject_id == subject_id
-        )
-        return [dict(row._mapping) for row in self._engine.rows(query)]
+    def facts(self, predicate: TenantPredicate, subject_id: str) -> dict[str, list[dict[str, object]]]:
+        tenant_id = predicate.tenant_id
+
+        def work(connection: sa.Connection) -> dict[str, list[dict[str, object]]]:
+            found = {}
+            for table, names in _FACTS.items():
+                query = sa.select(*(table.c[name] for name in names)).where(table.c.tenant_id == tenant_id)
+                if table is idempotency_keys:
+                    query = _idempotent(query, tenant_id, subject_id)
+                else:
+                    query = query.where(table.c.subject_id == subject_id)
+                rows = connection.execute(query.order_by(*table.primary_key))
+                found[table.name] = [dict(row._mapping) for row in rows]
+            return found
+
+        # One moment for all of them: what is deleted meanwhile must not be in one table and missing from another.
+        return self._engine.transaction(work, isolation="REPEATABLE READ")
 
     def events(self, predicate: TenantPredicate, subject_id: str) -> Iterator[dict[str, object]]:
         event = audit_events.c.event

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.gdpr.export import write_bundle
+from cloud.gdpr.export import empty_directory, write_bundle
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
 from cloud.gdpr.places import Finder
 from cloud.gdpr.ports import ErasureStore
@@ -33,7 +34,8 @@ from cloud.keys.model import Place
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.materializer import placement_lock
 from cloud.storage.engine import ControlEngine
-from cloud.tenancy.admission import Admissions, Admitted
+from cloud.tenancy.administration import Administration
+from cloud.tenancy.admission import Admitted
 from cloud.tenancy.system import system_predicate
 from src.memory.validation import check_user_id
 
@@ -58,7 +60,7 @@ class CloudGDPRService:
         store: ErasureStore,
         engine: ControlEngine,
         config: PixeltableConfig,
-        admissions: Admissions,
+        admissions: Administration,
         audit: TransactionalAuditLogger,
     ) -> None:
         self._store = store
@@ -67,6 +69,7 @@ class CloudGDPRService:
         self._admissions = admissions
         self._audit = audit
         self._finder = Finder(store, config)
+        self._turn = threading.Lock()
 
     async def delete_user_data(
         self, user_id: str, workspace_id: str, *, confirmed: bool = False, reason: str | None = None
@@ -82,7 +85,7 @@ class CloudGDPRService:
         Raises:
             PermissionDeniedError: The caller may not erase here.
             AuthenticationError: There is no such tenant, or nobody is calling.
-            InvalidMemoryError: The user id is none.
+            InvalidFilterError: The user id is none.
             ErasureIncompleteError: Something is left; it is recorded, and calling again continues.
             ProviderUnavailableError: A part did not answer; calling again continues.
 
@@ -116,12 +119,14 @@ class CloudGDPRService:
             ErasureIncompleteError: One of them still finds something.
             ProviderUnavailableError: A part did not answer.
         """
-        unfinished = self._store.unfinished()
-        for erasure in unfinished:
+        return self._finish(self._store.unfinished())
+
+    def _finish(self, erasures: Sequence[Erasure]) -> int:
+        for erasure in erasures:
             predicate = system_predicate(erasure.tenant_id, "erasure")
             draft = self._audit.draft(predicate.scope, Action.ERASURE, subject_id=erasure.subject_id)
             self._complete(predicate, erasure, draft)
-        return len(unfinished)
+        return len(erasures)
 
     def _preview(self, user_id: str, tenant_id: str) -> ErasurePreview:
         admitted = self._admitted(tenant_id, Action.ERASURE_PREVIEW, user_id)
@@ -146,10 +151,11 @@ class CloudGDPRService:
         tenant_id, erasure_id = admitted.scope.tenant_id, new_event_id()
         person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
         if person is None:
+            # An erasure that stopped after the key was destroyed has nobody's name: this may be its caller again.
+            self._finish([erasure for erasure in self._store.unfinished() if erasure.tenant_id == tenant_id])
             now = self._config.clock()
             self._audit.record(tenant_id, admitted.draft, Outcome.ALLOWED, reason="nothing_found")
             return Erasure(erasure_id, tenant_id, None, ErasureState.VERIFIED, {}, now, now)
-        counts = self._finder.counts(admitted.predicate, person.subject_id)
         intent = self._audit.draft(
             admitted.scope,
             Action.ERASURE_STEP,
@@ -164,10 +170,21 @@ class CloudGDPRService:
             erasure_id=erasure_id,
             audit=intent,
         )
+        # Counted once nothing is added any more.
+        counts = self._finder.counts(admitted.predicate, person.subject_id)
         erasure = self._store.mark(erasure, erasure.state, counts)
         return self._complete(admitted.predicate, erasure, self._about(admitted, person.subject_id))
 
     def _complete(self, predicate: TenantPredicate, erasure: Erasure, audit: AuditDraft) -> Erasure:
+        # Each takes connections while it holds the placement's: a few at once would wait for each other's.
+        if not self._turn.acquire(timeout=_LOCK_WAIT_S):
+            raise ProviderUnavailableError("erasure", reason="is busy with others")
+        try:
+            return self._steps(predicate, erasure, audit)
+        finally:
+            self._turn.release()
+
+    def _steps(self, predicate: TenantPredicate, erasure: Erasure, audit: AuditDraft) -> Erasure:
         """Every step after the freeze; each may be done again, so this starts from the beginning of them."""
         subject_id = erasure.subject_id
         assert subject_id is not None
@@ -177,14 +194,11 @@ class CloudGDPRService:
         self._config.hot.drop(erasure.tenant_id, subject_id)
         failpoints.reach("erase.key_destroyed")
         erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, {})
-        placement = self._store.placement(predicate)
-        # Under the materializer's own lock: it must not write a row that it took from intake before.
-        with placement_lock(self._engine, placement, wait_s=_LOCK_WAIT_S) as held:
-            if not held:
-                raise ProviderUnavailableError("materializer", reason="kept the placement busy")
-            self._store.delete_rows(predicate, subject_id)
-            failpoints.reach("erase.ledger_deleted")
-            self._config.rows.remove_subject(predicate, placement, subject_id)
+        try:
+            self._remove_rows(predicate, subject_id)
+        except ProviderUnavailableError:
+            # A restart of the server takes the lock away: what was done since was done without it, so once more.
+            self._remove_rows(predicate, subject_id)
         failpoints.reach("erase.rows_deleted")
         erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED, {})
         left = tuple(name for name, count in self._finder.counts(predicate, subject_id).items() if count)
@@ -193,24 +207,33 @@ class CloudGDPRService:
             raise ErasureIncompleteError(left)
         return finished
 
+    def _remove_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
+        placement = self._store.placement(predicate)
+        # Under the materializer's own lock: it must not write a row that it took from intake before.
+        with placement_lock(self._engine, placement, wait_s=_LOCK_WAIT_S) as held:
+            if not held:
+                raise ProviderUnavailableError("materializer", reason="kept the placement busy")
+            self._store.delete_rows(predicate, subject_id)
+            failpoints.reach("erase.ledger_deleted")
+            self._config.rows.remove_subject(predicate, placement, subject_id)
+
     def _export(self, user_id: str, tenant_id: str, directory: Path) -> ExportBundle:
         admitted = self._admitted(tenant_id, Action.ACCESS_REQUEST, user_id)
-        person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
-        bundle = self._recorded(
-            admitted, lambda: write_bundle(directory, user_id, person, admitted.predicate, self._config, self._store)
-        )
-        draft = self._about(admitted, person.subject_id if person else None)
-        self._audit.record(tenant_id, draft, Outcome.ALLOWED, counts=bundle.counts)
+        return self._recorded(admitted, lambda: self._export_admitted(admitted, user_id, directory))
+
+    def _export_admitted(self, admitted: Admitted, user_id: str, directory: Path) -> ExportBundle:
+        tenant_id = admitted.scope.tenant_id
+        with empty_directory(directory):
+            person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
+            bundle = write_bundle(directory, user_id, person, admitted.predicate, self._config, self._store)
+            draft = self._about(admitted, person.subject_id if person else None)
+            self._audit.record(tenant_id, draft, Outcome.ALLOWED, counts=bundle.counts)
         return bundle
 
     def _admitted(self, tenant_id: str, action: Action, user_id: str) -> Admitted:
         admitted = self._admissions.administer(tenant_id, action, user_id=user_id)
 
-        def check() -> None:
-            check_user_id(user_id)
-            self._store.placement(admitted.predicate)
-
-        self._recorded(admitted, check)
+        self._recorded(admitted, lambda: check_user_id(user_id))
         return admitted
 
     def _recorded(self, admitted: Admitted, work: Callable[[], _T]) -> _T:

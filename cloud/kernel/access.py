@@ -6,6 +6,7 @@
 | a person's erasure and export | – | – | yes | – | – |
 | usage | – | – | yes | – | yes |
 | audit log of the tenant | – | – | yes | yes | – |
+| the system's audit log | – | – | – | – | yes |
 | tenants, API keys | – | – | – | – | yes |
 """
 
@@ -35,6 +36,7 @@ class Action(StrEnum):
     USAGE_TRACK = "usage.track"
     AUDIT_EXPORT = "audit.export"
     AUDIT_READ = "audit.read"
+    AUDIT_SYSTEM = "audit.system"
     TENANT_CREATE = "tenant.create"
     TENANT_SUSPEND = "tenant.suspend"
     TENANT_RESUME = "tenant.resume"
@@ -71,13 +73,14 @@ _TENANTS: Final = frozenset(
         Action.API_KEY_LIST,
     }
 )
+_SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.SERVICE: _MEMORY,
     Role.MEMBER: _MEMORY,
     Role.TENANT_ADMIN: _MEMORY | _PERSON | _USAGE | _AUDIT,
     Role.AUDITOR: _AUDIT,
-    Role.OPERATOR: _TENANTS | _USAGE,
+    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM,
 }
 _ANY_USER: Final = frozenset({Role.SERVICE, Role.TENANT_ADMIN})
 

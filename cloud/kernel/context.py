@@ -5,14 +5,19 @@ It travels in a context variable, so concurrent requests cannot see each other's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Final
 
 from opentelemetry import trace
 
+from cloud.kernel.errors import InvalidFilterError
 from cloud.kernel.ids import new_request_id
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +63,24 @@ def request_context(
         tenant_id: Tenant of the caller; may be left out when `authorization` names it.
         user_id: The person calling.
         roles: Role names: `service`, `member`, `tenant_admin`, `auditor`, `operator`.
-        request_id: Id that correlates audit events; made when left out.
+        request_id: Id that correlates audit events, which hold it in the clear: 1 to 128 letters, digits and
+            `. _ : / + = -`; made when left out.
         authorization: An API key to authenticate, as `Bearer lc_…`.
         operator: Identity of a local operator.
 
     Yields:
         The context now in force.
+
+    Raises:
+        InvalidFilterError: The request id is none.
     """
+    if request_id is not None and not (isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id)):
+        raise InvalidFilterError(place="request_id", reason="must be 1 to 128 letters, digits and . _ : / + = -")
     context = RequestContext(
         tenant_id=tenant_id,
         user_id=user_id,
         roles=frozenset(roles),
-        request_id=request_id or new_request_id(),
+        request_id=new_request_id() if request_id is None else request_id,
         authorization=authorization,
         operator=operator,
     )

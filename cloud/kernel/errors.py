@@ -74,10 +74,13 @@ class TenantIsolationError(LuminescentError):
         self.reason = reason
 
 
-class UnknownTenantError(LuminescentError):
-    """An administrator named a tenant that does not exist, or a name that no tenant can have."""
+class UnknownTenantError(AuthenticationError):
+    """There is no such tenant, or no tenant can have this name."""
 
     code = "unknown_tenant"
+
+    def __init__(self) -> None:
+        super().__init__("unknown_tenant", "there is no such tenant")
 
 
 class QuotaExceededError(LuminescentError):

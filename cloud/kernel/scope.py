@@ -11,7 +11,7 @@ from cloud.kernel.ids import is_tenant_id
 
 
 class Role(StrEnum):
-    """What a principal may do; see `cloud.tenancy.model` for the table."""
+    """What a principal may do; see `cloud.kernel.access` for the table."""
 
     SERVICE = "service"
     MEMBER = "member"
@@ -86,6 +86,9 @@ class TenantScope:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a tenant scope is immutable")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("a tenant scope is immutable")
+
     def __repr__(self) -> str:
         return f"TenantScope(tenant_id={self.tenant_id!r}, principal={self.principal!r})"
 
@@ -124,6 +127,9 @@ class TenantPredicate:
         object.__setattr__(self, "tenant_id", _compiled_tenant(scope, tenant_filter))
 
     def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a tenant predicate is immutable")
+
+    def __delattr__(self, name: str) -> None:
         raise AttributeError("a tenant predicate is immutable")
 
 

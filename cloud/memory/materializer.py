@@ -4,6 +4,8 @@ Rules
 1. One materializer works on a placement at a time, under an advisory lock that erasure takes too.
 2. A row leaves intake only after Pixeltable has it, and only the revision that was written leaves.
 3. What is there already is found by (id, revision), so a batch that was interrupted anywhere is simply done again.
+4. A restart of the server takes the lock away unnoticed, and an erasure may pass before the batch is written. So
+   after it is written the ledger is asked once more, and people whom it no longer knows are removed again.
 """
 
 from __future__ import annotations
@@ -47,9 +49,12 @@ _WAITING = sa.text(
 )
 _CLEAR = sa.text(
     "DELETE FROM intake i USING unnest(:ids, :revisions) AS w(id, revision)"
-    " WHERE i.memory_id = w.id AND i.revision = w.revision"
+    " WHERE i.memory_id = w.id AND i.revision = w.revision RETURNING i.memory_id::text"
 ).bindparams(
     sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))), sa.bindparam("revisions", type_=ARRAY(sa.Integer()))
+)
+_KNOWN = sa.text("SELECT DISTINCT subject_id::text FROM memories WHERE subject_id = ANY(:subjects)").bindparams(
+    sa.bindparam("subjects", type_=ARRAY(sa.Uuid(as_uuid=False)))
 )
 
 
@@ -154,7 +159,8 @@ class Materializer:
         updates = [row for row in waiting if row.memory_id in there and there[row.memory_id] < row.revision]
         self._rows.write(placement, inserts, updates)
         failpoints.reach("materializer.inserted")
-        self._clear(waiting)
+        cleared = self._clear(waiting)
+        self._take_back(placement, [row for row in waiting if row.memory_id not in cleared])
         failpoints.reach("materializer.cleared")
         return Moved(len(inserts), len(updates), len(waiting) - len(inserts) - len(updates))
 
@@ -162,6 +168,17 @@ class Materializer:
         rows = self._engine.rows(_WAITING, {"placement": placement, "batch": BATCH})
         return [sealed_row(row) for row in rows]
 
-    def _clear(self, done: Sequence[SealedRow]) -> None:
+    def _clear(self, done: Sequence[SealedRow]) -> set[str]:
+        """Take these revisions out of intake; returns the ids that were there."""
         parameters = {"ids": [row.memory_id for row in done], "revisions": [row.revision for row in done]}
-        self._engine.transaction(lambda connection: connection.execute(_CLEAR, parameters))
+        return self._engine.transaction(lambda connection: set(connection.execute(_CLEAR, parameters).scalars()))
+
+    def _take_back(self, placement: str, vanished: Sequence[SealedRow]) -> None:
+        """Remove what was written of people who were erased while the batch ran."""
+        if not vanished:
+            return
+        found = self._engine.rows(_KNOWN, {"subjects": list({row.subject_id for row in vanished})})
+        known = {str(subject_id) for (subject_id,) in found}
+        for tenant_id, subject_id in {(row.tenant_id, row.subject_id) for row in vanished}:
+            if subject_id not in known:
+                self._rows.remove_subject(self._predicate_for(tenant_id), placement, subject_id)

@@ -7,13 +7,14 @@ sealed envelope, so Pixeltable keeps it consistent and fills it when it is added
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pixeltable as pxt
 from pixeltable.func import Batch
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
 from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
 from cloud.kernel.scope import TenantPredicate
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = "luminescent"
 _BATCH: Final = 256
+_ATTEMPTS: Final = 3
+_RETRY_WITHIN_S: Final = 8.0
+
+_T = TypeVar("_T")
 
 SCHEMA: Final[Mapping[str, object]] = {
     "memory_id": pxt.String,
@@ -84,10 +89,12 @@ class PixeltableRows:
 
     Args:
         pool: The threads.
+        recover: Called after a failed attempt; the embedded server uses it to start again.
     """
 
-    def __init__(self, pool: PixeltablePool) -> None:
+    def __init__(self, pool: PixeltablePool, *, recover: Callable[[], None] | None = None) -> None:
         self._pool = pool
+        self._recover = recover
         self._tables: dict[str, Table] = {}
         self._lock = threading.Lock()
 
@@ -115,7 +122,7 @@ class PixeltableRows:
                 )
                 return [SealedRow(tenant_id=predicate.tenant_id, subject_id=subject_id, **row) for row in found]
 
-        return self._pool.run_blocking(call)
+        return self._repeatable(call)
 
     def revisions(
         self, predicates: Sequence[TenantPredicate], placement: str, memory_ids: Collection[str]
@@ -133,7 +140,7 @@ class PixeltableRows:
                 )
                 return {row["memory_id"]: row["revision"] for row in found}
 
-        return self._pool.run_blocking(call)
+        return self._repeatable(call)
 
     def write(self, placement: str, inserts: Sequence[SealedRow], updates: Sequence[SealedRow]) -> None:
         def call() -> None:
@@ -156,7 +163,7 @@ class PixeltableRows:
                 status = table.delete(where=mine.where(table.subject_id == subject_id))
             return int(status.row_count_stats.del_rows)
 
-        return self._pool.run_blocking(call)
+        return self._repeatable(call)
 
     def count_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
         def call() -> int:
@@ -167,7 +174,19 @@ class PixeltableRows:
             with translated():
                 return int(table.where(mine.where(table.subject_id == subject_id)).count())
 
-        return self._pool.run_blocking(call)
+        return self._repeatable(call)
+
+    def _repeatable(self, call: Callable[[], _T]) -> _T:
+        """What `call`, which may be done again, returns; a restart of the server is bridged."""
+        retrying = Retrying(
+            stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(_RETRY_WITHIN_S),
+            wait=wait_exponential_jitter(multiplier=0.05, max=0.5),
+            retry=retry_if_exception_type(ProviderUnavailableError),
+            before_sleep=lambda _: self._recover() if self._recover else None,
+            reraise=True,
+        )
+        answer: _T = retrying(self._pool.run_blocking, call)
+        return answer
 
     def _existing(self, placement: str) -> Table | None:
         with self._lock:

@@ -145,6 +145,10 @@ class Ledger(Protocol):
         """Whose memory this is; `restricted` to the caller's own subject if so."""
         ...
 
+    def refusal(self, predicate: TenantPredicate) -> TenantRefused | None:
+        """Why the tenant is not served, if it is not; nothing is recorded yet."""
+        ...
+
     def delete(
         self,
         predicate: TenantPredicate,

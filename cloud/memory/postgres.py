@@ -72,6 +72,7 @@ _DELETE = _function(
     event=JSONB(),
     retry=sa.Boolean(),
 )
+_STATE = _function("lc_enter", tenant=sa.Text())
 _ENTER = sa.text("SELECT set_config('luminescent.tenant', :tenant, true)")
 _SUBJECT = sa.text(
     "SELECT s.state, coalesce(s.generation, 0), t.placement FROM tenants t"
@@ -201,6 +202,12 @@ class PostgresLedger:
             retry_parameter=None,
         )
         return Located(answer["subject_id"])
+
+    def refusal(self, predicate: TenantPredicate) -> TenantRefused | None:
+        state = self._engine.call(_STATE, {"tenant": predicate.tenant_id}, retry_parameter=None)
+        if state == "active":
+            return None
+        return TenantRefused("unknown_tenant" if state == "unknown" else f"tenant_{state}")
 
     def delete(
         self,

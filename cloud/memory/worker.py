@@ -66,7 +66,8 @@ class WorkerProcess:
         with self._lock:
             if self._stopping.is_set():
                 return
-            child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE)
+            # In a group of its own: Ctrl-C meant for us does not reach it, and it ends when we close its input.
+            child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, process_group=0)
             self._child = child
         assert child.stdin is not None
         try:

@@ -89,7 +89,10 @@ class MemoryWriter:
                 tag = self._tag(admitted, memories, idempotency_key)
                 people = self._people(admitted, memories)
             except KeyDestroyedError as keyless:
-                raise self._keyless(admitted) from keyless
+                self._served(admitted)
+                raise ConfigurationError(
+                    "the keyring lacks this tenant's key; restore the keyring from its backup"
+                ) from keyless
             rows = [
                 self._sealed(people[memory.user_id], memory_id, memory)
                 for memory_id, memory in zip(ids, memories, strict=True)
@@ -156,14 +159,12 @@ class MemoryWriter:
         person = self._config.keyring.resolve_subject(admitted.scope.tenant_id, user_id, create=False)
         return person.subject_id if person else None
 
-    def _keyless(self, admitted: Admitted) -> LuminescentError:
-        """The error for a tenant without a key: the ledger says, and records, whether there is such a tenant."""
-        answer = self._config.ledger.read(
-            admitted.predicate, None, generation=0, floor=None, ids=(), include_invalid=False, audit=admitted.draft
-        )
-        if isinstance(answer, TenantRefused):
-            return refusal(admitted, answer.reason)
-        return ConfigurationError("the keyring lacks this tenant's key; restore the keyring from its backup")
+    def _served(self, admitted: Admitted) -> None:
+        """Record and raise the refusal of a tenant that is not served."""
+        refused = self._config.ledger.refusal(admitted.predicate)
+        if refused is not None:
+            self._audit.record(admitted.scope.tenant_id, admitted.draft, Outcome.DENIED, reason=refused.reason)
+            raise refusal(admitted, refused.reason)
 
     def _check_quota(self, admitted: Admitted, requested: int) -> None:
         tenant_id = admitted.scope.tenant_id
@@ -172,17 +173,22 @@ class MemoryWriter:
             return
         error = self._usage.denied(tenant_id, requested=requested)
         if error is not None:
+            self._served(admitted)
             counts = {"requested": requested, "used": error.used, "limit": error.limit}
             self._audit.record(tenant_id, admitted.draft, Outcome.DENIED, reason=error.code, counts=counts)
             raise error
 
     def _people(self, admitted: Admitted, memories: Sequence[Memory]) -> dict[str, SubjectKey]:
+        tenant_id = admitted.scope.tenant_id
         people: dict[str, SubjectKey] = {}
-        for memory in memories:
-            if memory.user_id not in people:
-                person = self._config.keyring.resolve_subject(admitted.scope.tenant_id, memory.user_id, create=True)
+        for user_id in dict.fromkeys(memory.user_id for memory in memories):
+            person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
+            if person is None:
+                # Nobody new is linked to a tenant that is not served.
+                self._served(admitted)
+                person = self._config.keyring.resolve_subject(tenant_id, user_id, create=True)
                 assert person is not None
-                people[memory.user_id] = person
+            people[user_id] = person
         return people
 
     def _forget(self, people: dict[str, SubjectKey]) -> None:

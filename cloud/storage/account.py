@@ -49,10 +49,16 @@ class ServerAccount:
         """Whether it is another account than this process's own."""
         return self.uid != os.geteuid()
 
-    def run(self, arguments: Sequence[str | Path], *, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self, arguments: Sequence[str | Path], *, timeout_s: float, keep_errors: bool = False
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run a program as this account, in a process group of its own, without our environment and files.
 
-        Its output is dropped: a server left behind by `pg_ctl` would keep a pipe open for ever.
+        Args:
+            arguments: The program and its arguments.
+            timeout_s: Seconds until it is killed.
+            keep_errors: Whether to keep what it writes to standard error. Not for a program that leaves a server
+                behind, which would keep the pipe open for ever.
 
         Raises:
             ConfigurationError: The program cannot be executed by this account.
@@ -65,7 +71,7 @@ class ServerAccount:
                 timeout=timeout_s,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE if keep_errors else subprocess.DEVNULL,
                 cwd="/",
                 env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
                 process_group=0,  # Ctrl-C meant for us does not reach it

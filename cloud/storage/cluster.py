@@ -9,11 +9,13 @@ So a process counts as this cluster's only by account and command line.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,12 +88,12 @@ class Cluster:
             "--auth-local=peer", "--auth-host=reject", f"--username={SUPERUSER}", "--encoding=UTF8", "--locale=C",
             "--data-checksums", f"--wal-segsize={_WAL_SEGMENT_MB}", "--no-instructions",
         ]  # fmt: skip
-        done = self.account.run([self.binaries / "initdb", "-D", unfinished, *arguments], timeout_s=2 * _DEADLINE_S)
+        done = self.account.run(
+            [self.binaries / "initdb", "-D", unfinished, *arguments], timeout_s=2 * _DEADLINE_S, keep_errors=True
+        )
         if done.returncode != 0:
-            raise ConfigurationError(
-                f"initdb failed (exit status {done.returncode}); check the free space and the rights of "
-                f"{self.home.postgres}"
-            )
+            said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing"]
+            raise ConfigurationError(f"initdb failed with exit status {done.returncode}, saying: {said[0]}")
         unfinished.rename(self._data)
         sync_directory(self.home.postgres)
 
@@ -178,14 +180,15 @@ class Cluster:
 
     def _server_directory(self, path: Path) -> None:
         """`path` is a directory of the server's account that nobody else can enter; a missing one is made so."""
-        path.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
         found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise ConfigurationError(f"{path} is not a directory")
         # Ours and empty: this process, or one that was killed here, has just made it.
         if self.account.is_other and found.st_uid == os.geteuid() and not any(path.iterdir()):
             os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
             found = path.lstat()
-        if path.is_symlink() or not path.is_dir():
-            raise ConfigurationError(f"{path} is not a directory")
         if found.st_uid != self.account.uid:
             raise ConfigurationError(
                 f"{path} belongs to uid {found.st_uid}, but PostgreSQL runs as account '{self.account.name}' "
@@ -229,14 +232,14 @@ class Cluster:
         memory until then. The files that name the dead postmaster go last, once nothing of it runs: PostgreSQL would
         believe them if its process id was given away, or if nobody has yet taken note of its end.
         """
-        kill_at = time.monotonic() + _ORPHANS_QUIT_S
+        began_at = time.monotonic()
         while orphans := list(self._orphans()):
-            last_resort = time.monotonic() >= kill_at
+            waited_s = time.monotonic() - began_at
+            if waited_s > _DEADLINE_S:
+                raise ProviderUnavailableError(COMPONENT, reason="was killed and leaves processes that do not end")
             for pid in orphans:
-                try:
-                    os.kill(pid, signal.SIGKILL if last_resort else signal.SIGQUIT)
-                except ProcessLookupError:
-                    continue
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGQUIT if waited_s < _ORPHANS_QUIT_S else signal.SIGKILL)
             time.sleep(_POLL_S)
         for path in (self._data / "postmaster.pid", self.home.socket / f"{SOCKET_NAME}.lock"):
             path.unlink(missing_ok=True)
@@ -272,9 +275,10 @@ class Cluster:
 
 def _passable_directory(path: Path) -> Path:
     """A directory of ours that PostgreSQL's account can pass through but not read or change."""
-    path.mkdir(mode=0o711, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o711)
     found = path.lstat()
-    if path.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o066:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o066:
         raise ConfigurationError(f"{path} must be a directory of uid {os.geteuid()} with mode 711")
     return path
 

@@ -82,12 +82,17 @@ class EmbeddedPostgres:
         place = open_home(home)
         with _registry_lock:
             server = _servers.get(place.root)
-            if server is not None:
-                server.handles += 1
+            if server is None:
+                server = _servers[place.root] = _start(place)
                 return cls(server)
-            server = _start(place)
-            _servers[place.root] = server
-            return cls(server)
+            server.handles += 1
+        handle = cls(server)
+        try:
+            handle.ensure_running()
+        except BaseException:
+            handle.close()
+            raise
+        return handle
 
     def url(self, role: str, database: str) -> URL:
         """Where and as whom to connect; holds the role's password, which its `repr` hides.
@@ -204,13 +209,13 @@ def _start_lock(home: Home) -> AbstractContextManager[None]:
 def _passwords(path: Path) -> Mapping[str, str]:
     """The roles' passwords, made and written where they are missing. Called under the start lock."""
     known: dict[str, str] = {}
-    if path.exists():
+    if path.is_symlink() or path.exists():
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise ConfigurationError(f"{path} must be a file of uid {os.geteuid()} with mode 600")
         try:
-            known = json.loads(path.read_bytes())
-        except ValueError:
+            known = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError):
             raise ConfigurationError(f"{path} is damaged: remove it, and new passwords will be made") from None
     missing = ROLE_DATABASES.keys() - known.keys()
     if missing:

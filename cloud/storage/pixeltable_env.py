@@ -243,5 +243,5 @@ def _check_nothing_listens(before: frozenset[str]) -> None:
     if Env.get()._httpd is not None or listening_sockets() - before:
         raise ConfigurationError(
             "a socket is listening since Pixeltable was opened, through which this account's files could be read: "
-            "use a version of Pixeltable that this release supports"
+            "use a version of Pixeltable that this release supports; if the socket is your own, open it before or after"
         )

@@ -44,11 +44,13 @@ class PixeltablePool:
         Raises:
             ProviderUnavailableError: The deadline passed, or the pool is closed.
         """
-        wrapped = asyncio.wrap_future(self._submit(call))
+        future = self._submit(call)
+        wrapped = asyncio.wrap_future(future)
         try:
             done, _ = await asyncio.wait({wrapped}, timeout=deadline_s or self._deadline_s)
         finally:
             # Also when the caller was cancelled. A call that runs cannot be stopped; what it returns is dropped.
+            future.cancel()
             wrapped.cancel()
         if not done:
             raise ProviderUnavailableError(COMPONENT)

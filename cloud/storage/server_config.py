@@ -44,7 +44,8 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "log_timezone": "UTC",
     "lc_messages": "C",
     # Meant for two cores and small hosts.
-    "max_connections": "100",
+    # Eight processes with every pool of theirs full: each holds up to 32 connections.
+    "max_connections": "300",
     "shared_buffers": "128MB",
     "effective_cache_size": "512MB",
     "work_mem": "8MB",

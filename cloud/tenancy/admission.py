@@ -13,10 +13,16 @@ from cloud.audit.model import AuditDraft, Category, Outcome, reason_of
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.kernel.access import Action, Allowed, Refused, decide
 from cloud.kernel.context import current_context, current_trace_id
-from cloud.kernel.errors import AuthenticationError, LuminescentError, PermissionDeniedError, TenantIsolationError
+from cloud.kernel.errors import (
+    AuthenticationError,
+    LuminescentError,
+    PermissionDeniedError,
+    TenantIsolationError,
+    UnknownTenantError,
+)
 from cloud.kernel.ids import SYSTEM_LOG, is_tenant_id, new_request_id
 from cloud.kernel.scope import Principal, TenantPredicate, TenantScope, grant_scope
-from cloud.tenancy.identity import IdentityResolver, local_operator
+from cloud.tenancy.identity import IdentityResolver
 from cloud.tenancy.model import Identity
 from cloud.tenancy.ports import Identifying
 from src.extensions import TenantProvider
@@ -77,48 +83,6 @@ class Admissions:
             raise
         return self._enter(identity, action, user_id)
 
-    def admit_to(self, tenant_id: str, action: Action, *, user_id: str | None = None) -> TenantScope:
-        """Admit the present caller, or without any the local operator, to an administrative action on a tenant.
-
-        Raises:
-            AuthenticationError: It is not established who is calling.
-            PermissionDeniedError: The caller may not do this, or belongs to another tenant.
-        """
-        return self.administer(tenant_id, action, user_id=user_id).scope
-
-    def administer(self, tenant_id: str, action: Action, *, user_id: str | None = None) -> Admitted:
-        """As `admit_to`, with the predicate and the event begun."""
-        if current_context() is None:
-            return self._enter(Identity(tenant_id, local_operator()), action, user_id)
-        try:
-            identity = self._identity({})
-            if identity.tenant_id != tenant_id:
-                raise PermissionDeniedError(action=action.value, reason="other_tenant")
-        except (AuthenticationError, PermissionDeniedError, TenantIsolationError) as error:
-            self._refuse(None, action, error)
-            raise
-        return self._enter(identity, action, user_id)
-
-    def operate(self, action: Action) -> AuditDraft:
-        """Admit an operator to an action on the whole installation; returns its event, begun.
-
-        Raises:
-            PermissionDeniedError: The caller is no operator.
-        """
-        ambient = current_context()
-        principal: Principal | None = local_operator()
-        try:
-            if ambient is not None:
-                identity = self._identities.resolve({})
-                principal = identity.principal if identity else None
-            if principal is None or not isinstance(decide(principal, action), Allowed):
-                raise PermissionDeniedError(action=action.value, reason="role_missing")
-        except (AuthenticationError, PermissionDeniedError, TenantIsolationError) as error:
-            self._refuse(None, action, error)
-            raise
-        scope = grant_scope(tenant_id="operator", principal=principal, request_id=_request_id())
-        return self._audit.draft(scope, action, category=Category.ADMINISTRATION)
-
     def _identity(self, context: Mapping[str, object]) -> Identity:
         if isinstance(self._tenants, Identifying):
             return self._tenants.identify(context)
@@ -132,15 +96,10 @@ class Admissions:
 
     def _enter(self, identity: Identity, action: Action, user_id: str | None) -> Admitted:
         if not is_tenant_id(identity.tenant_id) or identity.tenant_id is None:
-            error = AuthenticationError("unknown_tenant", "there is no such tenant")
+            error = UnknownTenantError()
             self._refuse(None, action, error)
             raise error
-        scope = grant_scope(
-            tenant_id=identity.tenant_id,
-            principal=identity.principal,
-            request_id=_request_id(),
-            trace_id=current_trace_id(),
-        )
+        scope = self._granted(identity.tenant_id, identity.principal)
         match decide(identity.principal, action, user_id=user_id):
             case Refused(reason=reason):
                 denied = PermissionDeniedError(action=action.value, reason=reason)
@@ -157,7 +116,15 @@ class Admissions:
             self._refuse(scope, action, error)
             raise
 
-    def _refuse(self, scope: TenantScope | None, action: Action, error: LuminescentError) -> None:
+    @staticmethod
+    def _granted(tenant_id: str, principal: Principal) -> TenantScope:
+        return grant_scope(
+            tenant_id=tenant_id, principal=principal, request_id=_request_id(), trace_id=current_trace_id()
+        )
+
+    def _refuse(
+        self, scope: TenantScope | None, action: Action, error: LuminescentError, *, log_id: str | None = None
+    ) -> None:
         isolation = isinstance(error, TenantIsolationError)
         draft = self._audit.draft(
             scope,
@@ -165,7 +132,8 @@ class Admissions:
             category=Category.SECURITY if isolation or isinstance(error, AuthenticationError) else Category.OPERATION,
             details={"severity": "critical"} if isolation else None,
         )
-        self._audit.record(scope.tenant_id if scope else SYSTEM_LOG, draft, Outcome.DENIED, reason=reason_of(error))
+        log_id = log_id or (scope.tenant_id if scope else SYSTEM_LOG)
+        self._audit.record(log_id, draft, Outcome.DENIED, reason=reason_of(error))
 
 
 def _request_id() -> str:

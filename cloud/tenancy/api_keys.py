@@ -15,9 +15,10 @@ from cloud.kernel.scope import Role
 from cloud.keys.model import Place
 from cloud.keys.ports import Keyring
 from cloud.keys.sealing import seal
-from cloud.tenancy.admission import Admissions
+from cloud.tenancy.administration import Administration
 from cloud.tenancy.model import ApiKeyRecord, new_api_key
 from cloud.tenancy.ports import TenantStore
+from src.memory.schemas import as_utc
 from src.memory.validation import check_user_id
 
 
@@ -25,7 +26,7 @@ class ApiKeys:
     """Creates, revokes and lists API keys."""
 
     def __init__(
-        self, store: TenantStore, keyring: Keyring, admissions: Admissions, audit: TransactionalAuditLogger
+        self, store: TenantStore, keyring: Keyring, admissions: Administration, audit: TransactionalAuditLogger
     ) -> None:
         self._store = store
         self._keyring = keyring
@@ -46,7 +47,7 @@ class ApiKeys:
             tenant_id: The tenant it opens.
             roles: `service`, `member`, `tenant_admin` or `auditor`.
             user_id: The person it acts as; required for `member`.
-            expires_at: When it stops working (UTC).
+            expires_at: When it stops working; without an offset it is UTC.
 
         Raises:
             UnknownTenantError: There is no such tenant.
@@ -62,7 +63,7 @@ class ApiKeys:
             if Role.MEMBER.value in roles and user_id is None:
                 raise ConfigurationError("a key with the role member needs the person it acts as")
             if not is_tenant_id(tenant_id) or self._store.get(tenant_id) is None:
-                raise UnknownTenantError("there is no such tenant")
+                raise UnknownTenantError()
             key_id, text, secret_hash = new_api_key()
             subject_id, sealed = self._bound_to(tenant_id, key_id, user_id)
         record = ApiKeyRecord(
@@ -72,7 +73,7 @@ class ApiKeys:
             roles=frozenset(allowed[role] for role in roles),
             subject_id=subject_id,
             user_sealed=sealed,
-            expires_at=expires_at,
+            expires_at=as_utc(expires_at) if expires_at else None,
             revoked_at=None,
         )
         self._store.add_key(record, draft)

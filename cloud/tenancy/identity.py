@@ -3,6 +3,7 @@
 | source | establishes |
 |---|---|
 | ambient `request_context(tenant_id=…, user_id=…, roles=…)` | what the host application authenticated |
+| the same without a tenant | who is calling; one of the rows below names the tenant |
 | `authorization` in either | an API key: its tenant, roles and person, looked up on every call |
 | `tenant_id` in the passed context | the same in-process trust as the ambient one, with the role `service` |
 | `x-tenant-id` in the passed context | nothing by itself; a tenant only with `trusted_gateway=True` |
@@ -82,22 +83,21 @@ class IdentityResolver:
             )
             if identity is not None
         ]
-        header = _text(context, "x-tenant-id")
-        if not found and header is not None:
-            if not self._trusted_gateway:
-                raise AuthenticationError("untrusted_header", "the header x-tenant-id authenticates nobody")
-            found.append(Identity(header, _service_or_member(context)))
-        if not found and self._default_tenant is not None:
-            found.append(Identity(self._default_tenant, _service_or_member(context)))
-        if not found:
-            return None
         named = {identity.tenant_id for identity in found if identity.tenant_id is not None}
+        header = _text(context, "x-tenant-id")
+        if header is not None and not named and not self._trusted_gateway:
+            raise AuthenticationError("untrusted_header", "the header x-tenant-id authenticates nobody")
         if header is not None:
             named.add(header)
+        if not named and self._default_tenant is not None:
+            named.add(self._default_tenant)
+        if not found and not named:
+            return None
         if len(named) > 1:
             raise TenantIsolationError("conflict")
         # The strongest source comes first: a credential says more than what a caller claims about itself.
-        return Identity(next(iter(named), None), found[0].principal)
+        principal = found[0].principal if found else _service_or_member(context)
+        return Identity(next(iter(named), None), principal)
 
     def _of_authorization(self, credential: object) -> Identity | None:
         if credential is None:
@@ -131,7 +131,7 @@ class IdentityResolver:
 
     @staticmethod
     def _of_ambient(ambient: RequestContext | None) -> Identity | None:
-        if ambient is None or ambient.tenant_id is None:
+        if ambient is None or not (ambient.tenant_id or ambient.user_id or ambient.roles or ambient.operator):
             return None
         try:
             roles = frozenset(Role(role) for role in ambient.roles)

@@ -41,6 +41,14 @@ class TenantStore(Protocol):
         ...
 
 
+class TenantDirectory(Protocol):
+    """Which tenants there are."""
+
+    def get(self, tenant_id: str) -> Tenant | None:
+        """One tenant, or `None` if there is none of this name."""
+        ...
+
+
 class ApiKeyLookup(Protocol):
     """Finds an API key before a tenant is known, as a role that can do nothing else."""
 

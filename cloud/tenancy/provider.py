@@ -71,6 +71,6 @@ class CloudTenantProvider:
             TenantIsolationError: Two sources name different tenants.
         """
         identity = self._identities.resolve(request_context)
-        if identity is None:
+        if identity is None or identity.tenant_id is None:
             raise AuthenticationError("no_scope", "nobody is calling: use request_context(tenant_id=…, …)")
         return identity

@@ -12,7 +12,7 @@ from cloud.kernel.clock import Clock
 from cloud.kernel.errors import ConfigurationError, UnknownTenantError
 from cloud.kernel.ids import SYSTEM_LOG, is_tenant_id
 from cloud.keys.ports import Keyring
-from cloud.tenancy.admission import Admissions
+from cloud.tenancy.administration import Administration
 from cloud.tenancy.model import Tenant, TenantState, pooled_placement
 from cloud.tenancy.ports import TenantStore
 
@@ -34,7 +34,7 @@ class Tenants:
         self,
         store: TenantStore,
         keyring: Keyring,
-        admissions: Admissions,
+        admissions: Administration,
         audit: TransactionalAuditLogger,
         *,
         plans: Collection[str],
@@ -117,7 +117,7 @@ class Tenants:
         draft = self._admissions.operate(action)
         # A name that no tenant can have takes the same way as one that none has.
         if not self._store.set_state(tenant_id if is_tenant_id(tenant_id) else "", state, draft):
-            raise UnknownTenantError("there is no such tenant")
+            raise UnknownTenantError()
 
     def _checked(self, limits: Mapping[str, int | None]) -> dict[str, int | None]:
         checked: dict[str, int | None] = {}

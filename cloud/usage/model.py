@@ -92,12 +92,12 @@ def parse_limits(source: str, values: Mapping[str, object]) -> dict[Meter, int |
         except ValueError as exc:
             known = ", ".join(meter.value for meter in Meter)
             raise ConfigurationError(f"{source}: unknown meter {name!r}; known are: {known}") from exc
-        if value is None or (value == UNLIMITED and not isinstance(value, bool)):
+        if value is None:
             limits[meter] = None
-        elif isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LIMIT:
+        elif isinstance(value, bool) or not isinstance(value, int) or not UNLIMITED <= value <= MAX_LIMIT:
             raise ConfigurationError(f"{source}: limit of {name!r} must be a whole number from 0, or -1 for unlimited")
         else:
-            limits[meter] = value
+            limits[meter] = None if value == UNLIMITED else value
     return limits
 
 

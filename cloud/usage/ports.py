@@ -38,8 +38,8 @@ class UsageStore(Protocol):
         """The balance of `memories` now, or `None` for an unknown tenant."""
         ...
 
-    def append(self, tenant_id: str, *, event_id: str, operation: str, tokens: int) -> None:
-        """Keep one metered event."""
+    def append(self, tenant_id: str, *, event_id: str, operation: str, tokens: int) -> bool:
+        """Keep one metered event; `False` if there is no such tenant."""
         ...
 
     def totals(self, tenant_id: str, *, start: datetime, end: datetime) -> dict[str, tuple[int, int]]:

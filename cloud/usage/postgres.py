@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from cloud.storage.engine import ControlEngine
-from cloud.storage.metadata import memories, usage_events
+from cloud.storage.metadata import memories, tenants, usage_events
 from cloud.usage.model import Balance, Meter
 
 _T = TypeVar("_T")
@@ -32,13 +33,20 @@ class PostgresUsageStore:
         row = self._within(tenant_id, lambda c: c.execute(_BALANCE, {"tenant": tenant_id}).one_or_none())
         return None if row is None else Balance(Meter.MEMORIES, used=row[0], limit=row[1])
 
-    def append(self, tenant_id: str, *, event_id: str, operation: str, tokens: int) -> None:
+    def append(self, tenant_id: str, *, event_id: str, operation: str, tokens: int) -> bool:
         statement = (
-            sa.dialects.postgresql.insert(usage_events)
+            insert(usage_events)
             .values(event_id=event_id, tenant_id=tenant_id, operation=operation, tokens=tokens)
             .on_conflict_do_nothing()
         )
-        self._within(tenant_id, lambda c: c.execute(statement))
+
+        def work(connection: sa.Connection) -> bool:
+            if connection.execute(sa.select(tenants.c.state).where(tenants.c.tenant_id == tenant_id)).first() is None:
+                return False
+            connection.execute(statement)
+            return True
+
+        return self._within(tenant_id, work)
 
     def totals(self, tenant_id: str, *, start: datetime, end: datetime) -> dict[str, tuple[int, int]]:
         table = usage_events.c

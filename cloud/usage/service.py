@@ -14,10 +14,17 @@ from cloud.audit.recording import recorded_failure
 from cloud.kernel.access import Action
 from cloud.kernel.clock import Clock
 from cloud.kernel.context import current_context
-from cloud.kernel.errors import AuthenticationError, ConfigurationError, InvalidFilterError, QuotaExceededError
+from cloud.kernel.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InvalidFilterError,
+    QuotaExceededError,
+    UnknownTenantError,
+)
 from cloud.kernel.ids import is_tenant_id, new_event_id
 from cloud.usage.model import Balance, Denied, Meter, decide
 from cloud.usage.ports import UsageStore
+from src.memory.schemas import as_utc
 
 _TRUST_S: Final = 1.0
 _ROOMY: Final = 1_000
@@ -84,7 +91,7 @@ class CloudUsageTracker:
             metadata: `tenant_id` names the tenant where there is no ambient one; nothing else of it is kept.
 
         Raises:
-            AuthenticationError: No tenant is named.
+            AuthenticationError: No tenant is named, or there is none of that name.
             InvalidFilterError: `operation` or `tokens` are out of range.
         """
         ambient = current_context()
@@ -93,9 +100,10 @@ class CloudUsageTracker:
             raise AuthenticationError("no_scope", "usage needs a tenant: set request_context or metadata['tenant_id']")
         if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 <= tokens < 2**53:
             raise InvalidFilterError(place="tokens", reason="must be a whole number from 0")
-        if not operation.isprintable() or not 0 < len(operation) <= 64:
+        if not isinstance(operation, str) or not operation.isprintable() or not 0 < len(operation) <= 64:
             raise InvalidFilterError(place="operation", reason="must be 1 to 64 printable characters")
-        self._store.append(tenant_id, event_id=new_event_id(), operation=operation, tokens=tokens)
+        if not self._store.append(tenant_id, event_id=new_event_id(), operation=operation, tokens=tokens):
+            raise UnknownTenantError
 
     def get_usage_summary(
         self, tenant_id: str, start_date: datetime | None = None, end_date: datetime | None = None
@@ -125,11 +133,11 @@ class CloudUsageTracker:
         return summary
 
     def _summary(self, tenant_id: str, start_date: datetime | None, end_date: datetime | None) -> dict[str, object]:
-        end = end_date or self._clock()
-        start = start_date or end.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        end = as_utc(end_date) if end_date else self._clock()
+        start = as_utc(start_date) if start_date else end.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         balance = self._fresh(tenant_id)
         if balance is None:
-            raise AuthenticationError("unknown_tenant", "there is no such tenant")
+            raise UnknownTenantError
         totals = self._store.totals(tenant_id, start=start, end=end)
         return {
             "total_tokens": sum(tokens for _, tokens in totals.values()),

@@ -47,10 +47,10 @@ def line(process: subprocess.Popen[str]) -> str:
 
 
 def can_connect(server: EmbeddedPostgres) -> bool:
-    url = server.url(APP_ROLE, CONTROL_DATABASE).set(drivername="postgresql")
+    engine = sa.create_engine(server.url(APP_ROLE, CONTROL_DATABASE), poolclass=sa.NullPool)
     try:
-        psycopg.connect(url.render_as_string(hide_password=False)).close()
-    except psycopg.OperationalError:
+        engine.connect().close()
+    except sa.exc.OperationalError:
         return False
     return True
 
@@ -217,16 +217,27 @@ def test_handles_of_one_process_share_a_server_and_the_last_stops_it() -> None:
         assert postmaster_pid(home) is None
 
 
+def test_opening_again_after_the_server_was_killed_starts_it() -> None:
+    with temporary_home(prepared=True) as home, EmbeddedPostgres.open(home) as first:
+        killed(first)
+        with EmbeddedPostgres.open(home) as second:
+            assert can_connect(second)
+        assert can_connect(first)
+
+
 def test_one_process_may_use_two_homes() -> None:
-    with (
-        temporary_home(prepared=True) as one,
-        temporary_home(prepared=True) as two,
-        EmbeddedPostgres.open(one) as first,
-    ):
+    with temporary_home(prepared=True) as one, temporary_home() as two, EmbeddedPostgres.open(one) as first:
         with EmbeddedPostgres.open(two) as second:
             assert first.pid() != second.pid()
-            assert first.url(APP_ROLE, CONTROL_DATABASE).password != second.url(APP_ROLE, CONTROL_DATABASE).password
+            passwords = {server.url(APP_ROLE, CONTROL_DATABASE).password for server in (first, second)}
+            assert len(passwords) == 2, "every home has passwords of its own"
         assert can_connect(first)
+
+
+def test_a_path_with_characters_that_only_look_special_works() -> None:
+    with temporary_home() as directory, EmbeddedPostgres.open(directory / "a b%20;&(ü)#{x}@~") as server:
+        assert can_connect(server)
+        assert server.pid() is not None
 
 
 FORK = """

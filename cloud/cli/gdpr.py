@@ -1,0 +1,112 @@
+"""`luminescent-cloud gdpr`: preview, erase and export a person, with an API key of the role tenant_admin."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+
+from cloud.cli.invocation import ApiKey, ApiKeyFile, KeyTenant, UserId, calling, invocation, tenant_of_caller
+from cloud.cli.output import moment, table
+from cloud.cli.ports import Runtime
+from cloud.gdpr.model import Erasure, ErasurePreview
+
+app = typer.Typer(no_args_is_help=True, help="A person's rights: GDPR Art. 15, 17 and 20.")
+
+
+@app.command()
+def preview(
+    ctx: typer.Context, user: UserId, tenant: KeyTenant = None, api_key: ApiKey = None, api_key_file: ApiKeyFile = None
+) -> None:
+    """Show what an erasure would remove; nothing changes."""
+    run = invocation(ctx)
+    with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
+        found = asyncio.run(_preview(runtime, user, tenant_of_caller(runtime, tenant)))
+    run.output.result(_preview_document(found), *_for_people(found.counts, found.subject_id, "would remove"))
+
+
+@app.command()
+def erase(
+    ctx: typer.Context,
+    user: UserId,
+    yes: Annotated[bool, typer.Option("--yes", help="Erase without asking.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, such as a request's number; kept sealed.")] = None,
+    tenant: KeyTenant = None,
+    api_key: ApiKey = None,
+    api_key_file: ApiKeyFile = None,
+) -> None:
+    """Erase a person, irrevocably: its key is destroyed and its rows are gone when this returns."""
+    run = invocation(ctx)
+    if not yes and (run.output.as_json or not sys.stdin.isatty()):
+        raise typer.BadParameter("an erasure is confirmed with --yes where nobody can be asked", param_hint="--yes")
+    with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
+        tenant_id = tenant_of_caller(runtime, tenant)
+        if not yes:
+            found = asyncio.run(_preview(runtime, user, tenant_id))
+            run.output.result({}, *_for_people(found.counts, found.subject_id, "would remove"))
+            typer.confirm("Erase this person? It cannot be undone.", abort=True)
+        erased = asyncio.run(runtime.gdpr.delete_user_data(user, tenant_id, confirmed=True, reason=reason))
+    assert isinstance(erased, Erasure)
+    run.output.result(
+        {
+            "erasure_id": erased.erasure_id,
+            "tenant_id": erased.tenant_id,
+            "subject_id": erased.subject_id,
+            "state": erased.state,
+            "memories": erased.memories,
+            "counts": erased.counts,
+            "requested_at": erased.requested_at,
+            "completed_at": erased.completed_at,
+        },
+        *_for_people(erased.counts, erased.subject_id, "removed"),
+        f"Erasure {erased.erasure_id} is {erased.state.value} at {moment(erased.completed_at)}.",
+    )
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    user: UserId,
+    out: Annotated[Path, typer.Option(file_okay=False, metavar="DIR", help="Where to; empty or missing.")],
+    tenant: KeyTenant = None,
+    api_key: ApiKey = None,
+    api_key_file: ApiKeyFile = None,
+) -> None:
+    """Write everything that is kept of a person to files in DIR."""
+    run = invocation(ctx)
+    with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
+        tenant_id = tenant_of_caller(runtime, tenant)
+        bundle = asyncio.run(runtime.gdpr.export_user_data(user, tenant_id, out))
+    rows = [(name, str(count)) for name, count in bundle.counts.items()]
+    run.output.result(
+        {"tenant_id": tenant_id, "directory": bundle.directory, "files": bundle.files, "counts": bundle.counts},
+        table(("kept", "records"), rows),
+        f"Written to {bundle.directory}: {', '.join(bundle.files)}. It is personal data in the clear.",
+    )
+
+
+async def _preview(runtime: Runtime, user_id: str, tenant_id: str) -> ErasurePreview:
+    found = await runtime.gdpr.delete_user_data(user_id, tenant_id)
+    assert isinstance(found, ErasurePreview)
+    return found
+
+
+def _preview_document(found: ErasurePreview) -> dict[str, object]:
+    return {
+        "tenant_id": found.tenant_id,
+        "subject_id": found.subject_id,
+        "memories": found.memories,
+        "counts": found.counts,
+    }
+
+
+def _for_people(counts: Mapping[str, int], subject_id: str | None, verb: str) -> tuple[RenderableType, ...]:
+    if subject_id is None:
+        return ("Nothing is kept of this person.",)
+    rows = [(place, str(count)) for place, count in counts.items() if count]
+    return (f"Subject {subject_id}", table(("place", verb), rows))

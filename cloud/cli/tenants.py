@@ -1,0 +1,92 @@
+"""`luminescent-cloud tenants`: create, list, suspend and resume them, as the local operator."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cloud.cli.invocation import invocation
+from cloud.cli.output import moment, table
+from cloud.tenancy.model import Tenant
+
+app = typer.Typer(no_args_is_help=True, help="Tenants: the boundary of isolation and billing.")
+TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="1-63 of a-z, 0-9, _ and -.", show_default=False)]
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    tenant: TenantId,
+    plan: Annotated[str, typer.Option(help="Plan of the plan file, such as free, team or enterprise.")] = "free",
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METER=N", help="A limit instead of the plan's, such as memories=200; -1 is unlimited."),
+    ] = None,
+) -> None:
+    """Create a tenant; repeating it with the same values changes nothing."""
+    run = invocation(ctx)
+    with run.opened() as runtime:
+        made = runtime.tenants.create(tenant, plan=plan, limits=_limits(limit or []))
+    run.output.result(_document(made), f"Tenant {made.tenant_id} is on plan {made.plan}{_overrides(made)}.")
+
+
+@app.command("list")
+def list_(ctx: typer.Context) -> None:
+    """List all tenants."""
+    run = invocation(ctx)
+    with run.opened() as runtime:
+        found = runtime.tenants.list()
+    columns = ("tenant", "state", "plan", "limits of its own", "placement", "created")
+    rows = [
+        (t.tenant_id, t.state.value, t.plan, _shown(t.limits) or "-", t.placement, moment(t.created_at)) for t in found
+    ]
+    run.output.result({"tenants": [_document(t) for t in found]}, table(columns, rows) if rows else "No tenant yet.")
+
+
+@app.command()
+def suspend(ctx: typer.Context, tenant: TenantId) -> None:
+    """Refuse every operation of a tenant from now on; nothing of it is deleted."""
+    run = invocation(ctx)
+    with run.opened() as runtime:
+        runtime.tenants.suspend(tenant)
+    run.output.result({"tenant_id": tenant, "state": "suspended"}, f"Tenant {tenant} is suspended.")
+
+
+@app.command()
+def resume(ctx: typer.Context, tenant: TenantId) -> None:
+    """Serve a suspended tenant again."""
+    run = invocation(ctx)
+    with run.opened() as runtime:
+        runtime.tenants.resume(tenant)
+    run.output.result({"tenant_id": tenant, "state": "active"}, f"Tenant {tenant} is served again.")
+
+
+def _limits(options: list[str]) -> dict[str, int | None]:
+    limits: dict[str, int | None] = {}
+    for option in options:
+        meter, _, number = option.partition("=")
+        try:
+            limits[meter] = int(number)
+        except ValueError as exc:
+            raise typer.BadParameter("a limit is METER=N, such as memories=200", param_hint="--limit") from exc
+    return limits
+
+
+def _document(tenant: Tenant) -> dict[str, object]:
+    return {
+        "tenant_id": tenant.tenant_id,
+        "state": tenant.state,
+        "plan": tenant.plan,
+        "limits": tenant.limits,
+        "placement": tenant.placement,
+        "created_at": tenant.created_at,
+    }
+
+
+def _shown(limits: dict[str, int | None]) -> str:
+    return ", ".join(f"{meter} {'unlimited' if limit is None else limit}" for meter, limit in limits.items())
+
+
+def _overrides(tenant: Tenant) -> str:
+    return f", with limits of its own: {_shown(tenant.limits)}" if tenant.limits else ""

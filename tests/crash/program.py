@@ -1,0 +1,274 @@
+"""The child program of the crash tests: opens an installation, does what it is told, says what was acknowledged.
+
+Commands come as JSON lines on standard input. Each operation is announced before it begins and reported when it was
+acknowledged, in one `write` each and before anything else happens, so that the lines are the truth however this
+process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cloud import CloudRuntime, CloudSettings, init_cloud_extensions, request_context
+from cloud.kernel import failpoints
+from cloud.kernel.errors import LuminescentError
+from cloud.kernel.ids import new_request_id
+from src.memory.schemas import Memory, MemoryType
+from tests.support.processes import Json, kill_whole_server
+
+
+def say(line: Json) -> None:
+    """One line, whole, into the pipe; it is there even if this process is killed the next moment."""
+    os.write(1, json.dumps(line).encode() + b"\n")
+
+
+def memory(user_id: str, content: str, **fields: object) -> Memory:
+    """A memory with this content."""
+    return Memory.model_validate(
+        {"user_id": user_id, "content": content, "memory_type": MemoryType.FACT, "source": "crash test", **fields}
+    )
+
+
+class Program:
+    """Keeps the runtimes of this process and runs commands on them."""
+
+    def __init__(self) -> None:
+        self._runtimes: list[CloudRuntime] = []
+        self._home = Path()
+        self._reached = threading.Event()
+        self._go = threading.Event()
+
+    async def run(self) -> None:
+        """Answer commands until `quit` or the end of the input."""
+        say({"ready": os.getpid()})
+        while text := await asyncio.to_thread(sys.stdin.readline):
+            command = json.loads(text)
+            do = command.pop("do")
+            if do == "quit":
+                break
+            try:
+                say({"reply": await getattr(self, f"do_{do}")(**command)})
+            except LuminescentError as error:
+                say({"reply": described(error, 0.0)})
+            except Exception:  # noqa: BLE001 - the parent shall see it, whatever it is
+                say({"trouble": traceback.format_exc()})
+        await self.do_close()
+
+    async def do_open(self, home: str, settings: Json) -> int:
+        self._home = Path(home)
+        opened = await asyncio.to_thread(init_cloud_extensions, CloudSettings(home=self._home, **settings))
+        self._runtimes.append(opened)
+        return os.getpid()
+
+    async def do_close(self, *, which: int | None = None) -> None:
+        for runtime in self._runtimes if which is None else [self._runtimes[which]]:
+            await asyncio.to_thread(runtime.close)
+
+    async def do_facts(self) -> Json:
+        return {"server": self._runtime.server_pid, "worker": self._runtime.worker_pid}
+
+    async def do_tenant(self, tenant: str, limit: int) -> None:
+        await asyncio.to_thread(self._runtime.tenants.create, tenant, plan="team", limits={"memories": limit})
+
+    async def do_store(
+        self, tenant: str, user: str, contents: Sequence[str], tasks: int = 1, which: int = -1, **fields: object
+    ) -> None:
+        """Each content as a memory of its own, `tasks` at a time."""
+        provider = self._runtimes[which].memory
+        await in_parallel(
+            [
+                lambda content=content: operate(
+                    "store",
+                    tenant,
+                    user,
+                    {"contents": [content]},
+                    lambda: provider.store(memory(user, content, **fields), {}),
+                )
+                for content in contents
+            ],
+            tasks,
+        )
+
+    async def do_store_many(self, tenant: str, user: str, contents: Sequence[str]) -> None:
+        memories = [memory(user, content) for content in contents]
+        await operate(
+            "store_many", tenant, user, {"contents": contents}, lambda: self._runtime.memory.store_many(memories, {})
+        )
+
+    async def do_delete(self, tenant: str, user: str, ids: Sequence[str], tasks: int = 1) -> None:
+        await in_parallel(
+            [
+                lambda memory_id=memory_id: operate(
+                    "delete", tenant, user, {"id": memory_id}, lambda: self._runtime.memory.delete(memory_id)
+                )
+                for memory_id in ids
+            ],
+            tasks,
+        )
+
+    async def do_get(self, tenant: str, user: str, memory_id: str) -> Json | None:
+        async def work() -> Json | None:
+            found = await self._runtime.memory.get_by_id(memory_id)
+            return shown(found) if found else None
+
+        return await operate("get", tenant, user, {"id": memory_id}, work)
+
+    async def do_retrieve(self, tenant: str, user: str, query: str, limit: int = 5, which: int = -1) -> list[Json]:
+        async def work() -> list[Json]:
+            return [shown(found) for found in await self._runtimes[which].memory.retrieve(query, user, limit)]
+
+        return await operate("retrieve", tenant, user, {}, work)
+
+    async def do_search(
+        self, tenant: str, user: str, limit: int = 1000, filters: Json | None = None, which: int = -1
+    ) -> list[Json]:
+        async def work() -> list[Json]:
+            return [shown(found) for found in await self._runtimes[which].memory.search(user, filters or {}, limit)]
+
+        return await operate("search", tenant, user, {}, work)
+
+    async def do_erase(self, tenant: str, user: str) -> Json | None:
+        async def work() -> Json:
+            erasure = await self._runtime.gdpr.delete_user_data(user, tenant, confirmed=True, reason="crash test")
+            return {"state": erasure.state.value, "subject": erasure.subject_id}
+
+        return await operate("erase", tenant, "admin", {"user": user}, work, roles={"tenant_admin"})
+
+    async def do_subject(self, tenant: str, user: str) -> str | None:
+        """The person's subject id, as the keyring links it now."""
+        keyring = self._runtime.pixeltable_config.keyring
+        person = await asyncio.to_thread(keyring.resolve_subject, tenant, user, create=False)
+        return person.subject_id if person else None
+
+    async def do_has_key(self, tenant: str, subject: str) -> bool:
+        keyring = self._runtime.pixeltable_config.keyring
+        return await asyncio.to_thread(keyring.subject_key, tenant, subject) is not None
+
+    async def do_forget(self) -> None:
+        """The next read is a cold one."""
+        self._runtime.pixeltable_config.hot.clear()
+
+    async def do_drain(self) -> float:
+        begun = time.monotonic()
+        await self._runtime.drain(timeout_s=60)
+        return time.monotonic() - begun
+
+    async def do_arm(self, name: str, action: str, nth: int = 1, how: str = "everything") -> None:
+        """At the `nth` time that `name` is reached, kill this process or the server, or stop there until `go`."""
+        remaining = [nth]
+        once = threading.Lock()
+        self._reached.clear()
+        self._go.clear()
+
+        def reached() -> None:
+            with once:
+                remaining[0] -= 1
+                if remaining[0] != 0:
+                    return
+            if action == "kill_self":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if action in ("kill_server", "kill_server_and_wait"):
+                kill_whole_server(self._home, how)  # type: ignore[arg-type]
+            self._reached.set()
+            if action in ("wait", "kill_server_and_wait"):
+                self._go.wait(60)
+
+        failpoints.arm(name, reached)
+
+    async def do_reached(self) -> bool:
+        """Wait until what was armed has happened."""
+        return await asyncio.to_thread(self._reached.wait, 60)
+
+    async def do_go(self) -> None:
+        self._go.set()
+        failpoints.disarm_all()
+
+    async def do_disarm(self) -> None:
+        failpoints.disarm_all()
+
+    async def do_rush(self, tenant: str, users: Sequence[str], at: float) -> None:
+        """One writer per user, all at once, at that time of the day."""
+        provider = self._runtime.memory
+
+        async def writer(user: str) -> None:
+            await asyncio.sleep(max(0.0, at - time.time()))
+            await operate("store", tenant, user, {"contents": [user]}, lambda: provider.store(memory(user, user), {}))
+
+        await asyncio.gather(*(writer(user) for user in users))
+
+    async def do_registry(self) -> Json:
+        """Which runtime's extensions are registered: its number, or `None`."""
+        from src.extensions import ExtensionRegistry
+
+        provider = ExtensionRegistry.get().memory_provider
+        numbers = [number for number, runtime in enumerate(self._runtimes) if runtime.memory is provider]
+        return {"memory_provider": numbers[0] if numbers else None}
+
+    @property
+    def _runtime(self) -> CloudRuntime:
+        return self._runtimes[-1]
+
+
+async def operate(
+    name: str,
+    tenant: str,
+    user: str,
+    facts: Json,
+    work: Callable[[], Awaitable[Any]],
+    *,
+    roles: frozenset[str] | set[str] = frozenset({"service"}),
+) -> Any:
+    """Do one operation under a request id of its own; say that it begins, and how it ended."""
+    request_id = new_request_id()
+    say({"begin": request_id, "operation": name, "tenant": tenant, "user": user, "facts": facts})
+    begun = time.monotonic()
+    with request_context(tenant_id=tenant, user_id=user, roles=roles, request_id=request_id):
+        try:
+            answer = await work()
+        except LuminescentError as error:
+            described_error = described(error, time.monotonic() - begun)
+            say({"failed": request_id, "error": described_error})
+            return described_error
+    say({"done": request_id, "answer": answer})
+    return answer
+
+
+async def in_parallel(works: Sequence[Callable[[], Awaitable[Any]]], tasks: int) -> None:
+    """All of it, at most `tasks` at a time, begun in order."""
+    waiting = iter(works)
+
+    async def one() -> None:
+        for work in waiting:
+            await work()
+
+    await asyncio.gather(*(one() for _ in range(tasks)))
+
+
+def described(error: LuminescentError, seconds: float) -> Json:
+    """An error as the parent reads it."""
+    return {
+        "error": type(error).__name__,
+        "retryable": error.retryable,
+        "limit": getattr(error, "limit", None),
+        "reason": str(getattr(error, "reason", "")),
+        "seconds": seconds,
+    }
+
+
+def shown(found: Memory) -> Json:
+    """A memory as the parent reads it."""
+    return {"id": found.id, "user": found.user_id, "content": found.content}
+
+
+if __name__ == "__main__":
+    asyncio.run(Program().run())

@@ -1,0 +1,317 @@
+"""What each command does, says and refuses, over a real installation."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud import CloudRuntime
+from cloud.kernel.context import current_context
+from tests.unit.cloud.cli.conftest import Command
+
+KeyFile = Callable[..., Path]
+Events = Callable[[str], list[dict[str, Any]]]
+LINES = [
+    {"user_id": "alice", "content": "Alice writes firmware in Helix", "memory_type": "preference", "source": "talk"},
+    {
+        "user_id": "alice",
+        "content": "Releases happen on Thursday \x1b[31m",
+        "memory_type": "decision",
+        "source": "talk",
+    },
+    {"user_id": "bob", "content": "Bob drinks tea", "memory_type": "preference", "source": "talk"},
+]
+
+
+@pytest.fixture
+def stored(command: Command, key_file: KeyFile, tmp_path: Path) -> Path:
+    """The file of the service key with which `LINES` were imported."""
+    path, key = tmp_path / "memories.jsonl", key_file("service")
+    path.write_text("\n".join(map(json.dumps, LINES)), "utf-8")
+    assert command("memory", "import", path, "--no-wait", "--api-key-file", key).exit_code == 0
+    return key
+
+
+class TestOperator:
+    def test_a_tenant_is_created_suspended_and_served_again(self, command: Command, tenant_id: str) -> None:
+        name = f"{tenant_id}-made"
+        made = json.loads(command("--json", "tenants", "create", name, "--limit", "memories=7").stdout)
+        assert (made["tenant_id"], made["plan"], made["limits"]) == (name, "free", {"memories": 7})
+        assert command("tenants", "suspend", name).exit_code == 0
+        listed = {
+            one["tenant_id"]: one["state"] for one in json.loads(command("--json", "tenants", "list").stdout)["tenants"]
+        }
+        assert listed[name] == "suspended"
+        assert command("tenants", "resume", name).exit_code == 0
+        assert name in command("tenants", "list").stdout
+
+    def test_who_runs_it_is_on_record(self, command: Command, tenant_id: str, events: Events) -> None:
+        command("tenants", "suspend", tenant_id)
+        actors = {event["actor"]["id"] for event in events(tenant_id) if event["action"] == "tenant.suspend"}
+        assert actors == {f"local-operator:{os.geteuid()}"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (("tenants", "suspend", "nobody-here"), 4),
+            (("tenants", "create", "Not A Name"), 1),
+            (("tenants", "create", "x", "--plan", "platinum"), 1),
+            (("tenants", "create", "x", "--limit", "memories"), 2),
+            (("tenants", "create", "x", "--limit", "wishes=3"), 1),
+            (("usage", "show", "--tenant", "nobody-here"), 4),
+            (("audit", "export", "--tenant", "nobody-here", "--out", "x", "--since", "yesterday"), 2),
+            (("memory", "forget"), 2),
+        ],
+    )
+    def test_a_mistake_is_one_line_and_no_traceback(
+        self, command: Command, arguments: tuple[str, ...], code: int
+    ) -> None:
+        result = command(*arguments)
+        assert result.exit_code == code
+        assert result.stdout == ""
+        assert "Traceback" not in result.stderr
+        assert "rror" in result.stderr
+
+    def test_a_key_in_a_file_is_private_and_in_no_output(
+        self, command: Command, tenant_id: str, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "new.key"
+        result = command("--json", "api-keys", "create", "--tenant", tenant_id, "--role", "service", "--out", out)
+        made, secret = json.loads(result.stdout), out.read_text().strip().rpartition("_")[2]
+        assert stat.S_IMODE(out.stat().st_mode) == 0o600
+        assert secret not in result.output
+        listed = json.loads(command("--json", "api-keys", "list", "--tenant", tenant_id).stdout)["api_keys"]
+        assert [(key["key_id"], key["state"], key["roles"]) for key in listed] == [
+            (made["key_id"], "active", ["service"])
+        ]
+        again = command("api-keys", "create", "--tenant", tenant_id, "--role", "service", "--out", out)
+        assert again.exit_code == 1
+        assert len(json.loads(command("--json", "api-keys", "list", "--tenant", tenant_id).stdout)["api_keys"]) == 1
+
+    def test_a_revoked_key_opens_nothing(self, command: Command, tenant_id: str, stored: Path) -> None:
+        key_id = stored.read_text().split("_")[1]
+        assert command("api-keys", "revoke", "--tenant", tenant_id, key_id).exit_code == 0
+        assert command("memory", "search", "--user", "alice", "--api-key-file", stored).exit_code == 4
+        assert "revoked" in command("api-keys", "list", "--tenant", tenant_id).stdout
+        assert command("api-keys", "revoke", "--tenant", tenant_id, key_id).exit_code == 1
+
+    @pytest.mark.usefixtures("stored")
+    def test_usage_shows_stock_and_limit(self, command: Command, tenant_id: str) -> None:
+        summary = json.loads(command("--json", "usage", "show", "--tenant", tenant_id).stdout)
+        assert summary["memories"] == {"used": 3, "limit": 100_000}
+        assert "3 of 100,000" in command("usage", "show", "--tenant", tenant_id).stdout
+
+    @pytest.mark.usefixtures("stored")
+    def test_an_export_says_where_it_is_and_never_overwrites(
+        self, command: Command, tenant_id: str, tmp_path: Path
+    ) -> None:
+        arguments = (
+            "--json",
+            "audit",
+            "export",
+            "--tenant",
+            tenant_id,
+            "--format",
+            "ndjson",
+            "--out",
+            tmp_path / "log",
+        )
+        document = json.loads(command(*arguments).stdout)
+        lines = Path(document["file"]).read_bytes().splitlines()
+        assert document["events"] == len(lines) > 0
+        assert command(*arguments).exit_code == 1
+        assert Path(document["file"]).read_bytes().splitlines() == lines
+
+    def test_an_export_of_a_period_leaves_out_the_rest(self, command: Command, tenant_id: str, tmp_path: Path) -> None:
+        arguments = (
+            "--json",
+            "audit",
+            "export",
+            "--tenant",
+            tenant_id,
+            "--until",
+            "2020-01-01",
+            "--out",
+            tmp_path / "log",
+        )
+        assert json.loads(command(*arguments).stdout)["events"] == 0
+
+
+class TestMemory:
+    def test_what_was_imported_is_retrieved_and_searched(self, command: Command, stored: Path) -> None:
+        found = json.loads(
+            command(
+                "--json", "memory", "retrieve", "editor firmware", "--user", "alice", "--api-key-file", stored
+            ).stdout
+        )["memories"]
+        assert found[0]["content"] == LINES[0]["content"]
+        arguments = ("--json", "memory", "search", "--user", "alice", "--api-key-file", stored, "--filter")
+        decided = json.loads(command(*arguments, '{"memory_type": "decision"}').stdout)["memories"]
+        assert [one["content"] for one in decided] == [LINES[1]["content"]]
+
+    def test_what_users_stored_cannot_steer_the_terminal(self, command: Command, stored: Path) -> None:
+        shown = command("memory", "search", "--user", "alice", "--api-key-file", stored).stdout
+        assert "Releases happen on Thursday \\x1b[31m" in shown
+        assert "\x1b" not in shown
+
+    def test_the_key_may_come_from_the_environment(self, command: Command, stored: Path) -> None:
+        result = command(
+            "memory", "search", "--user", "bob", env={"LUMINESCENT_CLOUD_API_KEY": stored.read_text().strip()}
+        )
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert "Bob drinks tea" in result.stdout
+
+    def test_a_key_on_the_command_line_works_and_warns(self, command: Command, stored: Path) -> None:
+        result = command("memory", "search", "--user", "bob", "--api-key", stored.read_text().strip())
+        assert result.exit_code == 0
+        assert result.stderr.startswith("warning: other accounts can see the key")
+
+    def test_a_key_file_that_others_can_read_warns(self, command: Command, stored: Path) -> None:
+        stored.chmod(0o644)
+        result = command("memory", "search", "--user", "bob", "--api-key-file", stored)
+        assert result.exit_code == 0
+        assert "chmod 600" in result.stderr
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("memory", "retrieve", "editor", "--user", "alice"),
+            ("memory", "search", "--user", "alice"),
+            ("gdpr", "preview", "--user", "alice"),
+            ("gdpr", "erase", "--user", "alice", "--yes"),
+            ("gdpr", "export", "--user", "alice", "--out", "nowhere"),
+        ],
+        ids=lambda arguments: " ".join(arguments[:2]),
+    )
+    def test_content_is_not_shown_and_nobody_erased_without_a_key(
+        self, command: Command, stored: Path, arguments: tuple[str, ...]
+    ) -> None:
+        for key in ((), ("--api-key", ""), ("--api-key", "lc_0_0"), ("--api-key", stored.read_text()[:-3])):
+            result = command(*arguments, *key)
+            assert (result.exit_code, result.stdout) == (4, "")
+        assert not Path("nowhere").exists()
+
+    def test_another_tenants_name_is_refused_and_recorded(
+        self, command: Command, stored: Path, tenant_id: str, events: Events
+    ) -> None:
+        before = len(events("_system"))
+        result = command("memory", "search", "--user", "alice", "--tenant", f"{tenant_id}-x", "--api-key-file", stored)
+        assert result.exit_code == 4
+        assert [event["outcome"] for event in events("_system")[before:] if event["action"] == "memory.search"] == [
+            "denied"
+        ]
+
+    def test_the_keys_own_tenant_may_be_named(self, command: Command, stored: Path, tenant_id: str) -> None:
+        result = command("memory", "search", "--user", "bob", "--tenant", tenant_id, "--api-key-file", stored)
+        assert result.exit_code == 0
+
+    @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"colour": 1}', '{"confidence": {"$near": 1}}'])
+    def test_a_filter_that_cannot_be_understood_is_a_usage_error(
+        self, command: Command, stored: Path, text: str
+    ) -> None:
+        result = command("memory", "search", "--user", "alice", "--filter", text, "--api-key-file", stored)
+        assert (result.exit_code, result.stdout) == (2, "")
+
+    def test_nobody_acts_once_a_command_has_ended(self, command: Command, stored: Path) -> None:
+        command("memory", "search", "--user", "bob", "--api-key-file", stored)
+        assert current_context() is None
+
+    def test_faults_of_a_file_are_listed_by_line(self, command: Command, key_file: KeyFile, tmp_path: Path) -> None:
+        path = tmp_path / "bad.jsonl"
+        path.write_bytes(json.dumps(LINES[2]).encode() + b"\nnonsense\n\xff\n")
+        result = command("--json", "memory", "import", path, "--no-wait", "--api-key-file", key_file("service"))
+        document = json.loads(result.stdout)
+        assert result.exit_code == 1
+        assert (document["lines"], document["stored"], document["failed"]) == (3, 1, 2)
+        assert [fault["line"] for fault in document["faults"]] == [2, 3]
+        assert "line 2: invalid JSON" in result.stderr
+
+    def test_a_member_cannot_import_for_another(self, command: Command, key_file: KeyFile, tmp_path: Path) -> None:
+        path = tmp_path / "bob.jsonl"
+        path.write_text(json.dumps(LINES[2]))
+        key = key_file("member", user_id="alice")
+        result = command("--json", "memory", "import", path, "--no-wait", "--api-key-file", key)
+        assert result.exit_code == 4
+        assert json.loads(result.stdout)["error"]["code"] == "permission_denied"
+
+
+class TestPerson:
+    def test_erasing_previews_then_removes(self, command: Command, stored: Path, key_file: KeyFile) -> None:
+        admin = key_file("tenant_admin")
+        preview = json.loads(command("--json", "gdpr", "preview", "--user", "alice", "--api-key-file", admin).stdout)
+        assert preview["memories"] == 2
+        erased = json.loads(
+            command("--json", "gdpr", "erase", "--user", "alice", "--yes", "--api-key-file", admin).stdout
+        )
+        assert (erased["memories"], erased["state"]) == (2, "verified")
+        assert "Nothing found" in command("memory", "search", "--user", "alice", "--api-key-file", stored).stdout
+        assert "Bob drinks tea" in command("memory", "search", "--user", "bob", "--api-key-file", stored).stdout
+
+    @pytest.mark.parametrize("flags", [(), ("--json",)])
+    def test_nobody_is_erased_without_a_confirmation(
+        self, command: Command, stored: Path, key_file: KeyFile, flags: tuple[str, ...]
+    ) -> None:
+        result = command(
+            *flags, "gdpr", "erase", "--user", "alice", "--api-key-file", key_file("tenant_admin"), typed="y\n"
+        )
+        assert result.exit_code == 2
+        assert "Helix" in command("memory", "search", "--user", "alice", "--api-key-file", stored).stdout
+
+    @pytest.mark.parametrize("verb", [("preview",), ("erase", "--yes"), ("export", "--out", "nowhere")])
+    def test_a_service_key_may_not(self, command: Command, stored: Path, verb: tuple[str, ...]) -> None:
+        result = command("gdpr", *verb, "--user", "alice", "--api-key-file", stored)
+        assert result.exit_code == 4
+        assert "role_missing" in result.stderr
+        assert "alice" not in result.output
+
+    def test_an_export_can_be_imported_again(
+        self, command: Command, stored: Path, key_file: KeyFile, tmp_path: Path
+    ) -> None:
+        admin, out = key_file("tenant_admin"), tmp_path / "bundle"
+        assert command("gdpr", "export", "--user", "alice", "--out", out, "--api-key-file", admin).exit_code == 0
+        assert command("gdpr", "erase", "--user", "alice", "--yes", "--api-key-file", admin).exit_code == 0
+        again = command("--json", "memory", "import", out / "memories.jsonl", "--no-wait", "--api-key-file", stored)
+        assert json.loads(again.stdout)["stored"] == 2
+
+
+class TestSettings:
+    def test_a_setting_that_cannot_be_used_is_named_without_its_value(self, command: Command) -> None:
+        result = command("tenants", "list", env={"LUMINESCENT_CLOUD_WORKER": "secret-4711"})
+        assert result.exit_code == 1
+        assert "LUMINESCENT_CLOUD_WORKER" in result.stderr
+        assert "4711" not in result.output
+
+    def test_the_demo_refuses_a_directory_that_is_in_use(self, command: Command, home: Path) -> None:
+        result = command("--home", home, "demo")
+        assert result.exit_code == 1
+        assert "not empty" in result.stderr
+
+    def test_help_opens_nothing_and_names_every_noun(self, command: Command) -> None:
+        shown = command("--help").stdout
+        for noun in ("tenants", "api-keys", "memory", "usage", "audit", "gdpr", "worker", "demo"):
+            assert noun in shown
+
+
+def test_every_public_noun_is_documented() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "cli.md").read_text("utf-8")
+    for verb in (
+        "tenants create",
+        "api-keys revoke",
+        "memory import",
+        "usage show",
+        "audit export",
+        "gdpr erase",
+        "demo",
+    ):
+        assert f"| `{verb}" in text or f", `{verb}" in text
+
+
+def test_the_runtime_is_the_one_that_commands_need(runtime: CloudRuntime) -> None:
+    for name in ("memory", "tenant_provider", "tenants", "api_keys", "usage", "audit", "gdpr", "drain"):
+        assert hasattr(runtime, name)
