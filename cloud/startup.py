@@ -143,7 +143,7 @@ def open_installation(settings: CloudSettings) -> Installation:
         )
         config = PixeltableConfig(
             ledger=PostgresLedger(engines.app),
-            rows=PixeltableRows(pool, recover=server.ensure_running),
+            rows=PixeltableRows(pool, recover=server.recover),
             keyring=keyring,
             sealer=sealer,
             vectorizer=vectorizer,
@@ -162,7 +162,7 @@ def _engines(settings: CloudSettings, server: EmbeddedPostgres) -> Engines:
             pool_size=pool_size,
             deadline=Deadline(total_s=settings.deadline_s, statement_s=settings.statement_s),
             application_name=f"luminescent-cloud {role}",
-            recover=server.ensure_running,
+            recover=server.recover,
         )
 
     engines = Engines(
@@ -246,13 +246,20 @@ class CloudRuntime:
 
     def register(self) -> None:
         """Register the extensions in the open core's registry, and in the published package's if it is installed."""
+        _registered.append(self)
         for registry in _registries():
-            registry.tenant_provider = self.tenant_provider
-            registry.usage_tracker = self.usage
-            registry.audit_logger = self.audit
-            registry.memory_provider = self.memory
-            if hasattr(registry, "gdpr_service"):
-                registry.gdpr_service = self.gdpr
+            for name, extension in self._extensions().items():
+                if hasattr(registry, name):
+                    setattr(registry, name, extension)
+
+    def _extensions(self) -> dict[str, object]:
+        return {
+            "tenant_provider": self.tenant_provider,
+            "usage_tracker": self.usage,
+            "audit_logger": self.audit,
+            "memory_provider": self.memory,
+            "gdpr_service": self.gdpr,
+        }
 
     def start(self) -> None:
         """Start what works in the background, and finish what an earlier process was killed in."""
@@ -307,11 +314,14 @@ class CloudRuntime:
         if self._closed:
             return
         self._closed = True
+        if self in _registered:
+            _registered.remove(self)
+        # Where another runtime of this process is open still, the registry is its again.
+        others = _registered[-1]._extensions() if _registered else {}
         for registry in _registries():
-            for name in ("tenant_provider", "usage_tracker", "audit_logger", "memory_provider", "gdpr_service"):
-                mine = (self.tenant_provider, self.usage, self.audit, self.memory, self.gdpr)
-                if any(getattr(registry, name, None) is extension for extension in mine):
-                    setattr(registry, name, None)
+            for name, mine in self._extensions().items():
+                if getattr(registry, name, None) is mine:
+                    setattr(registry, name, others.get(name))
         self._stop.set()
         if isinstance(self._worker, WorkerProcess):
             self._worker.stop()
@@ -327,6 +337,10 @@ class CloudRuntime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_registered: Final[list[CloudRuntime]] = []
+"""The runtimes of this process that are open, in the order of their registration."""
 
 
 def init_cloud_extensions(settings: CloudSettings | None = None) -> CloudRuntime:

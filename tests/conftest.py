@@ -22,6 +22,12 @@ settings.load_profile("shared-machine")
 _numbers = itertools.count(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Allow other threads their random numbers: connecting to PostgreSQL draws some, which Hypothesis would report."""
+    ours = "ignore:Do not use the `random` module inside strategies:hypothesis.errors.HypothesisDeprecationWarning"
+    config.addinivalue_line("filterwarnings", ours)
+
+
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
     """The home directory of the run's installation."""

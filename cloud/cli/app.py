@@ -49,6 +49,8 @@ def build_app(program: Program) -> typer.Typer:
         cls=_Guarded,
         no_args_is_help=True,
         add_completion=False,
+        # Joins the lines of a paragraph, as they are meant.
+        rich_markup_mode="markdown",
         # Locals of a stack frame hold content and keys.
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -120,5 +120,5 @@ def _look_around(home: Path) -> tuple[str, ...]:
         "Look around:",
         f"  {command} tenants list",
         f"  {command} api-keys create --tenant {tenant} --role service --out key",
-        f'  {command} memory retrieve "Who may deploy?" --user bob --api-key-file key',
+        f'  {command} memory retrieve "How do I take a warehouse out of service?" --user bob --api-key-file key',
     )

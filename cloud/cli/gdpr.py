@@ -42,7 +42,7 @@ def erase(
 ) -> None:
     """Erase a person, irrevocably: its key is destroyed and its rows are gone when this returns."""
     run = invocation(ctx)
-    if not yes and (run.output.as_json or not sys.stdin.isatty()):
+    if not yes and (run.output.as_json or not _somebody_can_be_asked()):
         raise typer.BadParameter("an erasure is confirmed with --yes where nobody can be asked", param_hint="--yes")
     with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
         tenant_id = tenant_of_caller(runtime, tenant)
@@ -88,6 +88,10 @@ def export(
         table(("kept", "records"), rows),
         f"Written to {bundle.directory}: {', '.join(bundle.files)}. It is personal data in the clear.",
     )
+
+
+def _somebody_can_be_asked() -> bool:
+    return sys.stdin.isatty()
 
 
 async def _preview(runtime: Runtime, user_id: str, tenant_id: str) -> ErasurePreview:

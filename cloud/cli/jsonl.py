@@ -102,9 +102,6 @@ def parse(line: Line, now: datetime) -> Memory:
         raise LineError("invalid JSON: a number has too many digits") from None
     if not isinstance(values, dict):
         raise LineError("not a JSON object")
-    # An export of a person also names the state: what was deleted must not come back.
-    if values.pop("state", "active") != "active":
-        raise LineError("invalid memory: field 'state' must be active")
     for name in values:
         if name not in _FIELDS:
             raise LineError(f"invalid memory: unknown field {name[:_NAME_CHARACTERS]!r}")

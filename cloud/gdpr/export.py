@@ -136,7 +136,7 @@ def _opened(event: dict[str, object], person: SubjectKey | None, config: Pixelta
 
 def _write_lines(path: Path, records: Iterable[dict[str, object]]) -> int:
     count = 0
-    with path.open("x", encoding="utf-8", errors="surrogatepass") as out:
+    with path.open("x", encoding="utf-8", errors="backslashreplace") as out:
         path.chmod(0o600)
         for record in records:
             out.write(json.dumps(record, ensure_ascii=False, sort_keys=True, default=str) + "\n")

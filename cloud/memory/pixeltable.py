@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pixeltable as pxt
 from pixeltable.func import Batch
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
 
 from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
 from cloud.kernel.scope import TenantPredicate
@@ -89,10 +96,11 @@ class PixeltableRows:
 
     Args:
         pool: The threads.
-        recover: Called after a failed attempt; the embedded server uses it to start again.
+        recover: Called after a failed attempt with the seconds that are left; the embedded server uses it to start
+            again.
     """
 
-    def __init__(self, pool: PixeltablePool, *, recover: Callable[[], None] | None = None) -> None:
+    def __init__(self, pool: PixeltablePool, *, recover: Callable[[float], None] | None = None) -> None:
         self._pool = pool
         self._recover = recover
         self._tables: dict[str, Table] = {}
@@ -182,11 +190,15 @@ class PixeltableRows:
             stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(_RETRY_WITHIN_S),
             wait=wait_exponential_jitter(multiplier=0.05, max=0.5),
             retry=retry_if_exception_type(ProviderUnavailableError),
-            before_sleep=lambda _: self._recover() if self._recover else None,
+            before_sleep=self._before_next,
             reraise=True,
         )
         answer: _T = retrying(self._pool.run_blocking, call)
         return answer
+
+    def _before_next(self, state: RetryCallState) -> None:
+        if self._recover is not None:
+            self._recover(max(0.0, _RETRY_WITHIN_S - (state.seconds_since_start or 0.0)))
 
     def _existing(self, placement: str) -> Table | None:
         with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -93,7 +93,7 @@ class CloudMemoryProvider:
         Returns:
             Their ids, in the order given.
         """
-        return list(await self._run(lambda: self._store(Action.MEMORY_STORE_MANY, tuple(memories), context)))
+        return list(await self._run(lambda: self._store(Action.MEMORY_STORE_MANY, memories, context)))
 
     async def retrieve(self, query: str, user_id: str, limit: int = 5) -> list[Memory]:
         """The memories of `user_id` that fit `query` best, best first.
@@ -180,18 +180,21 @@ class CloudMemoryProvider:
         """Let the threads end once their calls have."""
         self._threads.shutdown(wait=True)
 
-    def _store(self, action: Action, memories: Sequence[object], context: Mapping[str, object]) -> tuple[str, ...]:
-        named = {user_id for memory in memories if isinstance(user_id := getattr(memory, "user_id", None), str)}
+    def _store(self, action: Action, memories: object, context: Mapping[str, object]) -> tuple[str, ...]:
+        given = tuple(memories) if isinstance(memories, Iterable) else None
+        named = {user_id for memory in given or () if isinstance(user_id := getattr(memory, "user_id", None), str)}
         admitted = self._admitted(action, context, next(iter(named)) if len(named) == 1 else None)
         if admitted.only_own and len(named) > 1:
             admitted = self._admitted(action, context, next(u for u in named if u != admitted.scope.principal.user_id))
-        accepted, key = self._checked(admitted, lambda: (self._accepted(memories), _idempotency_key(context)))
+        accepted, key = self._checked(admitted, lambda: (self._accepted(given), _idempotency_key(context)))
         if not accepted:
             self.audit_logger.record(admitted.scope.tenant_id, admitted.draft, Outcome.ALLOWED, counts={"stored": 0})
             return ()
         return self._checked(admitted, lambda: self._writer.store(admitted, accepted, idempotency_key=key))
 
-    def _accepted(self, memories: Sequence[object]) -> list[Memory]:
+    def _accepted(self, memories: Sequence[object] | None) -> list[Memory]:
+        if memories is None:
+            raise InvalidMemoryError(field="memories", reason="must be a sequence of memories")
         if len(memories) > _MAX_BATCH:
             raise InvalidMemoryError(field="memories", reason=f"holds more than {_MAX_BATCH} memories")
         now = self._clock()
@@ -230,7 +233,7 @@ def _transactional_tracker(tracker: object) -> UsageGate:
 
 
 def _idempotency_key(context: Mapping[str, object]) -> str | None:
-    key = context.get("idempotency_key")
+    key = context.get("idempotency_key") if context else None
     if key is None:
         return None
     if not isinstance(key, str) or not 0 < len(key) <= _KEY_CHARACTERS:

@@ -64,7 +64,7 @@ class SnapshotLoader:
     def retreat(self, snapshot: SubjectSnapshot, generation: int, removed: str) -> None:
         """Take out what this process just deleted, if nobody else wrote in between."""
         if snapshot.generation + 1 == generation:
-            self._hot.put(_without(snapshot, generation, removed))
+            self._hot.put(_without(snapshot, generation, removed, self._vectorizer.dimensions))
 
     def _load(self, predicate: TenantPredicate, person: SubjectKey, held: SubjectSnapshot | None) -> SubjectSnapshot:
         base = held or _nothing(person, self._vectorizer.dimensions)
@@ -154,7 +154,8 @@ def _nothing(person: SubjectKey, dimensions: int) -> SubjectSnapshot:
     )
 
 
-def _without(snapshot: SubjectSnapshot, generation: int, removed: str) -> SubjectSnapshot:
+def _without(snapshot: SubjectSnapshot, generation: int, removed: str, dimensions: int) -> SubjectSnapshot:
+    gone = snapshot.memories.get(removed)
     memories = {key: memory for key, memory in snapshot.memories.items() if key != removed}
     return SubjectSnapshot(
         tenant_id=snapshot.tenant_id,
@@ -162,7 +163,7 @@ def _without(snapshot: SubjectSnapshot, generation: int, removed: str) -> Subjec
         generation=generation,
         memories=memories,
         index=snapshot.index.replaced((), (removed,)),
-        size_bytes=snapshot.size_bytes,
+        size_bytes=snapshot.size_bytes - (_size(gone, dimensions) if gone else 0),
     )
 
 

@@ -23,9 +23,10 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -56,6 +57,8 @@ class _Server:
     passwords: Mapping[str, str]
     owner_pid: int
     handles: int = 1
+    recovery: Future[None] | None = None
+    recovery_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class EmbeddedPostgres:
@@ -132,6 +135,29 @@ class EmbeddedPostgres:
             with _start_lock(self._server.home):
                 cluster.start()
 
+    def recover(self, within_s: float) -> None:
+        """As `ensure_running` for a caller who waits no longer than `within_s`.
+
+        The callers of one process share one attempt, which goes on without them.
+
+        Raises:
+            ProviderUnavailableError: This handle is closed, or the server does not accept connections yet.
+        """
+        server = self._server
+        with server.recovery_lock:
+            if server.recovery is None or server.recovery.done():
+                server.recovery = Future()
+                arguments = (server.recovery, self.ensure_running)
+                threading.Thread(target=_settle, args=arguments, name="luminescent-recovery", daemon=True).start()
+            recovery = server.recovery
+        try:
+            recovery.result(within_s)
+        except TimeoutError:
+            raise ProviderUnavailableError(COMPONENT, reason="is still being started") from None
+        except ConfigurationError as exc:
+            # It ran before: what keeps it from starting, such as a full disk, may pass.
+            raise ProviderUnavailableError(COMPONENT, reason="does not start again") from exc
+
     def close(self) -> None:
         """This handle no longer uses the server; the last one of all processes stops it. Idempotent.
 
@@ -156,6 +182,15 @@ class EmbeddedPostgres:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _settle(future: Future[None], work: Callable[[], None]) -> None:
+    try:
+        work()
+    except LuminescentError as exc:
+        future.set_exception(exc)
+    else:
+        future.set_result(None)
 
 
 def _start(home: Home) -> _Server:

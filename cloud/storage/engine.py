@@ -15,9 +15,17 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
 
 from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
+from cloud.storage.connections import bound_waits
 from cloud.storage.metadata import TENANT_TABLES
 
 _T = TypeVar("_T")
@@ -26,6 +34,8 @@ Row = sa.Row[*tuple[Any, ...]]
 """A row of a result; its columns are those of the statement."""
 
 _TRANSIENT: Final = (OperationalError, InterfaceError, PoolTimeoutError)
+_GRACE_S: Final = 0.5
+"""What a client waits beyond the server's own timeout: an answer that says which is better than none."""
 _SERIALIZATION: Final = frozenset({"40001", "40P01"})
 
 
@@ -52,7 +62,8 @@ class ControlEngine:
         pool_size: Connections kept; as many again may be opened for a burst.
         deadline: Bounds of every call.
         application_name: Shown in `pg_stat_activity`.
-        recover: Called once after a failed attempt; the embedded server uses it to start again.
+        recover: Called after a failed attempt with the seconds that are left; the embedded server uses it to start
+            again.
     """
 
     def __init__(
@@ -62,7 +73,7 @@ class ControlEngine:
         pool_size: int = 4,
         deadline: Deadline | None = None,
         application_name: str = "luminescent-cloud",
-        recover: Callable[[], None] | None = None,
+        recover: Callable[[float], None] | None = None,
     ) -> None:
         self._deadline = deadline or Deadline()
         self._recover = recover
@@ -82,6 +93,7 @@ class ControlEngine:
                 "-c idle_in_transaction_session_timeout=60000",
             },
         )
+        bound_waits(self._engine, answer_s=self._deadline.statement_s + _GRACE_S)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def close(self) -> None:
@@ -162,7 +174,7 @@ class ControlEngine:
             stop=stop_after_attempt(self._deadline.attempts) | stop_after_delay(self._deadline.total_s),
             wait=wait_exponential_jitter(multiplier=0.05, max=1.0),
             retry=retry_if_exception_type(_Transient),
-            before_sleep=lambda _: self._recover() if self._recover else None,
+            before_sleep=self._before_next,
             reraise=True,
         )
         try:
@@ -170,6 +182,10 @@ class ControlEngine:
             return answer
         except _Transient as exc:
             raise ProviderUnavailableError("control plane") from exc.__cause__
+
+    def _before_next(self, state: RetryCallState) -> None:
+        if self._recover is not None:
+            self._recover(max(0.0, self._deadline.total_s - (state.seconds_since_start or 0.0)))
 
     def _translated(self, attempt: Callable[[], _T]) -> _T:
         try:

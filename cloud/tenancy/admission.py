@@ -66,9 +66,7 @@ class Admissions:
         self._identities = identities
         self._audit = audit
 
-    def admit(
-        self, action: Action, context: Mapping[str, object] | None = None, *, user_id: str | None = None
-    ) -> Admitted:
+    def admit(self, action: Action, context: object = None, *, user_id: str | None = None) -> Admitted:
         """Admit the present caller to `action`, for the memories of `user_id` if one is named.
 
         Raises:
@@ -77,13 +75,15 @@ class Admissions:
             TenantIsolationError: The tenant filter or the scope is not the caller's own.
         """
         try:
-            identity = self._identity(context or _NOTHING)
+            identity = self._identity(_NOTHING if context is None else context)
         except (AuthenticationError, TenantIsolationError) as error:
             self._refuse(None, action, error)
             raise
         return self._enter(identity, action, user_id)
 
-    def _identity(self, context: Mapping[str, object]) -> Identity:
+    def _identity(self, context: object) -> Identity:
+        if not isinstance(context, Mapping):
+            raise AuthenticationError("malformed_context", "the context must be a mapping")
         if isinstance(self._tenants, Identifying):
             return self._tenants.identify(context)
         tenant_id = self._tenants.get_tenant_id(dict(context))

@@ -265,6 +265,7 @@ def _moment(value: object, place: str) -> datetime:
     if isinstance(value, str):
         try:
             return as_utc(datetime.fromisoformat(value))
-        except ValueError as exc:
-            raise InvalidFilterError(place=place, reason="is not an ISO 8601 time") from exc
+        except ValueError:
+            # Without its cause: the text of that error quotes the value.
+            raise InvalidFilterError(place=place, reason="is not an ISO 8601 time") from None
     raise InvalidFilterError(place=place, reason="must be a datetime or ISO 8601 text")

@@ -127,8 +127,9 @@ def _dumped(value: object) -> object:
     if isinstance(value, BaseModel):
         try:
             return value.model_dump(mode="json", warnings=False)
-        except ValueError as exc:
-            raise NotJsonError("holds a model that cannot be written as JSON") from exc
+        except ValueError:
+            # Without its cause: the text of that error may quote the value.
+            raise NotJsonError("holds a model that cannot be written as JSON") from None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     raise NotJsonError(f"holds a value that is not JSON ({type(value).__name__})")

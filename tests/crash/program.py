@@ -158,10 +158,8 @@ class Program:
         """The next read is a cold one."""
         self._runtime.pixeltable_config.hot.clear()
 
-    async def do_drain(self) -> float:
-        begun = time.monotonic()
-        await self._runtime.drain(timeout_s=60)
-        return time.monotonic() - begun
+    async def do_drain(self, which: int = -1) -> None:
+        await self._runtimes[which].drain(timeout_s=60)
 
     async def do_arm(self, name: str, action: str, nth: int = 1, how: str = "everything") -> None:
         """At the `nth` time that `name` is reached, kill this process or the server, or stop there until `go`."""

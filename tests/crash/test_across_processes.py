@@ -101,35 +101,28 @@ def test_an_expired_memory_is_gone_for_the_other_at_its_time(pair: Pair, tenant_
     assert pair.found_by_b(tenant_id) == {"fact that stays"}
 
 
-def test_two_runtimes_of_one_process_share_it_and_closing_one_leaves_the_other_whole(
-    pair: Pair, tenant_id: str
-) -> None:
-    installation, child = pair.installation, pair.installation.another()
-    installation.open(child)
-    installation.open(child)
-    assert child.ask("registry") == {"memory_provider": 1}
-    child.ask("store", tenant=tenant_id, user="alice", contents=["through the first"], which=0)
-    child.ask("store", tenant=tenant_id, user="alice", contents=["through the second"], which=1)
-    child.ask("close", which=0)
-    assert child.ask("registry") == {"memory_provider": 1}, "the one that stays open stays registered"
-    child.ask("store", tenant=tenant_id, user="alice", contents=["after the first has gone"])
-    child.ask("drain")
-    child.ask("forget")
-    found = child.ask("search", tenant=tenant_id, user="alice")
-    assert len(found) == 3
-    assert_whole(installation, tenant_id, ("alice",))
-    child.ask("close")
-    assert child.ask("registry") == {"memory_provider": None}
-
-
-def test_closing_the_later_runtime_leaves_the_earlier_one_whole(pair: Pair, tenant_id: str) -> None:
-    installation, child = pair.installation, pair.installation.another()
-    installation.open(child)
-    installation.open(child)
-    child.ask("close", which=1)
-    # Only this process materializes now: the computed column must still find its vectorizer.
-    child.ask("store", tenant=tenant_id, user="alice", contents=["still embedded"], which=0)
-    assert_whole(installation, tenant_id, ("alice",))
+def test_closing_one_of_two_runtimes_of_a_process_leaves_the_other_whole() -> None:
+    """Whichever is closed: server, registry, worker and computed column go on serving the other."""
+    with opened() as alone:
+        child = alone.child()
+        child.ask("tenant", tenant="acme", limit=100)
+        alone.open(child)
+        assert child.ask("registry") == {"memory_provider": 1}
+        for which in (0, 1):
+            child.ask("store", tenant="acme", user="alice", contents=[f"through {which}"], which=which)
+        child.ask("close", which=1)
+        assert child.ask("registry") == {"memory_provider": 0}, "the earlier one is registered again"
+        child.ask("store", tenant="acme", user="alice", contents=["after the later one has gone"], which=0)
+        child.ask("drain", which=0)
+        alone.open(child)
+        child.ask("close", which=0)
+        assert child.ask("registry") == {"memory_provider": 2}, "the one that stays open stays registered"
+        child.ask("store", tenant="acme", user="alice", contents=["after the earlier one has gone"])
+        assert_whole(alone, "acme", ("alice",))
+        assert len(alone.books().ledger("acme")) == 4
+        child.ask("close", which=2)
+        assert child.ask("registry") == {"memory_provider": None}
+        assert postmaster_pid(alone.home) is None
 
 
 def test_a_second_home_in_one_process_is_refused_and_the_first_goes_on(pair: Pair, tenant_id: str) -> None:

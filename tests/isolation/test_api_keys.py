@@ -109,7 +109,7 @@ async def test_garbage_opens_nothing(runtime: CloudRuntime, onlooker: Onlooker, 
 async def test_a_key_of_another_tenant_conflicts_with_the_tenant_named(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str
 ) -> None:
-    other = f"{tenant_id}2"
+    other = f"{tenant_id}-2"
     runtime.tenants.create(other, plan="team")
     key = runtime.api_keys.create(other, roles={"service"})
     for context in ({"tenant_id": tenant_id}, {"x-tenant-id": tenant_id}):

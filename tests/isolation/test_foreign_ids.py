@@ -30,7 +30,7 @@ class Cast:
 
 @pytest.fixture
 async def cast(runtime: CloudRuntime, tenant_id: str) -> Cast:
-    neighbour_id = f"{tenant_id}2"
+    neighbour_id = f"{tenant_id}-2"
     runtime.tenants.create(neighbour_id, plan="team")
     with request_context(tenant_id=tenant_id, roles={"service"}):
         alices = await runtime.memory.store(sample_memory("alice"), {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,10 @@ def command(runtime: CloudRuntime, home: Path, monkeypatch: pytest.MonkeyPatch) 
     def settings(**given: Any) -> CloudSettings:
         return CloudSettings(**{"home": home, **given})
 
-    app = build_app(
-        Program(
-            settings=settings, open=lambda _: contextlib.nullcontext(runtime), run_worker=lambda _, stop: stop.wait()
-        )
-    )
+    def run_worker(_: CloudSettings, stop: threading.Event) -> None:
+        stop.wait()
+
+    app = build_app(Program(settings=settings, open=lambda _: contextlib.nullcontext(runtime), run_worker=run_worker))
 
     def run(*arguments: str | Path, env: dict[str, str] | None = None, typed: str | None = None) -> Result:
         return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env, input=typed)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cloud import CloudRuntime
+from cloud.cli import gdpr
 from cloud.kernel.context import current_context
 from tests.unit.cloud.cli.conftest import Command
 
@@ -192,7 +193,11 @@ class TestMemory:
     def test_content_is_not_shown_and_nobody_erased_without_a_key(
         self, command: Command, stored: Path, arguments: tuple[str, ...]
     ) -> None:
-        for key in ((), ("--api-key", ""), ("--api-key", "lc_0_0"), ("--api-key", stored.read_text()[:-3])):
+        for key in ((), ("--api-key", "")):
+            result = command(*arguments, *key)
+            assert (result.exit_code, result.stdout) == (4, "")
+            assert "it needs an API key" in result.stderr
+        for key in (("--api-key", "lc_0_0"), ("--api-key", stored.read_text()[:-3])):
             result = command(*arguments, *key)
             assert (result.exit_code, result.stdout) == (4, "")
         assert not Path("nowhere").exists()
@@ -263,6 +268,25 @@ class TestPerson:
         assert result.exit_code == 2
         assert "Helix" in command("memory", "search", "--user", "alice", "--api-key-file", stored).stdout
 
+    @pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 2), ("", 1, 2), ("y", 0, 0)])
+    def test_who_is_asked_decides(
+        self,
+        command: Command,
+        stored: Path,
+        key_file: KeyFile,
+        monkeypatch: pytest.MonkeyPatch,
+        answer: str,
+        code: int,
+        left: int,
+    ) -> None:
+        monkeypatch.setattr(gdpr, "_somebody_can_be_asked", lambda: True)
+        result = command(
+            "gdpr", "erase", "--user", "alice", "--api-key-file", key_file("tenant_admin"), typed=f"{answer}\n"
+        )
+        assert result.exit_code == code
+        found = command("--json", "memory", "search", "--user", "alice", "--api-key-file", stored)
+        assert len(json.loads(found.stdout)["memories"]) == left
+
     @pytest.mark.parametrize("verb", [("preview",), ("erase", "--yes"), ("export", "--out", "nowhere")])
     def test_a_service_key_may_not(self, command: Command, stored: Path, verb: tuple[str, ...]) -> None:
         result = command("gdpr", *verb, "--user", "alice", "--api-key-file", stored)
@@ -270,14 +294,23 @@ class TestPerson:
         assert "role_missing" in result.stderr
         assert "alice" not in result.output
 
-    def test_an_export_can_be_imported_again(
+    def test_an_export_is_written_and_never_mixed_with_another(
         self, command: Command, stored: Path, key_file: KeyFile, tmp_path: Path
     ) -> None:
-        admin, out = key_file("tenant_admin"), tmp_path / "bundle"
-        assert command("gdpr", "export", "--user", "alice", "--out", out, "--api-key-file", admin).exit_code == 0
-        assert command("gdpr", "erase", "--user", "alice", "--yes", "--api-key-file", admin).exit_code == 0
-        again = command("--json", "memory", "import", out / "memories.jsonl", "--no-wait", "--api-key-file", stored)
-        assert json.loads(again.stdout)["stored"] == 2
+        arguments = (
+            "gdpr",
+            "export",
+            "--user",
+            "alice",
+            "--out",
+            tmp_path / "b",
+            "--api-key-file",
+            key_file("tenant_admin"),
+        )
+        document = json.loads(command("--json", *arguments).stdout)
+        assert document["counts"]["memories"] == 2
+        assert {path.name for path in (tmp_path / "b").iterdir()} == set(document["files"])
+        assert command(*arguments).exit_code == 1
 
 
 class TestSettings:

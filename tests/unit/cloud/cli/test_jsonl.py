@@ -122,7 +122,6 @@ class TestParse:
             ({"created_at": "yesterday"}, "created_at"),
             ({"expires_at": "2026-05-31T00:00:00Z"}, "expires_at"),
             ({"metadata": []}, "metadata"),
-            ({"state": "deleted"}, "state"),
             ({"colour": "red"}, "colour"),
         ],
     )
@@ -135,6 +134,3 @@ class TestParse:
         with pytest.raises(LineError) as caught:
             parse(line(**{name: ["secret-4711"]}), NOW)
         assert "4711" not in str(caught.value)
-
-    def test_an_export_of_a_person_can_be_imported(self) -> None:
-        assert parse(line(id="x", state="active", extraction_version=1, provenance=None), NOW).content == "Prefers tea"

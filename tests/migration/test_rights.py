@@ -1,0 +1,175 @@
+"""Who may do what in the control database, as one table: a right that is added or lost turns this red."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from cloud.storage.metadata import TENANT_TABLES
+from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
+
+EVERYTHING = (
+    "tenants", "plan_limits", "usage_counters", "usage_events", "subjects", "memories", "intake", "idempotency_keys",
+    "audit_events", "api_keys", "erasures", "alembic_version",
+)  # fmt: skip
+READ = {"SELECT"}
+RIGHTS: dict[str, dict[str, set[str]]] = {
+    "luminescent_app": {
+        "alembic_version": READ,
+        "plan_limits": READ,
+        "tenants": READ,
+        "usage_counters": READ,
+        "usage_events": READ | {"INSERT"},
+        "subjects": READ | {"INSERT"},
+        "memories": READ | {"INSERT"},
+        "intake": READ | {"INSERT"},
+        "idempotency_keys": READ | {"INSERT"},
+        "audit_events": READ | {"INSERT"},
+    },
+    "luminescent_worker": {
+        "alembic_version": READ,
+        "tenants": READ,
+        "usage_counters": READ,
+        "memories": READ,
+        "intake": READ | {"DELETE"},
+    },
+    "luminescent_keys": {"api_keys": READ},
+    "luminescent_maintenance": {
+        "alembic_version": READ,
+        "plan_limits": READ | {"INSERT", "UPDATE", "DELETE"},
+        "api_keys": READ | {"INSERT", "UPDATE", "DELETE"},
+        "erasures": READ | {"INSERT", "UPDATE", "DELETE"},
+        "tenants": READ | {"INSERT", "UPDATE"},
+        "usage_counters": READ | {"INSERT", "UPDATE"},
+        "subjects": READ | {"INSERT", "UPDATE"},
+        "memories": READ | {"DELETE"},
+        "intake": READ | {"DELETE"},
+        "idempotency_keys": READ | {"DELETE"},
+        "usage_events": READ | {"DELETE"},
+        "audit_events": READ | {"INSERT"},
+    },
+    "luminescent_backup": dict.fromkeys(EVERYTHING, READ),
+    "luminescent_pixeltable": {},
+}
+COLUMN_RIGHTS = {
+    ("luminescent_app", "memories", "deleted_at", "UPDATE"),
+    ("luminescent_app", "memories", "generation", "UPDATE"),
+    ("luminescent_app", "memories", "state", "UPDATE"),
+    ("luminescent_app", "subjects", "generation", "UPDATE"),
+    ("luminescent_app", "usage_counters", "used", "UPDATE"),
+    ("luminescent_worker", "memories", "state", "UPDATE"),
+    ("luminescent_worker", "usage_counters", "used", "UPDATE"),
+}
+"""Rights on single columns, beyond those on their tables."""
+OWN_TENANT = "current_setting('luminescent.tenant'::text, true)"
+TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
+
+
+def rows(engine: sa.Engine, query: str, **parameters: object) -> list[tuple[object, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(query), parameters)]
+
+
+def test_the_table_below_speaks_of_every_role_and_every_table(migrated: sa.Engine) -> None:
+    assert RIGHTS.keys() == ROLE_DATABASES.keys() - {OWNER_ROLE}
+    tables = rows(migrated, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    assert {name for (name,) in tables} == set(EVERYTHING)
+
+
+@pytest.mark.parametrize("role", RIGHTS)
+def test_a_role_has_the_rights_of_the_table_and_no_other(migrated: sa.Engine, role: str) -> None:
+    found = rows(
+        migrated,
+        "SELECT t, p FROM unnest(CAST(:tables AS text[])) t, unnest(CAST(:privileges AS text[])) p"
+        " WHERE has_table_privilege(:role, t, p) OR has_table_privilege(:role, t, p || ' WITH GRANT OPTION')",
+        tables=list(EVERYTHING),
+        privileges=list(TABLE_PRIVILEGES),
+        role=role,
+    )
+    assert set(found) == {(table, right) for table, rights in RIGHTS[role].items() for right in rights}
+
+
+def test_rights_on_columns_are_those_of_the_table(migrated: sa.Engine) -> None:
+    found = rows(
+        migrated,
+        "SELECT grantee::regrole::text, attrelid::regclass::text, attname, privilege_type"
+        " FROM pg_attribute, aclexplode(attacl) WHERE attrelid IN"
+        " (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)",
+    )
+    assert set(found) == COLUMN_RIGHTS
+
+
+def test_nobody_in_general_has_any_right(migrated: sa.Engine) -> None:
+    anybody = rows(
+        migrated,
+        "SELECT relname, privilege_type FROM pg_class, aclexplode(relacl)"
+        " WHERE relnamespace = 'public'::regnamespace AND grantee = 0"
+        " UNION ALL SELECT nspname, privilege_type FROM pg_namespace, aclexplode(nspacl)"
+        " WHERE nspname = 'public' AND grantee = 0"
+        " UNION ALL SELECT datname, privilege_type FROM pg_database, aclexplode(datacl)"
+        " WHERE datname = current_database() AND grantee = 0",
+    )
+    assert anybody == []
+
+
+@pytest.mark.parametrize("role", RIGHTS)
+def test_no_serving_role_can_make_anything(migrated: sa.Engine, role: str) -> None:
+    ((schema, database, temporary),) = rows(
+        migrated,
+        "SELECT has_schema_privilege(:role, 'public', 'CREATE'),"
+        " has_database_privilege(:role, current_database(), 'CREATE'),"
+        " has_database_privilege(:role, current_database(), 'TEMPORARY')",
+        role=role,
+    )
+    assert (schema, database, temporary) == (False, False, False)
+
+
+def test_everything_belongs_to_the_owner(migrated: sa.Engine) -> None:
+    owners = rows(
+        migrated,
+        "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        " UNION SELECT DISTINCT proowner::regrole::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+    )
+    assert owners == [(OWNER_ROLE,)]
+
+
+def test_functions_run_as_their_caller_below_row_level_security(migrated: sa.Engine) -> None:
+    """One that ran as its owner would see every tenant's rows."""
+    functions = rows(
+        migrated,
+        "SELECT proname, prosecdef FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+    )
+    assert len(functions) > 5
+    assert all(str(name).startswith("lc_") for name, _ in functions)
+    assert [name for name, definer in functions if definer] == []
+
+
+def test_no_trigger_or_rule_acts_beside_the_functions(migrated: sa.Engine) -> None:
+    assert rows(migrated, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal") == []
+    assert rows(migrated, "SELECT rulename FROM pg_rules WHERE schemaname = 'public'") == []
+
+
+def test_the_policies_are_these(migrated: sa.Engine) -> None:
+    found = rows(
+        migrated,
+        "SELECT tablename, policyname, roles::text, cmd, permissive, qual, with_check FROM pg_policies",
+    )
+    expected: set[tuple[object, ...]] = set()
+    for table in (table.name for table in TENANT_TABLES):
+        key = "log_id" if table == "audit_events" else "tenant_id"
+        # Also where a tenant is named: the system log is nobody's to read on the request path.
+        own = f"(({key} = {OWN_TENANT}) AND ({key} <> '_system'::text))"
+        expected |= {
+            (table, "request_path", "{luminescent_app}", "ALL", "PERMISSIVE", own, None),
+            (table, "maintenance", "{luminescent_maintenance}", "ALL", "PERMISSIVE", "true", None),
+            (table, "backup", "{luminescent_backup}", "SELECT", "PERMISSIVE", "true", None),
+        }
+    expected |= {
+        (table, "worker", "{luminescent_worker}", "ALL", "PERMISSIVE", "true", None)
+        for table in ("tenants", "usage_counters", "memories", "intake")
+    }
+    expected |= {
+        ("audit_events", "system_log", "{luminescent_app}", "INSERT", "PERMISSIVE", None, "(log_id = '_system'::text)"),
+        ("api_keys", "key_lookup", "{luminescent_keys}", "SELECT", "PERMISSIVE", "true", None),
+    }
+    assert set(found) == expected

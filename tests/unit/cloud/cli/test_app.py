@@ -1,0 +1,54 @@
+"""Whatever a command dies of, it says so in a line, without a traceback and without what a message might quote."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cloud import CloudSettings
+from cloud.cli import app
+from cloud.cli.ports import Program, Runtime
+from cloud.kernel.errors import ProviderUnavailableError
+
+
+def failing(error: Exception) -> Program:
+    """A program whose installation cannot be opened."""
+
+    def open_(_: CloudSettings) -> contextlib.AbstractContextManager[Runtime]:
+        raise error
+
+    def run_worker(_: CloudSettings, stop: threading.Event) -> None:
+        raise error
+
+    return Program(settings=CloudSettings, open=open_, run_worker=run_worker)
+
+
+def test_a_defect_is_reported_by_kind_and_place_without_its_message(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise KeyError("secret-4711")
+    except KeyError as error:
+        app._unexpected(KeyError, error, error.__traceback__)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: unexpected KeyError at {Path(__file__).name}:")
+    assert "4711" not in said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_part_that_does_not_answer_ends_with_the_code_for_trying_again(tmp_path: Path) -> None:
+    made = app.build_app(failing(ProviderUnavailableError("control plane")))
+    result = CliRunner().invoke(made, ["--home", str(tmp_path), "--json", "tenants", "list"])
+    assert result.exit_code == 6
+    assert '"retryable": true' in result.stdout
+    assert "error: control plane" in result.stderr
+
+
+def test_an_error_of_the_operating_system_names_the_file(tmp_path: Path) -> None:
+    made = app.build_app(failing(PermissionError(13, "Permission denied", str(tmp_path / "x"))))
+    result = CliRunner().invoke(made, ["--home", str(tmp_path), "tenants", "list"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [f"error: {tmp_path / 'x'}: Permission denied"]
