@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from cloud.audit.service import CloudAuditLogger
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.clock import system_clock
-from cloud.kernel.errors import ProviderUnavailableError
+from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.rootkey import LocalRootKey
@@ -62,6 +63,8 @@ from src.memory.scoring import RankingWeights
 CONTROL: Final = "luminescent_control"
 DATA: Final = "luminescent_data"
 _DRAIN_POLL_S: Final = 0.05
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -263,7 +266,11 @@ class CloudRuntime:
 
     def start(self) -> None:
         """Start what works in the background, and finish what an earlier process was killed in."""
-        self.gdpr.resume()
+        try:
+            self.gdpr.resume()
+        except (ErasureIncompleteError, ProviderUnavailableError) as error:
+            # It is recorded, and its subject stays frozen: nobody else has to wait for it.
+            _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
         match self._installation.settings.worker:
             case "process":
                 worker = WorkerProcess(_for_child(self._installation.settings))

@@ -188,7 +188,7 @@ class PixeltableRows:
         """What `call`, which may be done again, returns; a restart of the server is bridged."""
         retrying = Retrying(
             stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(_RETRY_WITHIN_S),
-            wait=wait_exponential_jitter(multiplier=0.05, max=0.5),
+            wait=wait_exponential_jitter(multiplier=0.05, max=0.5, jitter=0.05),
             retry=retry_if_exception_type(ProviderUnavailableError),
             before_sleep=self._before_next,
             reraise=True,

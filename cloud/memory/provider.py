@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from cloud.audit.model import Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
 from cloud.kernel.access import Action
@@ -104,8 +103,7 @@ class CloudMemoryProvider:
             limit: 1–1,000.
 
         Raises:
-            InvalidFilterError: The query or the limit is out of range.
-            InvalidMemoryError: The user id is none.
+            InvalidFilterError: The query or the limit is out of range, or the user id is none.
             AuthenticationError, PermissionDeniedError, TenantIsolationError: The caller may not do this.
             ProviderUnavailableError: Not answered in time.
         """
@@ -161,8 +159,8 @@ class CloudMemoryProvider:
             limit: 1–1,000.
 
         Raises:
-            InvalidFilterError: A field, operator or operand is unknown; names the place.
-            InvalidMemoryError: The user id is none.
+            InvalidFilterError: A field, operator or operand is unknown, the limit is out of range, or the user id is
+                none; names the place.
             AuthenticationError, PermissionDeniedError, TenantIsolationError: The caller may not do this.
             ProviderUnavailableError: Not answered in time.
         """
@@ -187,9 +185,6 @@ class CloudMemoryProvider:
         if admitted.only_own and len(named) > 1:
             admitted = self._admitted(action, context, next(u for u in named if u != admitted.scope.principal.user_id))
         accepted, key = self._checked(admitted, lambda: (self._accepted(given), _idempotency_key(context)))
-        if not accepted:
-            self.audit_logger.record(admitted.scope.tenant_id, admitted.draft, Outcome.ALLOWED, counts={"stored": 0})
-            return ()
         return self._checked(admitted, lambda: self._writer.store(admitted, accepted, idempotency_key=key))
 
     def _accepted(self, memories: Sequence[object] | None) -> list[Memory]:

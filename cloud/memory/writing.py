@@ -70,7 +70,7 @@ class MemoryWriter:
 
         Args:
             admitted: The operation.
-            memories: Validated memories, at least one.
+            memories: Validated memories.
             idempotency_key: Repeating a call with the same key and memories stores nothing twice.
 
         Raises:
@@ -80,6 +80,10 @@ class MemoryWriter:
             PermissionDeniedError: The tenant is not active, or a person is being erased.
             ProviderUnavailableError: The control plane did not answer; repeat with an idempotency key.
         """
+        if not memories:
+            self._served(admitted)
+            self._audit.record(admitted.scope.tenant_id, admitted.draft, Outcome.ALLOWED, counts={"stored": 0})
+            return ()
         if idempotency_key is None:
             # A repeated request must get its ids back even where the quota has filled up since.
             self._check_quota(admitted, len(memories))

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
-from psycopg.conninfo import make_conninfo
-from psycopg.pq import PGconn, Ping
+from psycopg.pq import Ping
 
 from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.storage.account import COMPONENT, ServerAccount
@@ -34,6 +33,7 @@ from cloud.storage.server_config import SUPERUSER, account_map, client_rules, se
 _DEADLINE_S: Final = 60
 _STOP_S: Final = 20
 _SETTLE_S: Final = 10.0
+_PING_S: Final = 5
 _POLL_S: Final = 0.02
 _ORPHANS_QUIT_S: Final = 2.0
 _LOG_MAX_BYTES: Final = 8 << 20
@@ -251,11 +251,16 @@ class Cluster:
                 yield int(entry.name)
 
     def _ping(self) -> Ping:
-        """OK, REJECT while it starts, recovers or stops, or NO_RESPONSE if nobody is there."""
-        conninfo = make_conninfo(
-            host=str(self.home.socket), user=SUPERUSER, dbname="postgres", connect_timeout=_DEADLINE_S
+        """OK, REJECT while it starts, recovers or stops, or NO_RESPONSE if nobody is there or answers in time.
+
+        A program asks: libpq's own function holds the interpreter's lock, so one server that stands still would stop
+        every thread of this process.
+        """
+        place = ["-h", str(self.home.socket), "-U", SUPERUSER, "-d", "postgres"]
+        asked = self.account.run(
+            [self.binaries / "pg_isready", "-q", *place, "-t", str(_PING_S)], timeout_s=2 * _PING_S
         )
-        return Ping(PGconn.ping(conninfo.encode()))
+        return Ping(asked.returncode)
 
     def _pid_file(self) -> list[str]:
         try:

@@ -153,7 +153,7 @@ class EmbeddedPostgres:
         try:
             recovery.result(within_s)
         except TimeoutError:
-            raise ProviderUnavailableError(COMPONENT, reason="is still being started") from None
+            raise ProviderUnavailableError(COMPONENT, reason="does not accept connections yet") from None
         except ConfigurationError as exc:
             # It ran before: what keeps it from starting, such as a full disk, may pass.
             raise ProviderUnavailableError(COMPONENT, reason="does not start again") from exc

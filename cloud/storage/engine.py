@@ -172,7 +172,7 @@ class ControlEngine:
     def _bounded(self, attempt: Callable[[], _T]) -> _T:
         retrying = Retrying(
             stop=stop_after_attempt(self._deadline.attempts) | stop_after_delay(self._deadline.total_s),
-            wait=wait_exponential_jitter(multiplier=0.05, max=1.0),
+            wait=wait_exponential_jitter(multiplier=0.05, max=1.0, jitter=0.05),
             retry=retry_if_exception_type(_Transient),
             before_sleep=self._before_next,
             reraise=True,

@@ -14,7 +14,7 @@ from cloud.storage.engine import ControlEngine, Row
 from cloud.storage.metadata import api_keys, tenants, usage_counters
 from cloud.tenancy.model import ApiKeyRecord, Tenant, TenantState
 
-_APPEND = sa.text("SELECT lc_append(:log, :event, :outcome, :reason, :ids, :counts)").bindparams(
+_APPEND = sa.text("SELECT lc_record(:log, :event, :outcome, :reason, :ids, :counts)").bindparams(
     sa.bindparam("event", type_=JSONB),
     sa.bindparam("counts", type_=JSONB),
     sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False)), value=[]),
@@ -30,7 +30,7 @@ def append_event(
     reason: str | None = None,
     counts: Mapping[str, int] | None = None,
 ) -> None:
-    """Append an event within the transaction that it describes."""
+    """Append an event within the transaction that it describes; a repeated transaction does not append it twice."""
     connection.execute(
         _APPEND,
         {

@@ -52,9 +52,12 @@ class CloudTenantProvider:
         Args:
             tenant_id: The tenant.
             user_id: The person meant.
-            resource: `memories`, `memories:write`, `erasure`, `export`, `usage` or `audit`; anything else is denied.
+            resource: An action such as `memory.retrieve`, or `memories`, `memories:write`, `erasure`, `export`,
+                `usage`, `audit`; anything else is denied.
         """
         action = _RESOURCES.get(resource)
+        if action is None and resource in set(Action):
+            action = Action(resource)
         try:
             identity = self._identities.resolve({})
         except (AuthenticationError, TenantIsolationError):

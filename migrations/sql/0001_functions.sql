@@ -111,6 +111,8 @@ DECLARE
     v_generations jsonb;
 BEGIN
     IF p_retry THEN
+        -- The earlier attempt may still run: its end is waited for before its record is looked for.
+        PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
         v_seen := lc_recorded(p_event);
         IF v_seen IS NOT NULL THEN
             RETURN lc_replayed(v_seen, 'stored');
@@ -254,6 +256,8 @@ DECLARE
     v_generation bigint;
 BEGIN
     IF p_retry THEN
+        -- The earlier attempt may still run: its end is waited for before its record is looked for.
+        PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
         v_seen := lc_recorded(p_event);
         IF v_seen IS NOT NULL THEN
             RETURN lc_replayed(v_seen, CASE WHEN v_seen->>'reason' = 'not_found' THEN 'absent' ELSE 'deleted' END);

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from tests.support.processes import Books, Child, Installation, Json, Operation
+from tests.support.books import Books, Json
+from tests.support.processes import Child, Installation, Operation
 
 _WRITES = ("store", "store_many")
 _ACTIONS = {

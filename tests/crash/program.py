@@ -24,7 +24,8 @@ from cloud.kernel import failpoints
 from cloud.kernel.errors import LuminescentError
 from cloud.kernel.ids import new_request_id
 from src.memory.schemas import Memory, MemoryType
-from tests.support.processes import Json, kill_whole_server
+from tests.support.books import Json
+from tests.support.processes import kill_whole_server
 
 
 def say(line: Json) -> None:
@@ -143,6 +144,19 @@ class Program:
             return {"state": erasure.state.value, "subject": erasure.subject_id}
 
         return await operate("erase", tenant, "admin", {"user": user}, work, roles={"tenant_admin"})
+
+    async def do_everything(self, tenant: str, user: str, memory_id: str) -> None:
+        """One operation of each kind, all at once."""
+        await asyncio.gather(
+            self.do_store(tenant, user, ["stored meanwhile"]),
+            self.do_store(tenant, "new person", ["of somebody new"]),
+            self.do_store_many(tenant, user, ["one of many", "another of many"]),
+            self.do_delete(tenant, user, [memory_id]),
+            self.do_get(tenant, user, memory_id),
+            self.do_retrieve(tenant, user, "tea"),
+            self.do_search(tenant, user),
+            self.do_erase(tenant, user),
+        )
 
     async def do_subject(self, tenant: str, user: str) -> str | None:
         """The person's subject id, as the keyring links it now."""

@@ -1,4 +1,4 @@
-"""Eight processes on one new home: all start at once, share one quota exactly, and the last to leave stops the server."""
+"""Eight processes on one new home: all start at once, share one quota exactly, and the last stops the server."""
 
 from __future__ import annotations
 
@@ -97,6 +97,16 @@ def test_what_is_deleted_can_be_stored_anew_once_by_whoever_comes_first(fleet: F
     assert len(installation.journal.of("full")) == before + len(mine) + PROCESSES
     assert sum(operation.acknowledged for operation in late) == len(mine)
     assert installation.books().used("full") == LIMIT
+
+
+def test_all_of_them_at_full_load_find_enough_connections(fleet: Fleet) -> None:
+    fleet.children[0].ask("tenant", tenant="busy", limit=10_000)
+    for number, child in enumerate(fleet.children):
+        child.say("store", tenant="busy", user=f"user-{number}", contents=["a fact"] * 100, tasks=WRITERS)
+    for child in fleet.children:
+        child.told()
+    assert [op.error for op in fleet.installation.journal.of("busy") if op.error] == []
+    assert fleet.installation.books().used("busy") == PROCESSES * 100
 
 
 def test_closing_them_stops_the_server_with_the_last_and_all_is_there_afterwards(fleet: Fleet) -> None:

@@ -60,8 +60,7 @@ def test_the_next_start_finishes_an_erasure_that_was_killed_at(
     assert_erased(installation, tenant_id, subject_id)
 
 
-@pytest.mark.parametrize("how", ["postmaster", "everything"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "how"), list(zip(PLACES, ["postmaster", "everything"] * 2, strict=True)))
 def test_an_erasure_survives_that_the_server_is_killed_at(
     place: str, how: HowKilled, installation: Installation, tenant_id: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Child programs on an installation, and a look at its books that goes around the product.
+"""Child programs on an installation, and ways to kill what runs there.
 
 Pixeltable has one home per process, so children do the work. A child says on its standard output what it begins and
 what was acknowledged, line by line, before it goes on: what it said stays in the pipe however it ends.
@@ -15,22 +15,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-import psycopg
-
+from tests.support.books import Books, Json
 from tests.support.homes import postmaster_pid, process_exists
 
 ROOT: Final = Path(__file__).parents[2]
 PROGRAM: Final = (sys.executable, "-m", "tests.crash.program")
 DEADLINE_S: Final = 90.0
 
-Json = dict[str, Any]
 HowKilled = Literal["postmaster", "everything", "immediate"]
 
 
@@ -218,7 +215,8 @@ class Installation:
 
     def open(self, child: Child) -> None:
         """Let a child open the installation."""
-        child.ask("open", home=str(self.home), settings=dict(self.settings))
+        answer = child.ask("open", home=str(self.home), settings=dict(self.settings))
+        assert answer == child.pid, answer
 
     def books(self) -> Books:
         """A look around the product."""
@@ -244,88 +242,6 @@ class Installation:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class Books:
-    """What both databases of a home say, read as the backup's role."""
-
-    def __init__(self, home: Path) -> None:
-        self._socket = home / "postgres/socket"
-        self._password = json.loads((home / "secrets/postgres.json").read_text())["luminescent_backup"]
-
-    def query(self, statement: str, parameters: Iterable[object] = (), *, database: str = "control") -> list[Any]:
-        """All rows of a query."""
-        with psycopg.connect(
-            host=str(self._socket),
-            user="luminescent_backup",
-            password=self._password,
-            dbname=f"luminescent_{database}",
-            connect_timeout=10,
-        ) as connection:
-            return connection.execute(statement.encode(), list(parameters)).fetchall()
-
-    def ledger(self, tenant_id: str) -> dict[str, str]:
-        """State by memory id."""
-        return dict(self.query("SELECT memory_id::text, state FROM memories WHERE tenant_id = %s", [tenant_id]))
-
-    def waiting(self, tenant_id: str) -> list[str]:
-        """Ids in intake."""
-        return [row[0] for row in self.query("SELECT memory_id::text FROM intake WHERE tenant_id = %s", [tenant_id])]
-
-    def used(self, tenant_id: str) -> int:
-        """The counter of memories."""
-        ((used,),) = self.query(
-            "SELECT used FROM usage_counters WHERE tenant_id = %s AND meter = 'memories'", [tenant_id]
-        )
-        return int(used)
-
-    def events(self, tenant_id: str) -> list[Json]:
-        """The tenant's audit events."""
-        rows = self.query("SELECT event FROM audit_events WHERE log_id = %s ORDER BY occurred_at", [tenant_id])
-        return [row[0] for row in rows]
-
-    def erasures(self, tenant_id: str) -> list[tuple[str, str]]:
-        """(subject id, state) of every erasure."""
-        return [tuple(row) for row in self.query(
-            "SELECT subject_id::text, state FROM erasures WHERE tenant_id = %s", [tenant_id]
-        )]  # fmt: skip
-
-    def materialized(self, tenant_id: str) -> Counter[str]:
-        """How often each memory id is in Pixeltable's physical tables; a row without a vector fails."""
-        found: Counter[str] = Counter()
-        for table, columns in self._placements():
-            for memory_id, has_vector in self.query(
-                f"SELECT {columns['memory_id']}, {columns['embedding']} IS NOT NULL FROM {table}"
-                f" WHERE {columns['tenant_id']} = %s",
-                [tenant_id],
-                database="data",
-            ):
-                assert has_vector, "a row without a vector"
-                found[memory_id] += 1
-        return found
-
-    def rows_naming(self, subject_id: str) -> dict[str, int]:
-        """Rows that hold a subject id anywhere, by table, of both databases."""
-        found = {}
-        for database in ("control", "data"):
-            tables = self.query(
-                "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
-                database=database,
-            )
-            for (table,) in tables:
-                ((count,),) = self.query(
-                    f'SELECT count(*) FROM "{table}" AS t WHERE t::text LIKE %s', [f"%{subject_id}%"], database=database
-                )
-                if count:
-                    found[table] = count
-        return found
-
-    def _placements(self) -> list[tuple[str, dict[str, str]]]:
-        tables = self.query(
-            "SELECT relname FROM pg_class WHERE relname LIKE 'tbl\\_%%' AND relkind = 'r'", database="data"
-        )
-        # The columns of `cloud.memory.pixeltable.SCHEMA`, in order, and the computed one behind them.
-        return [(name, {"memory_id": "col_0", "tenant_id": "col_1", "embedding": "col_10"}) for (name,) in tables]
 
 
 def server_processes(home: Path) -> list[int]:
@@ -390,7 +306,7 @@ def processes_naming(home: Path) -> list[str]:
             continue
         with contextlib.suppress(OSError):
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            held = [os.readlink(file) for file in (entry / "fd").iterdir()]
+            held = [str(file.readlink()) for file in (entry / "fd").iterdir()]
             if str(home) in command or any(name.startswith(str(home)) for name in held):
                 found.append(f"{entry.name} {command}")
     return found

@@ -141,6 +141,7 @@ async def test_the_same_person_in_another_tenant_is_another_person(look: Looker)
     other = Looker(look.runtime, look.runtime.tenants.create(f"{look.tenant_id}-twin").tenant_id)
     await look.store(sample_memory("alice"))
     ids = await other.store(sample_memory("alice"))
+    await look.runtime.drain()
     before = other.remains(str(other.subject("alice")))
     await erased(look.runtime.gdpr.delete_user_data("alice", look.tenant_id, confirmed=True))
     assert other.remains(str(other.subject("alice"))) == before

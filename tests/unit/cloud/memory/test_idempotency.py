@@ -74,7 +74,7 @@ async def test_the_same_key_for_another_memory_is_a_conflict(
     with request_context(tenant_id=tenant_id, roles={"service"}):
         first = await runtime.memory.store(sample_memory("alice"), KEY)
         with pytest.raises(IdempotencyConflictError):
-            await runtime.memory.store(sample_memory(**{"user_id": "alice", **changed}), KEY)
+            await runtime.memory.store(sample_memory("alice").model_copy(update=changed), KEY)
         assert await runtime.memory.store(sample_memory("alice"), KEY) == first
     assert onlooker.ledger(tenant_id) == onlooker.used(tenant_id) == 1
 

@@ -59,6 +59,18 @@ async def test_a_batch_that_does_not_fit_is_refused_as_a_whole(
     assert onlooker.used(tenant) == 3
 
 
+async def test_a_new_key_gets_nothing_out_of_a_full_quota(
+    runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str
+) -> None:
+    tenant = f"{tenant_id}-small"
+    runtime.tenants.create(tenant, plan="team", limits={"memories": 1})
+    with request_context(tenant_id=tenant, roles={"service"}):
+        await runtime.memory.store(sample_memory("alice"), {"idempotency_key": "one"})
+        with pytest.raises(QuotaExceededError):
+            await runtime.memory.store(sample_memory("alice"), {"idempotency_key": "two"})
+    assert onlooker.ledger(tenant) == onlooker.used(tenant) == 1
+
+
 async def test_deleting_gives_back_at_once(runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str) -> None:
     tenant = f"{tenant_id}-small"
     runtime.tenants.create(tenant, plan="team", limits={"memories": 1})
