@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cloud.kernel.ids import is_tenant_id
+from src.memory.scoring import RankingWeights
 
 
 class CloudSettings(BaseSettings):
@@ -27,8 +28,13 @@ class CloudSettings(BaseSettings):
         deadline_s: Seconds that a call of the control plane may take in all.
         statement_s: Seconds that one of its statements may run.
         embedder: The embedding model.
-        lexical_weight: Weight of the standardized BM25 score.
+        lexical_weight: Weight of the standardized BM25 score; `docs/ranking.md` says more of all seven.
         dense_weight: Weight of the standardized cosine.
+        neighbour_weight: Share of its scores that a memory lends to the next one of its session.
+        name_weight: What a memory gets whose label the question names.
+        date_weight: What a memory gets that was made in a month or year which the question names.
+        recency_weight: What the newest memory gets.
+        confidence_weight: What a memory of confidence 1 gets.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUMINESCENT_CLOUD_", extra="forbid", frozen=True)
@@ -45,8 +51,25 @@ class CloudSettings(BaseSettings):
     deadline_s: float = Field(default=8.0, gt=0, le=600)
     statement_s: float = Field(default=3.0, gt=0, le=600)
     embedder: Literal["wordllama", "hashing"] = "wordllama"
-    lexical_weight: float = Field(default=0.5, ge=0, le=1)
-    dense_weight: float = Field(default=0.5, ge=0, le=1)
+    lexical_weight: float = Field(default=0.6, ge=0, le=10)
+    dense_weight: float = Field(default=0.4, ge=0, le=10)
+    neighbour_weight: float = Field(default=0.6, ge=0, le=1)
+    name_weight: float = Field(default=0.6, ge=0, le=10)
+    date_weight: float = Field(default=1.0, ge=0, le=10)
+    recency_weight: float = Field(default=0.0, ge=0, le=10)
+    confidence_weight: float = Field(default=0.0, ge=0, le=10)
+
+    def ranking_weights(self) -> RankingWeights:
+        """The seven weights, as ranking takes them."""
+        return RankingWeights(
+            lexical=self.lexical_weight,
+            dense=self.dense_weight,
+            neighbours=self.neighbour_weight,
+            names=self.name_weight,
+            dates=self.date_weight,
+            recency=self.recency_weight,
+            confidence=self.confidence_weight,
+        )
 
     @field_validator("home", mode="after")
     @classmethod

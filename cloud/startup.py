@@ -58,7 +58,6 @@ from cloud.usage.postgres import PostgresUsageStore
 from cloud.usage.service import CloudUsageTracker
 from src.extensions import ExtensionRegistry
 from src.memory.embedding import Embedder, HashingEmbedder, WordLlamaEmbedder
-from src.memory.scoring import RankingWeights
 
 CONTROL: Final = "luminescent_control"
 DATA: Final = "luminescent_data"
@@ -153,7 +152,7 @@ def open_installation(settings: CloudSettings) -> Installation:
             hot=HotTier(capacity_bytes=settings.hot_tier_mb * 2**20),
             identities=identities,
             clock=system_clock,
-            weights=RankingWeights(lexical=settings.lexical_weight, dense=settings.dense_weight),
+            weights=settings.ranking_weights(),
         )
         return Installation(settings, plans, engines, config, keyring, server, stack.pop_all())
 

@@ -41,9 +41,13 @@ def write_bundle(
     ledger = {str(row["memory_id"]): row for row in facts.pop("memories", [])}
     memories = _memories(person, ledger, predicate, config) if person else []
     events = store.events(predicate, person.subject_id) if person else iter(())
+    mine = {str(memory["id"]) for memory in memories}
     counts = {
         "memories": _write_lines(directory / "memories.jsonl", memories),
-        "events": _write_lines(directory / "events.jsonl", (_opened(event, person, config) for event in events)),
+        "events": _write_lines(
+            directory / "events.jsonl",
+            (_without_others(_opened(event, person, config), person, mine) for event in events),
+        ),
         **{name: len(rows) for name, rows in facts.items()},
     }
     about: dict[str, object] = {
@@ -132,6 +136,15 @@ def _opened(event: dict[str, object], person: SubjectKey | None, config: Pixelta
         # Sealed under another key: it names the person and was said about somebody else.
         return event
     return {**event, "said": json.loads(text)}
+
+
+def _without_others(event: dict[str, object], person: SubjectKey | None, mine: set[str]) -> dict[str, object]:
+    """The event of several people as one of them may see it (GDPR Art. 15(4))."""
+    if person is None or "subject_ids" not in event:
+        return event
+    ids = event["resource_ids"]
+    kept = [memory_id for memory_id in ids if memory_id in mine] if isinstance(ids, list) else []
+    return {**event, "subject_ids": [person.subject_id], "resource_ids": kept}
 
 
 def _write_lines(path: Path, records: Iterable[dict[str, object]]) -> int:

@@ -207,7 +207,9 @@ class PostgresErasureStore:
                 sa.select(event, audit_events.c.occurred_at, audit_events.c.event_id)
                 .where(audit_events.c.log_id == predicate.tenant_id)
                 .where(
-                    (event["subject_id"].as_string() == subject_id) | (event["actor"]["id"].as_string() == subject_id)
+                    (event["subject_id"].as_string() == subject_id)
+                    | event["subject_ids"].contains([subject_id])
+                    | (event["actor"]["id"].as_string() == subject_id)
                 )
                 .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
                 .limit(_PAGE)

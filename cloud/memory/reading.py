@@ -41,8 +41,8 @@ class MemoryReader:
         vector = self._config.vectorizer.embed([query])[0]
 
         def choose(snapshot: SubjectSnapshot) -> list[str]:
-            allowed = self._valid(snapshot)
-            ranked = snapshot.index.rank(query, vector, limit=limit, allowed=allowed, weights=self._config.weights)
+            index = snapshot.index.without(self._invalid(snapshot))
+            ranked = index.rank(query, vector, limit=limit, weights=self._config.weights)
             return [scored.id for scored in ranked]
 
         return self._answer(admitted, self._person(admitted, user_id), choose)
@@ -65,7 +65,9 @@ class MemoryReader:
             ]
             if request.query is None or vector is None:
                 return _newest_first(found)[:limit]
-            ranked = snapshot.index.rank(
+            # What has expired neither counts in statistics nor lends to its neighbours, unless it is asked for.
+            index = snapshot.index if request.include_invalid else snapshot.index.without(self._invalid(snapshot))
+            ranked = index.rank(
                 request.query,
                 vector,
                 limit=limit,
@@ -108,10 +110,9 @@ class MemoryReader:
     def _person(self, admitted: Admitted, user_id: str) -> SubjectKey | None:
         return self._config.keyring.resolve_subject(admitted.scope.tenant_id, user_id, create=False)
 
-    def _valid(self, snapshot: SubjectSnapshot) -> set[str] | None:
+    def _invalid(self, snapshot: SubjectSnapshot) -> set[str]:
         now = self._config.clock()
-        invalid = {key for key, memory in snapshot.memories.items() if not memory.valid_at(now)}
-        return set(snapshot.memories) - invalid if invalid else None
+        return {key for key, memory in snapshot.memories.items() if not memory.valid_at(now)}
 
     def _answer(
         self, admitted: Admitted, person: SubjectKey | None, choose: Choice, *, include_invalid: bool = False

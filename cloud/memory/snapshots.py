@@ -20,11 +20,13 @@ from cloud.memory.hot import HotTier
 from cloud.memory.model import Changes, HotMemory, LedgerState, SealedRow, SubjectSnapshot
 from cloud.memory.ports import Ledger, Rows
 from cloud.memory.vectors import Vectorizer
-from src.memory.ranking import IndexEntry, IndexSnapshot
+from src.memory.entries import index_entry
+from src.memory.ranking import IndexSnapshot
 
 _ATTEMPTS: Final = 4
 _PAUSE_S: Final = 0.05
 _INDEX_BYTES_PER_TERM: Final = 14
+_INDEX_BYTES_PER_MEMORY: Final = 130  # Columns besides the vector, and what ranking prepares.
 
 
 class SnapshotLoader:
@@ -110,7 +112,14 @@ class SnapshotLoader:
         memories = {key: memory for key, memory in base.memories.items() if key not in gone}
         memories.update((memory.memory_id, memory) for memory in opened)
         entries = [
-            IndexEntry(memory.memory_id, memory.envelope.content, vector, memory.created_at)
+            index_entry(
+                memory.memory_id,
+                memory.envelope.content,
+                vector,
+                memory.created_at,
+                confidence=memory.confidence,
+                metadata=memory.metadata,
+            )
             for memory, vector in zip(opened, vectors, strict=True)
         ]
         growth = sum(_size(memory, self._vectorizer.dimensions) for memory in opened)
@@ -169,4 +178,4 @@ def _without(snapshot: SubjectSnapshot, generation: int, removed: str, dimension
 
 def _size(memory: HotMemory, dimensions: int) -> int:
     terms = len(memory.envelope.content) // 5
-    return memory.size_bytes() + dimensions + terms * _INDEX_BYTES_PER_TERM
+    return memory.size_bytes() + dimensions + _INDEX_BYTES_PER_MEMORY + terms * _INDEX_BYTES_PER_TERM

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime
 
 from cloud.audit.model import Outcome
@@ -16,7 +17,7 @@ from cloud.keys.model import Place
 from cloud.keys.ports import Keyring
 from cloud.keys.sealing import seal
 from cloud.tenancy.administration import Administration
-from cloud.tenancy.model import ApiKeyRecord, new_api_key
+from cloud.tenancy.model import ApiKeyRecord, is_key_id, new_api_key
 from cloud.tenancy.ports import TenantStore
 from src.memory.schemas import as_utc
 from src.memory.validation import check_user_id
@@ -76,12 +77,15 @@ class ApiKeys:
             expires_at=as_utc(expires_at) if expires_at else None,
             revoked_at=None,
         )
-        self._store.add_key(record, draft)
+        self._store.add_key(record, replace(draft, details={"key_id": key_id}))
         return text
 
     def revoke(self, tenant_id: str, key_id: str) -> bool:
         """Revoke a key; it opens nothing from the commit on. `False` if there was no such key to revoke."""
-        return self._store.revoke_key(tenant_id, key_id, self._admissions.operate(Action.API_KEY_REVOKE))
+        draft = self._admissions.operate(Action.API_KEY_REVOKE)
+        if is_key_id(key_id):
+            draft = replace(draft, details={"key_id": key_id})
+        return self._store.revoke_key(tenant_id, key_id, draft)
 
     def list(self, tenant_id: str) -> list[ApiKeyRecord]:
         """The keys of a tenant, without their secrets, which nobody has."""

@@ -114,3 +114,8 @@ def split_api_key(text: str) -> tuple[str, str] | None:
     """Key id and secret of a key's text, with or without `Bearer `; `None` for anything else."""
     found = _KEY.fullmatch(text.removeprefix("Bearer ").strip())
     return (found[1], found[2]) if found else None
+
+
+def is_key_id(value: object) -> bool:
+    """Whether `value` can be the id of an API key; anything else stays out of the log."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{12}", value) is not None

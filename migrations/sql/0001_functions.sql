@@ -70,7 +70,7 @@ DECLARE
 BEGIN
     PERFORM lc_append(
         CASE p_state WHEN 'unknown' THEN '_system' ELSE p_tenant END,
-        CASE p_state WHEN 'unknown' THEN p_event - 'subject_id' ELSE p_event END,
+        CASE p_state WHEN 'unknown' THEN p_event - 'subject_ids' || '{"subject_id": null}' ELSE p_event END,
         'denied', v_reason, '{}', '{}'
     );
     RETURN jsonb_build_object('outcome', 'refused', 'reason', v_reason);
@@ -109,7 +109,13 @@ DECLARE
     v_seen jsonb;
     v_prior idempotency_keys%ROWTYPE;
     v_generations jsonb;
+    v_people uuid[] := ARRAY(SELECT DISTINCT x FROM unnest(p_subjects) AS x ORDER BY x);
 BEGIN
+    -- The event names whose memories these are, also where they are refused.
+    p_event := p_event || CASE cardinality(v_people)
+        WHEN 1 THEN jsonb_build_object('subject_id', v_people[1])
+        ELSE jsonb_build_object('subject_ids', to_jsonb(v_people))
+    END;
     IF p_retry THEN
         -- The earlier attempt may still run: its end is waited for before its record is looked for.
         PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
@@ -148,12 +154,12 @@ BEGIN
     END IF;
     WITH named AS (
         INSERT INTO subjects AS s (subject_id, tenant_id)
-        SELECT DISTINCT x, p_tenant FROM unnest(p_subjects) AS x ORDER BY x
+        SELECT x, p_tenant FROM unnest(v_people) AS x ORDER BY x
         ON CONFLICT (subject_id) DO UPDATE SET generation = s.generation + 1 WHERE s.state = 'active'
         RETURNING s.subject_id, s.generation
     )
     SELECT jsonb_object_agg(subject_id, generation) INTO v_generations FROM named;
-    IF EXISTS (SELECT 1 FROM unnest(p_subjects) AS x WHERE NOT coalesce(v_generations, '{}') ? x::text) THEN
+    IF EXISTS (SELECT 1 FROM unnest(v_people) AS x WHERE NOT coalesce(v_generations, '{}') ? x::text) THEN
         -- A generation counted up without a change behind it is harmless: readers load nothing new.
         RETURN jsonb_build_object('outcome', 'subject_gone');
     END IF;
@@ -171,7 +177,7 @@ BEGIN
     UPDATE usage_counters SET used = used + v_count WHERE tenant_id = p_tenant AND meter = 'memories';
     IF p_key_tag IS NOT NULL THEN
         INSERT INTO idempotency_keys (tenant_id, key_tag, fingerprint, subject_ids, memory_ids)
-        SELECT p_tenant, p_key_tag, p_fingerprint, array_agg(DISTINCT x), p_ids FROM unnest(p_subjects) AS x;
+        VALUES (p_tenant, p_key_tag, p_fingerprint, v_people, p_ids);
     END IF;
     PERFORM lc_append(p_tenant, p_event, 'allowed', NULL, p_ids, jsonb_build_object('stored', v_count));
     RETURN jsonb_build_object(
@@ -193,6 +199,7 @@ DECLARE
     v_alive uuid[] := '{}';
     v_seen jsonb;
 BEGIN
+    p_event := p_event || jsonb_build_object('subject_id', p_subject);
     IF p_retry THEN
         v_seen := lc_recorded(p_event);
         IF v_seen IS NOT NULL THEN

@@ -19,21 +19,32 @@ Scores = NDArray[np.float64]
 BM25_K1 = 0.9
 BM25_B = 0.4
 
-_EXACT_IN_FLOAT32 = 1024  # 1,024 products of two int8 sum to at most 2**24, exact in float32 in any order.
+_EXACT_IN_FLOAT32 = 520  # So many products of int8 with numbers up to 254 sum to at most 2**24, exact in float32.
+_RECENT_US = 30 * 24 * 3600 * 1_000_000
 _ROWS_AT_ONCE = 4096  # Bounds the widened copy to 4 MB at 256 dimensions.
 
 
 @dataclass(frozen=True, slots=True)
 class RankingWeights:
-    """How much each standardized score counts.
+    """How much each score counts; all ≥ 0. Unless said otherwise, in standard deviations of the mixed scores' parts.
 
     Attributes:
-        lexical: Weight of BM25, ≥ 0.
-        dense: Weight of the cosine, ≥ 0.
+        lexical: Weight of the standardized BM25.
+        dense: Weight of the standardized cosine.
+        neighbours: Share of its scores that a memory lends to the next one of its session, 0 to 1.
+        names: What a memory gets on top whose label (`Ada: …`) the question names.
+        dates: What a memory gets on top that was made in a month or year which the question names.
+        recency: What the newest memory gets on top; one that is 30 days older gets half of it.
+        confidence: What a memory of confidence 1 gets on top; others in proportion.
     """
 
-    lexical: float = 0.5
-    dense: float = 0.5
+    lexical: float = 0.6
+    dense: float = 0.4
+    neighbours: float = 0.6
+    names: float = 0.6
+    dates: float = 1.0
+    recency: float = 0.0
+    confidence: float = 0.0
 
 
 def inverse_document_frequencies(frequencies: NDArray[np.int64], documents: int) -> Scores:
@@ -65,26 +76,87 @@ def term_weights(counts: Scores, lengths: Scores, mean_length: float) -> Scores:
     return counts * (BM25_K1 + 1.0) / (counts + norm)
 
 
-def cosines(rows: NDArray[np.int8], squared_lengths: NDArray[np.int64], query: NDArray[np.int8]) -> Scores:
-    """Cosine of each row with the query; exact up to one division, whatever the order of the rows.
+def mean_direction(rows: NDArray[np.int8], squared_lengths: NDArray[np.int64]) -> NDArray[np.int8]:
+    """What the rows have in common: their mean, rounded; rows of zeros do not count.
 
     Args:
         rows: (n, d) int8.
         squared_lengths: (n,) squared length of each row.
-        query: (d,) int8.
 
     Returns:
-        (n,) float64 from -1 to 1; 0 where a row or the query is all zeros.
+        (d,) int8; zeros if no row counts.
     """
+    count = int(np.count_nonzero(squared_lengths))
+    sums = rows.sum(axis=0, dtype=np.int64)
+    rounded: NDArray[np.int8] = np.rint(sums / max(count, 1)).astype(np.int8)
+    return rounded
+
+
+def squared_distances(
+    rows: NDArray[np.int8], squared_lengths: NDArray[np.int64], center: NDArray[np.int8]
+) -> NDArray[np.int64]:
+    """Squared distance of each row from `center`; 0 for a row of zeros, which has no direction.
+
+    Args:
+        rows: (n, d) int8.
+        squared_lengths: (n,) squared length of each row.
+        center: (d,) int8.
+
+    Returns:
+        (n,) int64.
+    """
+    wide = center.astype(np.int64)
+    distances = squared_lengths - 2 * _dots(rows, wide).astype(np.int64) + int(np.dot(wide, wide))
+    return np.where(squared_lengths > 0, distances, 0)
+
+
+def cosines(
+    rows: NDArray[np.int8], distances: NDArray[np.int64], query: NDArray[np.int8], center: NDArray[np.int8]
+) -> Scores:
+    """Cosine of each row with the query, both seen from `center`; exact up to one division, in whatever order.
+
+    Mean vectors of texts point much the same way. What tells them apart is how they differ from the mean of them all.
+
+    Args:
+        rows: (n, d) int8.
+        distances: (n,) squared distance of each row from `center`, as `squared_distances` has it.
+        query: (d,) int8.
+        center: (d,) int8.
+
+    Returns:
+        (n,) float64 from -1 to 1; 0 where a row or the query is all zeros or is the center.
+    """
+    if not query.any():
+        return np.zeros(len(rows))
+    wide_center = center.astype(np.int64)
+    direction = query.astype(np.int64) - wide_center
+    dots = _dots(rows, direction) - float(np.dot(wide_center, direction))
+    squares = distances * int(np.dot(direction, direction))
+    return np.divide(dots, np.sqrt(squares), out=np.zeros_like(dots), where=squares > 0)
+
+
+def _dots(rows: NDArray[np.int8], direction: NDArray[np.int64]) -> Scores:
     # int8 has no fast product; as floats the sums of whole numbers stay exact.
-    wide: type[np.float32 | np.float64] = np.float32 if query.size <= _EXACT_IN_FLOAT32 else np.float64
-    wide_query = query.astype(wide)
+    wide: type[np.float32 | np.float64] = np.float32 if direction.size <= _EXACT_IN_FLOAT32 else np.float64
+    wide_direction = direction.astype(wide)
     dots: Scores = np.empty(len(rows))
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         end = start + _ROWS_AT_ONCE
-        dots[start:end] = np.dot(rows[start:end].astype(wide), wide_query)
-    squares = squared_lengths * int(np.square(query, dtype=np.int64).sum())
-    return np.divide(dots, np.sqrt(squares), out=np.zeros_like(dots), where=squares > 0)
+        dots[start:end] = np.dot(rows[start:end].astype(wide), wide_direction)
+    return dots
+
+
+def recencies(created_us: NDArray[np.int64]) -> Scores:
+    """How new each memory is beside the newest: 1 for that, then 1/2, 1/3, 1/4 … at 30, 60, 90 … days.
+
+    Args:
+        created_us: (n,) time of creation in microseconds, n ≥ 1.
+
+    Returns:
+        (n,) float64.
+    """
+    ages: Scores = (created_us.max() - created_us) / _RECENT_US
+    return 1.0 / (1.0 + ages)
 
 
 def standardized(scores: Scores) -> Scores:

@@ -3,10 +3,12 @@
 Rules
 1. Text is compatibility-normalized and case-folded, so `Ｃａｆé` and `café` give the same term.
 2. A word is a run of letters, digits and combining marks of any script; everything else separates words.
-3. English stop words are left out; English words are reduced to their Snowball stem. The stemmer leaves words of
-   other scripts as they are.
+3. Stop words of the text's language are left out, and its other words are reduced to their Snowball stem.
 4. Scripts written without spaces between words give every character and every pair of neighbours, so a query finds
    what stands in the middle of a sentence.
+5. A query has no language of its own, as a few words do not tell: each of its words is reduced once in every language
+   that the memories have, and a memory matches by the stem of its own. So German questions find German memories and
+   names are found in all.
 """
 
 from __future__ import annotations
@@ -14,26 +16,20 @@ from __future__ import annotations
 import re
 import threading
 import unicodedata
+from collections.abc import Collection
 
 import Stemmer
 
-# Articles, pronouns, prepositions, auxiliaries, and what an apostrophe leaves of them.
-_ENGLISH_STOP_WORDS = """
-a about above after again all am an and any are aren as at be because been before being below between both but by
-can could couldn d did didn do does doesn doing don down during each few for from further had hadn has hasn have
-haven having he her here hers herself him himself his how i if in into is isn it its itself just ll m me more most
-my myself no nor not now of off on once only or other our ours ourselves out over own re s same she should shouldn
-so some such t than that the their theirs them themselves then there these they this those through to too under
-until up ve very was wasn we were weren what when where which while who whom why will with would wouldn you your
-yours yourself yourselves
-"""
-_STOP_WORDS = frozenset(_ENGLISH_STOP_WORDS.split())
+from src.memory.languages import ENGLISH, language_of, stop_words
 
 # Thai and Lao, Burmese, Khmer, kana, Han, Hangul: a word there is not what stands between two spaces.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
     "\U00020000-\U0003ffff]+"
 )
+# Who speaks or what it is about, as in `Ada: I moved` or `Release plan: Friday`; not the beginning of an address.
+_LABEL = re.compile(r"\s*([^:：\n]{1,40})[:：]\s")
+_MAX_LABEL_WORDS = 4
 
 
 class _WordCharacters(dict[int, int]):
@@ -49,35 +45,86 @@ _word_characters = _WordCharacters()
 
 
 class _Stemmers(threading.local):
-    """One stemmer per thread: a Snowball stemmer keeps its working buffer between calls."""
+    """One stemmer per thread and language: a Snowball stemmer keeps its working buffer between calls."""
 
     def __init__(self) -> None:
-        # No cache of words: it would outlive the memories the words came from.
-        self.english = Stemmer.Stemmer("english", 0)
+        self._made: dict[str, Stemmer.Stemmer] = {}
+
+    def stems(self, words: list[str], language: str) -> list[str]:
+        stemmer = self._made.get(language)
+        if stemmer is None:
+            # No cache of words: it would outlive the memories the words came from.
+            stemmer = self._made[language] = Stemmer.Stemmer(language, 0)
+        stems: list[str] = stemmer.stemWords(words)
+        return stems
 
 
 _stemmers = _Stemmers()
 
 
-def terms(text: str) -> list[str]:
+def terms(text: str, language: str = ENGLISH) -> list[str]:
     """The terms of `text` in order, with repetitions; empty for a text without words.
 
     Args:
         text: Any text without lone surrogates.
+        language: One of `LANGUAGES`.
 
     Returns:
         Stemmed words, and single characters and pairs of unspaced scripts.
     """
+    words, unspaced = _words(text)
+    ignored = stop_words(language)
+    return _stemmers.stems([word for word in words if word not in ignored], language) + unspaced
+
+
+def detected_language(text: str) -> str:
+    """The language `text` seems to be written in, one of `LANGUAGES`; English where nothing speaks for another."""
+    return language_of(_words(text)[0])
+
+
+def query_terms(text: str, languages: Collection[str]) -> list[tuple[str, ...]]:
+    """What to look for: for each distinct term of a query, the forms it has in memories of these languages.
+
+    Args:
+        text: Any text without lone surrogates.
+        languages: The languages of the memories, of `LANGUAGES`.
+
+    Returns:
+        Tuples of distinct terms, sorted, in the order of the text; a term occurs in one of them only.
+    """
+    words, unspaced = _words(text)
+    words = list(dict.fromkeys(words))
+    forms: list[set[str]] = [set() for _ in words]
+    for language in languages:
+        ignored = stop_words(language)
+        for word, stem, found in zip(words, _stemmers.stems(words, language), forms, strict=True):
+            if word not in ignored:
+                found.add(stem)
+    seen: set[str] = set()
+    wanted: list[tuple[str, ...]] = []
+    for found in [*forms, *({term} for term in unspaced)]:
+        if found - seen:
+            wanted.append(tuple(sorted(found - seen)))
+            seen |= found
+    return wanted
+
+
+def label(text: str) -> str:
+    """What stands before the colon that a text begins with, such as the name of who speaks; empty if nothing does."""
+    found = _LABEL.match(text)
+    return found[1] if found is not None and len(found[1].split()) <= _MAX_LABEL_WORDS else ""
+
+
+def _words(text: str) -> tuple[list[str], list[str]]:
+    """Words of spaced scripts, and characters and pairs of unspaced ones."""
     words: list[str] = []
     unspaced: list[str] = []
     for word in unicodedata.normalize("NFKC", text).casefold().translate(_word_characters).split():
         if word.isascii():
-            if word not in _STOP_WORDS:
-                words.append(word)
+            words.append(word)
             continue
         for run in _UNSPACED.findall(word):
             unspaced.extend(run)
             unspaced.extend(run[at : at + 2] for at in range(len(run) - 1))
         words.extend(_UNSPACED.sub(" ", word).split())
-    stems: list[str] = _stemmers.english.stemWords(words)
-    return stems + unspaced
+    return words, unspaced

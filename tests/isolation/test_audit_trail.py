@@ -73,7 +73,8 @@ async def test_an_event_says_who_did_what_to_which_memories_and_how_it_ended(
     keyring = runtime.pixeltable_config.keyring
     caller = keyring.resolve_subject(tenant_id, "caller", create=False)
     assert caller is not None
-    assert set(event) == _FIELDS
+    several = operation.label == "store_many"
+    assert set(event) == (_FIELDS | {"subject_ids"} if several else _FIELDS)
     assert event["actor"] == {"kind": "subject", "id": caller.subject_id, "roles": [operation.role]}
     assert (event["log_id"], event["action"]) == (tenant_id, operation.action)
     assert (event["outcome"], event["reason"]) == ("allowed", None)
@@ -82,6 +83,9 @@ async def test_an_event_says_who_did_what_to_which_memories_and_how_it_ended(
     assert began <= datetime.fromisoformat(event["occurred_at"]) <= datetime.now(UTC)
     assert UUID(event["event_id"]).version == 7
     if operation in PROVIDER_OPERATIONS:
+        person = keyring.resolve_subject(tenant_id, stage.user_id, create=False)
+        assert person is not None
+        assert person.subject_id in (event["subject_ids"] if several else [event["subject_id"]])
         assert event["counts"] == COUNTS[operation.label]
         match result:
             case bool() | None:

@@ -10,13 +10,18 @@ from datetime import datetime
 from itertools import chain
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from src.errors import LuminescentError
 from src.memory.embedding import Embedder, WordLlamaEmbedder, quantize
+from src.memory.entries import IndexEntry, index_entry
 from src.memory.filters import SearchRequest, parse_filters
 from src.memory.ids import new_memory_id, parse_memory_id
 from src.memory.predicates import tester
-from src.memory.ranking import IndexEntry, IndexSnapshot
+from src.memory.ranking import IndexSnapshot
 from src.memory.schemas import Memory, utc_now
+from src.memory.scoring import RankingWeights
 from src.memory.validation import accept, check_limit, check_query, check_user_id
 
 
@@ -70,6 +75,7 @@ class LocalMemoryProvider:
         embedder: Embedder | None = None,
         clock: Callable[[], datetime] = utc_now,
         max_memories_per_user: int | None = None,
+        weights: RankingWeights = RankingWeights(),  # noqa: B008 - frozen
     ) -> None:
         """Start empty.
 
@@ -77,10 +83,12 @@ class LocalMemoryProvider:
             embedder: Makes the vectors; WordLlama if `None`, loaded by the first call that needs it.
             clock: Returns the present (aware, UTC).
             max_memories_per_user: How many valid memories to keep of one person; `None` for any number.
+            weights: How much each score counts in ranking.
         """
         self._embedder = embedder if embedder is not None else WordLlamaEmbedder()
         self._clock = clock
         self._max_memories_per_user = max_memories_per_user
+        self._weights = weights
         self._lock = threading.Lock()
         self._people: dict[str, _Person] = {}
         self._owner_of: dict[str, str] = {}
@@ -130,7 +138,7 @@ class LocalMemoryProvider:
             person = self._person(user_id, now)
             if person is None:
                 return []
-            ranked = person.index.rank(query, vector, limit=limit)
+            ranked = person.index.rank(query, vector, limit=limit, weights=self._weights)
             return [_read(person.valid[scored.id], now) for scored in ranked]
 
     async def get_by_id(self, memory_id: str) -> Memory | None:
@@ -183,14 +191,12 @@ class LocalMemoryProvider:
         if request.include_invalid and person.expired:
             index = index.replaced([entry for _, entry in self._entries(list(person.expired.values()))], ())
         vector = quantize(self._embedder.embed([request.query]))[0]
-        return [scored.id for scored in index.rank(request.query, vector, limit=limit, allowed=found.keys())]
+        ranked = index.rank(request.query, vector, limit=limit, allowed=found.keys(), weights=self._weights)
+        return [scored.id for scored in ranked]
 
     def _entries(self, memories: Sequence[Memory]) -> list[tuple[Memory, IndexEntry]]:
         vectors = quantize(self._embedder.embed([memory.content for memory in memories]))
-        return [
-            (memory, IndexEntry(str(memory.id), memory.content, vector, memory.created_at))
-            for memory, vector in zip(memories, vectors, strict=True)
-        ]
+        return [(memory, _entry(memory, vector)) for memory, vector in zip(memories, vectors, strict=True)]
 
     def _person(self, user_id: str | None, now: datetime) -> _Person | None:
         """The person with everything past its time put aside; the lock is held."""
@@ -215,6 +221,17 @@ class LocalMemoryProvider:
             self._owner_of[entry.id] = user_id
             if memory.expires_at is not None:
                 heapq.heappush(person.expiries, (memory.expires_at, entry.id))
+
+
+def _entry(memory: Memory, vector: NDArray[np.int8]) -> IndexEntry:
+    return index_entry(
+        str(memory.id),
+        memory.content,
+        vector,
+        memory.created_at,
+        confidence=memory.confidence,
+        metadata=memory.metadata,
+    )
 
 
 def _newest(found: Mapping[str, Memory]) -> Iterator[str]:

@@ -88,7 +88,9 @@ async def test_an_export_holds_every_memory_whatever_became_of_it(look: Looker, 
 async def test_an_export_holds_the_events_by_and_about_the_person_with_what_was_said(
     look: Looker, tmp_path: Path
 ) -> None:
-    await look.store(sample_memory("alice"))
+    (mine,) = await look.store(sample_memory("alice"))
+    with request_context(tenant_id=look.tenant_id, roles={"service"}):
+        both = await look.runtime.memory.store_many([sample_memory("bob"), sample_memory("alice")], {})
     with request_context(tenant_id=look.tenant_id, user_id="alice", roles={"member"}):
         await look.runtime.memory.retrieve("tabs", "alice")
     with request_context(tenant_id=look.tenant_id, user_id="bob", roles={"member"}):
@@ -98,13 +100,20 @@ async def test_an_export_holds_the_events_by_and_about_the_person_with_what_was_
     look.runtime.audit.log_event("login", "bob", "door", "open", "success", {"tenant_id": look.tenant_id})
     await look.runtime.gdpr.delete_user_data("alice", look.tenant_id)
     events = (await exported(look, "alice", tmp_path))["events"]
-    assert [event["action"] for event in events] == ["memory.retrieve", "external.event", "gdpr.preview"]
-    assert events[1]["said"]["details"]["note"] == "\ud800"
-    said = events[1]["said"]
+    stored, together, retrieved, external, previewed = events
+    assert [event["action"] for event in (stored, together)] == ["memory.store_many", "memory.store_many"]
+    assert [event["action"] for event in (retrieved, external, previewed)] == [
+        "memory.retrieve",
+        "external.event",
+        "gdpr.preview",
+    ]
+    assert (stored["resource_ids"], together["resource_ids"]) == ([mine], [both[1]])
+    said = external["said"]
+    assert said["details"]["note"] == "\ud800"
     assert (said["event_type"], said["resource"], said["details"]["ip"]) == ("login", "door", "::1")
     alice, bob = str(look.subject("alice")), str(look.subject("bob"))
     for event in events:
-        assert alice in (event["subject_id"], event["actor"]["id"])
+        assert alice in (event["subject_id"], event["actor"]["id"], *event.get("subject_ids", ()))
         assert bob not in json.dumps(event)
 
 
