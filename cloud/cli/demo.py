@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +16,8 @@ from cloud.cli.demo_stage import Stage, stopwatch
 from cloud.cli.failures import ExitCode
 from cloud.cli.invocation import Invocation, invocation
 from cloud.cli.output import console
+from cloud.cli.temporary import shipped_settings, temporary_home
 from cloud.kernel.errors import ConfigurationError, LuminescentError
-from cloud.settings import CloudSettings
 
 
 def demo(
@@ -65,7 +62,7 @@ def _play(run: Invocation, stage: Stage, home: Path) -> None:
     watch = stopwatch()
     with contextlib.ExitStack() as stack:
         with stage.waiting("PostgreSQL, keyring and Pixeltable are set up …"):
-            runtime = stack.enter_context(run.program.open(_settings(home)))
+            runtime = stack.enter_context(run.program.open(shipped_settings(home)))
         stage.passed("PostgreSQL, keyring and Pixeltable are set up and checked", took_s=watch.s())
         play = demo_scenes.Play(runtime, stage, home)
         demo_scenes.open_tenants(play)
@@ -83,12 +80,6 @@ async def _scenes(play: demo_scenes.Play) -> None:
     await demo_guards.erase(play)
 
 
-def _settings(home: Path) -> CloudSettings:
-    """Settings as shipped: what the environment says belongs to another installation."""
-    shipped = {name: field.get_default(call_default_factory=True) for name, field in CloudSettings.model_fields.items()}
-    return CloudSettings(**{**shipped, "home": home})
-
-
 def _log_directory(home: Path) -> Path:
     return home.with_name(f"{home.name}-audit")
 
@@ -102,16 +93,8 @@ def _fresh_home(named: Path | None, *, keep: bool) -> Iterator[Path]:
                 raise ConfigurationError(f"{directory} is not empty; the demo needs a directory of its own")
         yield home
         return
-    folder = Path(tempfile.mkdtemp(prefix="luminescent-demo-"))
-    if os.geteuid() == 0:
-        # PostgreSQL then runs under an account of its own, which must pass through.
-        folder.chmod(0o711)
-        (folder / "home").mkdir(mode=0o711)
-    try:
-        yield folder / "home"
-    finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+    with temporary_home(keep=keep) as home:
+        yield home
 
 
 def _look_around(home: Path) -> tuple[str, ...]:

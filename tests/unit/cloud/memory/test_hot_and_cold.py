@@ -22,6 +22,7 @@ TENANT = "hot-and-cold"
 _WORDS = ("tea", "green", "coffee", "deploys", "deploying", "fridays", "東京", "naïve", "42", "the")
 _sentences = st.lists(st.sampled_from(_WORDS), min_size=1, max_size=6).map(" ".join)
 _queries = st.just("") | _sentences | storable_text
+_sessions = st.sampled_from([{}, {"session": 1}, {"session": 1, "language": "de"}, {"conversation": "x"}])
 _moments = st.sampled_from([datetime.min, datetime.max, datetime(2024, 5, 1), datetime(2024, 5, 1, 12, 0, 0, 1)])
 
 
@@ -36,6 +37,7 @@ def held(draw: st.DrawFn) -> list[Memory]:
                 "created_at": draw(
                     _moments.map(lambda moment: moment.replace(tzinfo=UTC)) | st.just(memory.created_at)
                 ),
+                "metadata": memory.metadata | draw(_sessions),
             }
         )
         for memory in drawn

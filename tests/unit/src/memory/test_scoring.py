@@ -16,6 +16,9 @@ from src.memory.scoring import (
     best,
     cosines,
     inverse_document_frequencies,
+    mean_direction,
+    recencies,
+    squared_distances,
     standardized,
     term_weights,
 )
@@ -30,16 +33,33 @@ def test_cosines_are_exact_in_any_order(dimensions: int) -> None:
     rows = random.integers(100, 128, (9000, dimensions)).astype(np.int8)
     rows[0] = 0
     rows[1], query = 127, np.full(dimensions, 127, np.int8)
+    center = random.integers(-127, 128, dimensions).astype(np.int8)
+    center[:] = np.where(random.random(dimensions) < 0.5, -127, center)
     squares = np.square(rows, dtype=np.int64).sum(axis=1)
-    found = cosines(rows, squares, query)
+    distances = squared_distances(rows, squares, center)
+    found = cosines(rows, distances, query, center)
     order = random.permutation(len(rows))
-    assert np.array_equal(cosines(rows[order], squares[order], query), found[order])
+    assert np.array_equal(cosines(rows[order], distances[order], query, center), found[order])
     assert found[0] == 0
     assert found[1] == 1
+    wide, asked = rows.astype(np.int64) - center, query.astype(np.int64) - center
     for row in (2, 4095, 4096, 8999):
-        dot = int(np.dot(rows[row].astype(np.int64), query.astype(np.int64)))
-        assert found[row] == dot / math.sqrt(int(squares[row]) * 127 * 127 * dimensions)
-    assert not cosines(rows, squares, np.zeros(dimensions, np.int8)).any()
+        assert distances[row] == int(np.dot(wide[row], wide[row]))
+        dot = int(np.dot(wide[row], asked))
+        assert found[row] == dot / math.sqrt(int(distances[row]) * int(np.dot(asked, asked)))
+    assert not cosines(rows, distances, np.zeros(dimensions, np.int8), center).any()
+    assert cosines(rows, distances, center, center).tolist() == [0.0] * len(rows)
+
+
+def test_rows_without_a_direction_do_not_count_in_the_mean() -> None:
+    rows = np.array([[0, 0], [100, -3], [50, -4]], np.int8)
+    assert mean_direction(rows, np.array([0, 10_009, 2_516])).tolist() == [75, -4]
+    assert mean_direction(rows[:1], np.array([0])).tolist() == [0, 0]
+
+
+def test_the_newest_counts_whole_and_one_30_days_older_half() -> None:
+    day_us = 24 * 3600 * 1_000_000
+    assert recencies(np.array([0, 30 * day_us, 60 * day_us])).tolist() == [1 / 3, 1 / 2, 1]
 
 
 @given(scores, st.randoms(use_true_random=False))
