@@ -128,8 +128,12 @@ class ProviderMachine(RuleBasedStateMachine):
             same = _request(prior[0]) == _request(memory)
             answer = self._done(at, Caller(None), call, None if same else IdempotencyConflictError)
             assert answer == (prior[1] if same else None)
+            # The transaction refuses it, and by then the person it is about has a key.
+            self._learn(model, memory.user_id)
             return
         stored = self._writing(at, Caller(None), [memory], call)
+        if stored is None and not model.suspended:
+            self._learn(model, memory.user_id)
         if stored is not None:
             model.requests[key] = (memory, stored)
             self._hold(model, [memory], [stored])

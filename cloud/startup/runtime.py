@@ -1,19 +1,13 @@
-"""The composition root: builds an installation from settings, checks it, registers its extensions, takes it down.
-
-Nothing below reads settings or the environment; every adapter is picked here.
-"""
+"""A running installation: builds the extensions, registers them, takes them down."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import json
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -23,184 +17,24 @@ from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
-from cloud.kernel.clock import system_clock
 from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
-from cloud.kernel.ids import SYSTEM_LOG
-from cloud.kernel.scope import TenantPredicate
-from cloud.keys.rootkey import LocalRootKey
-from cloud.keys.sealing import AesGcmSealer
-from cloud.keys.sqlite import FileKeyring
-from cloud.memory.config import PixeltableConfig
-from cloud.memory.hot import HotTier
-from cloud.memory.materializer import Materializer
-from cloud.memory.postgres import PostgresLedger
 from cloud.memory.provider import CloudMemoryProvider
-from cloud.memory.vectors import Vectorizer, install, uninstall
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
-from cloud.storage.durability import check_durability
-from cloud.storage.embedded import EmbeddedPostgres
-from cloud.storage.engine import ControlEngine, Deadline, check_role
-from cloud.storage.home import private_directory
-from cloud.storage.migrate import migrate
-from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
-from cloud.storage.pixeltable_pool import PixeltablePool
+from cloud.startup.installation import Installation, open_installation
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.api_keys import ApiKeys
-from cloud.tenancy.identity import IdentityResolver
-from cloud.tenancy.postgres import PostgresApiKeyLookup, PostgresTenantStore
+from cloud.tenancy.postgres import PostgresTenantStore
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
-from cloud.tenancy.system import system_predicate
-from cloud.usage.model import Meter, Plan
-from cloud.usage.plans import read_plans, write_plans
+from cloud.usage.model import Meter
 from cloud.usage.postgres import PostgresUsageStore
 from cloud.usage.service import CloudUsageTracker
 from src.extensions import ExtensionRegistry
-from src.memory.embedding import Embedder, HashingEmbedder, WordLlamaEmbedder
 
-CONTROL: Final = "luminescent_control"
-DATA: Final = "luminescent_data"
 _DRAIN_POLL_S: Final = 0.05
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Engines:
-    """One engine per role of the control plane."""
-
-    app: ControlEngine
-    worker: ControlEngine
-    keys: ControlEngine
-    maintenance: ControlEngine
-
-    def close(self) -> None:
-        """Close all of them."""
-        for engine in (self.app, self.worker, self.keys, self.maintenance):
-            engine.close()
-
-
-@dataclass(slots=True)
-class Installation:
-    """What every process of an installation opens: storage, keys and the parts of the memory feature."""
-
-    settings: CloudSettings
-    plans: dict[str, Plan]
-    engines: Engines
-    config: PixeltableConfig
-    keyring: FileKeyring
-    server: EmbeddedPostgres
-    stack: contextlib.ExitStack = field(repr=False)
-
-    def materializer(self) -> Materializer:
-        """The loop that moves memories into Pixeltable."""
-
-        def predicate(tenant_id: str) -> TenantPredicate:
-            return system_predicate(tenant_id, "materializer")
-
-        return Materializer(self.engines.worker, self.config.rows, predicate)
-
-    def close(self) -> None:
-        """Give back everything, in the reverse order of taking it."""
-        self.stack.close()
-
-
-def open_installation(settings: CloudSettings) -> Installation:
-    """Open, check and migrate the installation at `settings.home`, made when missing.
-
-    Raises:
-        ConfigurationError: It cannot be opened; the message says what to change.
-        ProviderUnavailableError: A part of it did not answer in time.
-    """
-    plans = read_plans(settings.plans_file)
-    with contextlib.ExitStack() as stack:
-        server = EmbeddedPostgres.open(settings.home)
-        stack.callback(server.close)
-        stack.callback(disconnect_pixeltable)
-        migrate(server.url("luminescent_owner", CONTROL))
-        engines = _engines(settings, server)
-        stack.callback(engines.close)
-        write_plans(engines.maintenance, plans)
-        is_new = _is_new(engines.maintenance)
-        keyring = FileKeyring.open(settings.home / "keyring", _root_key(settings, create=is_new), create=is_new)
-        stack.callback(keyring.close)
-        keyring.create_tenant(SYSTEM_LOG)
-        open_pixeltable(settings.home, server.url("luminescent_pixeltable", DATA))
-        # Only now: the module imports Pixeltable, which must find its environment prepared.
-        from cloud.memory.pixeltable import PixeltableRows
-
-        pool = PixeltablePool()
-        stack.callback(pool.close)
-        sealer = AesGcmSealer()
-        vectorizer = Vectorizer(keyring, sealer, _embedder(settings))
-        install(vectorizer)
-        stack.callback(uninstall, vectorizer)
-        identities = IdentityResolver(
-            PostgresApiKeyLookup(engines.keys),
-            keyring,
-            system_clock,
-            trusted_gateway=settings.trusted_gateway,
-            default_tenant=settings.default_tenant,
-        )
-        config = PixeltableConfig(
-            ledger=PostgresLedger(engines.app),
-            rows=PixeltableRows(pool, recover=server.recover),
-            keyring=keyring,
-            sealer=sealer,
-            vectorizer=vectorizer,
-            hot=HotTier(capacity_bytes=settings.hot_tier_mb * 2**20),
-            identities=identities,
-            clock=system_clock,
-            weights=settings.ranking_weights(),
-        )
-        return Installation(settings, plans, engines, config, keyring, server, stack.pop_all())
-
-
-def _engines(settings: CloudSettings, server: EmbeddedPostgres) -> Engines:
-    def engine(role: str, pool_size: int) -> ControlEngine:
-        return ControlEngine(
-            server.url(f"luminescent_{role}", CONTROL),
-            pool_size=pool_size,
-            deadline=Deadline(total_s=settings.deadline_s, statement_s=settings.statement_s),
-            application_name=f"luminescent-cloud {role}",
-            recover=server.recover,
-        )
-
-    engines = Engines(
-        app=engine("app", settings.control_pool_size),
-        worker=engine("worker", 2),
-        keys=engine("keys", 2),
-        maintenance=engine("maintenance", 2),
-    )
-    try:
-        for one in (engines.app, engines.worker, engines.keys, engines.maintenance):
-            check_role(one)
-        with engines.app.connection() as connection:
-            check_durability(connection)
-    except BaseException:
-        engines.close()
-        raise
-    return engines
-
-
-def _is_new(engine: ControlEngine) -> bool:
-    # A keyring is made for an installation without tenants only: beside existing memories a new, empty keyring would
-    # hide that theirs is lost.
-    return not engine.rows(sa.text("SELECT 1 FROM tenants LIMIT 1"))
-
-
-def _root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
-    if settings.root_key is not None:
-        return LocalRootKey.from_text(settings.root_key.get_secret_value())
-    if settings.root_key_file is not None:
-        return LocalRootKey.from_file(settings.root_key_file)
-    path = private_directory(settings.home / "secrets") / "root.key"
-    return LocalRootKey.from_file(path, create=create and not (settings.home / "keyring").exists())
-
-
-def _embedder(settings: CloudSettings) -> Embedder:
-    return HashingEmbedder() if settings.embedder == "hashing" else WordLlamaEmbedder()
 
 
 class CloudRuntime:
@@ -374,15 +208,6 @@ def init_cloud_extensions(settings: CloudSettings | None = None) -> CloudRuntime
     return runtime
 
 
-def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
-    """Materialize until `stop` is set; several may run on one installation, and one works on a placement at a time."""
-    installation = open_installation(settings)
-    try:
-        installation.materializer().run(stop)
-    finally:
-        installation.close()
-
-
 def _for_child(settings: CloudSettings) -> str:
     """Settings as the worker reads them: one line of JSON. It holds the root key, so it goes through a pipe only."""
     values = settings.model_dump(mode="json", exclude={"root_key"})
@@ -402,23 +227,3 @@ def _registries() -> list[Any]:
     else:
         registries.append(published.ExtensionRegistry.get())
     return registries
-
-
-def _open_config(home: Path) -> PixeltableConfig:
-    installation = open_installation(CloudSettings(home=home))
-    config = installation.config
-    return PixeltableConfig(
-        ledger=config.ledger,
-        rows=config.rows,
-        keyring=config.keyring,
-        sealer=config.sealer,
-        vectorizer=config.vectorizer,
-        hot=config.hot,
-        identities=config.identities,
-        clock=config.clock,
-        weights=config.weights,
-        on_close=installation.close,
-    )
-
-
-PixeltableConfig.opener = _open_config
