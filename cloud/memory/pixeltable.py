@@ -2,11 +2,15 @@
 
 One operational table per placement, in the directory `luminescent`. The embedding is a computed column over the
 sealed envelope, so Pixeltable keeps it consistent and fills it when it is added.
+
+Envelopes are kept as base64 text. Pixeltable writes binary cells of more than 512 bytes to files of its own, which no
+delete and no erasure would reach; text stays in the row whatever its length. A sealed vector is shorter than that.
 """
 
 from __future__ import annotations
 
 import threading
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 from operator import or_
@@ -51,7 +55,7 @@ SCHEMA: Final[Mapping[str, object]] = {
     "confidence": pxt.Float,
     "created_at": pxt.Timestamp,
     "expires_at": pxt.Timestamp | None,
-    "envelope": pxt.Binary,
+    "envelope": pxt.String,
 }
 
 
@@ -60,13 +64,13 @@ def sealed_embedding(
     tenant_id: Batch[pxt.String],
     subject_id: Batch[pxt.String],
     memory_id: Batch[pxt.String],
-    envelope: Batch[pxt.Binary],
+    envelope: Batch[pxt.String],
 ) -> Batch[pxt.Binary | None]:
     """Sealed vectors of sealed envelopes; never raises (see `Vectorizer.seal_batch`)."""
     vectorizer = installed()
     if vectorizer is None:
         return [None] * len(envelope)
-    return vectorizer.seal_batch(tenant_id, subject_id, memory_id, envelope)
+    return vectorizer.seal_batch(tenant_id, subject_id, memory_id, [b64decode(text) for text in envelope])
 
 
 class TenantTable:
@@ -128,7 +132,14 @@ class PixeltableRows:
                     )
                     .collect()
                 )
-                return [SealedRow(tenant_id=predicate.tenant_id, subject_id=subject_id, **row) for row in found]
+                return [
+                    SealedRow(
+                        tenant_id=predicate.tenant_id,
+                        subject_id=subject_id,
+                        **{**row, "envelope": b64decode(row["envelope"])},
+                    )
+                    for row in found
+                ]
 
         return self._repeatable(call)
 
@@ -236,7 +247,7 @@ def _complete(table: Table) -> bool:
 
 
 def _record(row: SealedRow) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in SCHEMA}
+    return {name: getattr(row, name) for name in SCHEMA} | {"envelope": b64encode(row.envelope).decode("ascii")}
 
 
 def _check(status: Any) -> None:

@@ -44,7 +44,10 @@ NO_CACHE_OF_PEOPLE = {
 async def used(runtime: CloudRuntime, tenant_id: str, tmp_path: Path) -> CloudRuntime:
     """The installation after every sort of operation."""
     with request_context(tenant_id=tenant_id, roles={"service"}):
-        ids = await runtime.memory.store_many([sample_memory("alice"), sample_memory("bob")], {"idempotency_key": "k"})
+        # A long one too: Pixeltable keeps large values in files, unless they are kept as text.
+        long = sample_memory("alice", content="a long story " * 5_000)
+        stored = [sample_memory("alice"), sample_memory("bob"), long]
+        ids = await runtime.memory.store_many(stored, {"idempotency_key": "k"})
         await runtime.drain()
         await runtime.memory.retrieve("tabs", "alice")
         await runtime.memory.delete(ids[1])
