@@ -116,30 +116,29 @@ class PixeltableRows:
             if table is None:
                 return []
             mine = TenantTable(table, (predicate,))
-            with translated():
-                found = (
-                    table.where(mine.where((table.subject_id == subject_id) & (table.generation > since)))
-                    .select(
-                        table.memory_id,
-                        table.revision,
-                        table.generation,
-                        table.memory_type,
-                        table.confidence,
-                        table.created_at,
-                        table.expires_at,
-                        table.envelope,
-                        table.embedding,
-                    )
-                    .collect()
+            found = (
+                table.where(mine.where((table.subject_id == subject_id) & (table.generation > since)))
+                .select(
+                    table.memory_id,
+                    table.revision,
+                    table.generation,
+                    table.memory_type,
+                    table.confidence,
+                    table.created_at,
+                    table.expires_at,
+                    table.envelope,
+                    table.embedding,
                 )
-                return [
-                    SealedRow(
-                        tenant_id=predicate.tenant_id,
-                        subject_id=subject_id,
-                        **{**row, "envelope": b64decode(row["envelope"])},
-                    )
-                    for row in found
-                ]
+                .collect()
+            )
+            return [
+                SealedRow(
+                    tenant_id=predicate.tenant_id,
+                    subject_id=subject_id,
+                    **{**row, "envelope": b64decode(row["envelope"])},
+                )
+                for row in found
+            ]
 
         return self._repeatable(call)
 
@@ -151,26 +150,24 @@ class PixeltableRows:
             if table is None or not memory_ids:
                 return {}
             mine = TenantTable(table, predicates)
-            with translated():
-                found = (
-                    table.where(mine.where(table.memory_id.isin(list(memory_ids))))
-                    .select(table.memory_id, table.revision)
-                    .collect()
-                )
-                return {row["memory_id"]: row["revision"] for row in found}
+            found = (
+                table.where(mine.where(table.memory_id.isin(list(memory_ids))))
+                .select(table.memory_id, table.revision)
+                .collect()
+            )
+            return {row["memory_id"]: row["revision"] for row in found}
 
         return self._repeatable(call)
 
     def write(self, placement: str, inserts: Sequence[SealedRow], updates: Sequence[SealedRow]) -> None:
         def call() -> None:
             table = self._existing(placement) or self._made(placement)
-            with translated():
-                if inserts:
-                    _check(table.insert([_record(row) for row in inserts]))
-                if updates:
-                    _check(table.batch_update([_record(row) for row in updates]))
+            if inserts:
+                _check(table.insert([_record(row) for row in inserts]))
+            if updates:
+                _check(table.batch_update([_record(row) for row in updates]))
 
-        self._pool.run_blocking(call)
+        self._run(call)
 
     def remove_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
         def call() -> int:
@@ -178,8 +175,7 @@ class PixeltableRows:
             if table is None:
                 return 0
             mine = TenantTable(table, (predicate,))
-            with translated():
-                status = table.delete(where=mine.where(table.subject_id == subject_id))
+            status = table.delete(where=mine.where(table.subject_id == subject_id))
             return int(status.row_count_stats.del_rows)
 
         return self._repeatable(call)
@@ -190,10 +186,18 @@ class PixeltableRows:
             if table is None:
                 return 0
             mine = TenantTable(table, (predicate,))
-            with translated():
-                return int(table.where(mine.where(table.subject_id == subject_id)).count())
+            return int(table.where(mine.where(table.subject_id == subject_id)).count())
 
         return self._repeatable(call)
+
+    def _run(self, call: Callable[[], _T]) -> _T:
+        """What `call` returns. Even naming a column asks the catalog, so all of it is translated."""
+
+        def whole() -> _T:
+            with translated():
+                return call()
+
+        return self._pool.run_blocking(whole)
 
     def _repeatable(self, call: Callable[[], _T]) -> _T:
         """What `call`, which may be done again, returns; a restart of the server is bridged."""
@@ -204,7 +208,7 @@ class PixeltableRows:
             before_sleep=self._before_next,
             reraise=True,
         )
-        answer: _T = retrying(self._pool.run_blocking, call)
+        answer: _T = retrying(self._run, call)
         return answer
 
     def _before_next(self, state: RetryCallState) -> None:
