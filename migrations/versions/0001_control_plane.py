@@ -6,11 +6,11 @@ Follows: nothing
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
+
+from migrations import run_script
 
 revision = "0001"
 down_revision = None
@@ -21,8 +21,7 @@ depends_on = None
 def upgrade() -> None:
     _create_tables()
     for script in ("0001_functions.sql", "0001_rights.sql"):
-        # The driver's own cursor takes the script as it is: no colon or percent sign in it is a parameter.
-        op.get_bind().connection.cursor().execute((files("migrations") / "sql" / script).read_text())
+        run_script(script)
 
 
 def _create_tables() -> None:
