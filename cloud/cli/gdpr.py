@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,16 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
-from cloud.cli.invocation import ApiKey, ApiKeyFile, KeyTenant, UserId, calling, invocation, tenant_of_caller
+from cloud.cli.invocation import (
+    ApiKey,
+    ApiKeyFile,
+    KeyTenant,
+    UserId,
+    calling,
+    invocation,
+    somebody_can_be_asked,
+    tenant_of_caller,
+)
 from cloud.cli.output import moment, table
 from cloud.cli.ports import Runtime
 from cloud.gdpr.model import Erasure, ErasurePreview
@@ -42,7 +50,7 @@ def erase(
 ) -> None:
     """Erase a person, irrevocably: its key is destroyed and its rows are gone when this returns."""
     run = invocation(ctx)
-    if not yes and (run.output.as_json or not _somebody_can_be_asked()):
+    if not yes and (run.output.as_json or not somebody_can_be_asked()):
         raise typer.BadParameter("an erasure is confirmed with --yes where nobody can be asked", param_hint="--yes")
     with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
         tenant_id = tenant_of_caller(runtime, tenant)
@@ -88,10 +96,6 @@ def export(
         table(("kept", "records"), rows),
         f"Written to {bundle.directory}: {', '.join(bundle.files)}. It is personal data in the clear.",
     )
-
-
-def _somebody_can_be_asked() -> bool:
-    return sys.stdin.isatty()
 
 
 async def _preview(runtime: Runtime, user_id: str, tenant_id: str) -> ErasurePreview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,11 @@ def invocation(context: typer.Context) -> Invocation:
     found = context.obj
     assert isinstance(found, Invocation)
     return found
+
+
+def somebody_can_be_asked() -> bool:
+    """Whether a question would reach a person."""
+    return sys.stdin.isatty()
 
 
 @contextlib.contextmanager

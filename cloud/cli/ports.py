@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cloud.audit.service import CloudAuditLogger
+from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.service import CloudGDPRService
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.settings import CloudSettings
@@ -28,6 +29,7 @@ class Runtime(Protocol):
     usage: CloudUsageTracker
     audit: CloudAuditLogger
     gdpr: CloudGDPRService
+    closing: TenantClosing
 
     async def drain(self, *, timeout_s: float = ...) -> None:
         """Wait until every memory accepted so far is in Pixeltable.

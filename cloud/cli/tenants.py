@@ -1,12 +1,14 @@
-"""`luminescent-cloud tenants`: create, list, suspend and resume them, as the local operator."""
+"""`luminescent-cloud tenants`: create, list, change, suspend, resume and close them, as the local operator."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
-from cloud.cli.invocation import invocation
+from cloud.cli.invocation import invocation, somebody_can_be_asked
 from cloud.cli.output import moment, table
 from cloud.tenancy.model import Tenant
 
@@ -45,6 +47,50 @@ def list_(ctx: typer.Context) -> None:
 
 
 @app.command()
+def change(
+    ctx: typer.Context,
+    tenant: TenantId,
+    plan: Annotated[str | None, typer.Option(help="Another plan of the plan file.")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METER=N", help="A limit instead of the plan's; -1 is unlimited, `plan` the plan's again."
+        ),
+    ] = None,
+) -> None:
+    """Change a tenant's plan or limits of its own; what is in use beyond a new limit stays."""
+    run = invocation(ctx)
+    dropped = [meter for meter, _, value in (option.partition("=") for option in limit or []) if value == "plan"]
+    limits = _limits([option for option in limit or [] if not option.endswith("=plan")])
+    with run.opened() as runtime:
+        changed = runtime.tenants.change(tenant, plan=plan, limits=limits, drop_limits=dropped)
+    run.output.result(_document(changed), f"Tenant {changed.tenant_id} is on plan {changed.plan}{_overrides(changed)}.")
+
+
+@app.command()
+def close(
+    ctx: typer.Context,
+    tenant: TenantId,
+    yes: Annotated[bool, typer.Option("--yes", help="Close without asking.")] = False,
+) -> None:
+    """Close a tenant, irrevocably: everything of its people is erased when this returns, and its name stays taken.
+
+    What the tenant shall keep is exported before: `memory export` and `audit export`.
+    """
+    run = invocation(ctx)
+    if not yes and (run.output.as_json or not somebody_can_be_asked()):
+        raise typer.BadParameter("a tenant is closed with --yes where nobody can be asked", param_hint="--yes")
+    with run.opened() as runtime:
+        if not yes:
+            found = runtime.closing.close(tenant)
+            run.output.result({}, _erased(found.counts, "would erase"))
+            typer.confirm(f"Close tenant {tenant}? It cannot be undone.", abort=True)
+        closed = runtime.closing.close(tenant, confirmed=True)
+    document = {"tenant_id": tenant, "state": "closed", "counts": closed.counts}
+    run.output.result(document, _erased(closed.counts, "erased"), f"Tenant {tenant} is closed.")
+
+
+@app.command()
 def suspend(ctx: typer.Context, tenant: TenantId) -> None:
     """Refuse every operation of a tenant from now on; nothing of it is deleted."""
     run = invocation(ctx)
@@ -60,6 +106,10 @@ def resume(ctx: typer.Context, tenant: TenantId) -> None:
     with run.opened() as runtime:
         runtime.tenants.resume(tenant)
     run.output.result({"tenant_id": tenant, "state": "active"}, f"Tenant {tenant} is served again.")
+
+
+def _erased(counts: Mapping[str, int], verb: str) -> RenderableType:
+    return table(("place", verb), [(place, str(count)) for place, count in counts.items() if count], right={verb})
 
 
 def _limits(options: list[str]) -> dict[str, int | None]:

@@ -215,6 +215,13 @@ CATALOG: Final[tuple[Place, ...]] = (
         OnErasure.UNTOUCHED,
     ),
     Place(
+        "control.tenant_closings",
+        Kind.CONTROL_TABLE,
+        "tenant_closings",
+        dict.fromkeys(("tenant_id", "counts", "requested_at", "completed_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
         "control.plan_limits",
         Kind.CONTROL_TABLE,
         "plan_limits",

@@ -73,6 +73,32 @@ class Erasure:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosingPreview:
+    """What closing a tenant would erase; nothing has changed.
+
+    Attributes:
+        tenant_id: The tenant.
+        counts: What was found, by entry of the data map.
+    """
+
+    tenant_id: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedTenant:
+    """A tenant that is closed: nothing of its people is left.
+
+    Attributes:
+        tenant_id: Its name, which is not given again.
+        counts: What was erased, by entry of the data map.
+    """
+
+    tenant_id: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ExportBundle:
     """What was written about a person.
 

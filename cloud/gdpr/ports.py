@@ -10,6 +10,40 @@ from cloud.gdpr.model import Erasure, ErasureState
 from cloud.kernel.scope import TenantPredicate
 
 
+class ClosingStore(Protocol):
+    """The control plane's rows of a tenant that is being closed."""
+
+    def freeze(self, predicate: TenantPredicate, audit: AuditDraft) -> None:
+        """Refuse every operation of the tenant from the commit on, and record the intent, once."""
+        ...
+
+    def keep_counts(self, predicate: TenantPredicate, counts: Mapping[str, int]) -> dict[str, int]:
+        """Record what there is to erase; returns it with what an earlier attempt had found."""
+        ...
+
+    def delete_rows(self, predicate: TenantPredicate) -> None:
+        """Delete every row about a person of the tenant and give the stock back, in one transaction."""
+        ...
+
+    def count(self, predicate: TenantPredicate) -> dict[str, int]:
+        """Rows about people of the tenant, by entry of the data map."""
+        ...
+
+    def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
+        """The Pixeltable tables in which the tenant may have rows."""
+        ...
+
+    def finish(
+        self, predicate: TenantPredicate, audit: AuditDraft, counts: Mapping[str, int], *, complete: bool
+    ) -> None:
+        """Record the end together with its event; the tenant is closed if it is `complete`."""
+        ...
+
+    def unfinished(self) -> list[str]:
+        """Tenants that are being closed."""
+        ...
+
+
 class ErasureStore(Protocol):
     """Erasures and the rows they remove."""
 

@@ -41,6 +41,9 @@ class Action(StrEnum):
     TENANT_SUSPEND = "tenant.suspend"
     TENANT_RESUME = "tenant.resume"
     TENANT_LIST = "tenant.list"
+    TENANT_CHANGE = "tenant.change"
+    TENANT_CLOSE = "tenant.close"
+    TENANT_CLOSE_STEP = "tenant.close.step"
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
     API_KEY_LIST = "api_key.list"
@@ -68,6 +71,8 @@ _TENANTS: Final = frozenset(
         Action.TENANT_SUSPEND,
         Action.TENANT_RESUME,
         Action.TENANT_LIST,
+        Action.TENANT_CHANGE,
+        Action.TENANT_CLOSE,
         Action.API_KEY_CREATE,
         Action.API_KEY_REVOKE,
         Action.API_KEY_LIST,

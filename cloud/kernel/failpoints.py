@@ -19,6 +19,10 @@ NAMES = (
     "erase.key_destroyed",
     "erase.ledger_deleted",
     "erase.rows_deleted",
+    "close.frozen",
+    "close.key_destroyed",
+    "close.ledger_deleted",
+    "close.rows_deleted",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

@@ -71,6 +71,12 @@ class HotTier:
         with self._lock:
             self._take((tenant_id, subject_id))
 
+    def drop_tenant(self, tenant_id: str) -> None:
+        """Forget every subject of a tenant at once."""
+        with self._lock:
+            for key in [key for key in self._snapshots if key[0] == tenant_id]:
+                self._take(key)
+
     def clear(self) -> None:
         """Forget everybody."""
         with self._lock:

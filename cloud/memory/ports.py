@@ -186,3 +186,11 @@ class Rows(Protocol):
     def count_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
         """How many rows of a subject are there."""
         ...
+
+    def remove_tenant(self, predicate: TenantPredicate, placement: str) -> int:
+        """Delete every row of the tenant; returns how many there were."""
+        ...
+
+    def count_tenant(self, predicate: TenantPredicate, placement: str) -> int:
+        """How many rows of the tenant are there."""
+        ...

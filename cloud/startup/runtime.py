@@ -15,6 +15,8 @@ import sqlalchemy as sa
 
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
+from cloud.gdpr.closing import TenantClosing
+from cloud.gdpr.closing_postgres import PostgresClosingStore
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
@@ -48,6 +50,7 @@ class CloudRuntime:
         usage: `CloudUsageTracker`.
         audit: `CloudAuditLogger`.
         gdpr: `CloudGDPRService`.
+        closing: Closes tenants for good.
         pixeltable_config: What a `CloudMemoryProvider` is built from.
     """
 
@@ -79,6 +82,9 @@ class CloudRuntime:
         self.gdpr = CloudGDPRService(
             PostgresErasureStore(engines.maintenance), engines.maintenance, config, admissions, self.audit
         )
+        self.closing = TenantClosing(
+            PostgresClosingStore(engines.maintenance), engines.maintenance, config, store, admissions, self.audit
+        )
 
     def register(self) -> None:
         """Register the extensions in the open core's registry, and in the published package's if it is installed."""
@@ -99,11 +105,12 @@ class CloudRuntime:
 
     def start(self) -> None:
         """Start what works in the background, and finish what an earlier process was killed in."""
-        try:
-            self.gdpr.resume()
-        except (ErasureIncompleteError, ProviderUnavailableError) as error:
-            # It is recorded, and its subject stays frozen: nobody else has to wait for it.
-            _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
+        for resume in (self.gdpr.resume, self.closing.resume):
+            try:
+                resume()
+            except (ErasureIncompleteError, ProviderUnavailableError) as error:
+                # It is recorded, and what it erases stays frozen: nobody else has to wait for it.
+                _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
         match self._installation.settings.worker:
             case "process":
                 worker = WorkerProcess(_for_child(self._installation.settings))

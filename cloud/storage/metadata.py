@@ -58,7 +58,7 @@ tenants = Table(
     Column("limits", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("placement", Text, nullable=False),
     Column("created_at", _instant, nullable=False, server_default=_now),
-    CheckConstraint("state IN ('active', 'suspended', 'closed')", name="state"),
+    CheckConstraint("state IN ('active', 'suspended', 'closing', 'closed')", name="state"),
     comment="Boundary of isolation and billing. `limits` overrides the plan's, meter by meter.",
 )
 
@@ -194,6 +194,16 @@ erasures = Table(
     comment="Erasures and how far each got; a crash resumes at the recorded state.",
 )
 
+tenant_closings = Table(
+    "tenant_closings",
+    metadata,
+    Column("tenant_id", Text, ForeignKey("tenants.tenant_id"), primary_key=True),
+    Column("counts", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("requested_at", _instant, nullable=False, server_default=_now),
+    Column("completed_at", _instant),
+    comment="Tenants that are closed or being closed, with what was erased; a crash resumes what is not completed.",
+)
+
 TENANT_TABLES = (
     tenants,
     usage_counters,
@@ -205,5 +215,6 @@ TENANT_TABLES = (
     audit_events,
     api_keys,
     erasures,
+    tenant_closings,
 )
 """Tables whose rows belong to one tenant; each carries row-level security (checked at start-up)."""

@@ -20,10 +20,14 @@ _KEY: Final = re.compile(rf"{_KEY_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
 
 
 class TenantState(StrEnum):
-    """Whether a tenant is served."""
+    """Whether a tenant is served.
+
+    `CLOSING` and `CLOSED` have no way back: everything of the tenant is being erased, or is.
+    """
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
+    CLOSING = "closing"
     CLOSED = "closed"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol, runtime_checkable
 
 from cloud.audit.model import AuditDraft
@@ -16,8 +16,20 @@ class TenantStore(Protocol):
         """Add a tenant with empty counters; one that has the id already stays and is returned."""
         ...
 
-    def set_state(self, tenant_id: str, state: TenantState, audit: AuditDraft) -> bool:
-        """Change a tenant's state; `False` if there is no such tenant."""
+    def set_state(self, tenant_id: str, state: TenantState, audit: AuditDraft) -> Tenant | None:
+        """Serve a tenant or stop to; one that is being closed stays so. Returns it as it is then, if there is one."""
+        ...
+
+    def change(
+        self,
+        tenant_id: str,
+        audit: AuditDraft,
+        *,
+        plan: str | None,
+        limits: Mapping[str, int | None],
+        drop_limits: Collection[str],
+    ) -> Tenant | None:
+        """Change the terms of a tenant that is not being closed; returns it as it is then, if there is one."""
         ...
 
     def tenants(self) -> list[Tenant]:

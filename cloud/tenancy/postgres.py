@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
@@ -76,21 +76,23 @@ class PostgresTenantStore:
 
         return self._engine.transaction(work)
 
-    def set_state(self, tenant_id: str, state: TenantState, audit: AuditDraft) -> bool:
-        def work(connection: sa.Connection) -> bool:
-            changed = connection.execute(
-                sa.update(tenants)
-                .where(tenants.c.tenant_id == tenant_id, tenants.c.state != TenantState.CLOSED.value)
-                .values(state=state.value)
-                .returning(tenants.c.tenant_id)
-            ).scalar()
-            if changed is None:
-                append_event(connection, SYSTEM_LOG, audit, Outcome.DENIED, reason="unknown_tenant")
-                return False
-            append_event(connection, tenant_id, audit, Outcome.ALLOWED)
-            return True
+    def set_state(self, tenant_id: str, state: TenantState, audit: AuditDraft) -> Tenant | None:
+        return self._engine.transaction(lambda c: _changed(c, tenant_id, audit, lambda _: {"state": state.value}))
 
-        return self._engine.transaction(work)
+    def change(
+        self,
+        tenant_id: str,
+        audit: AuditDraft,
+        *,
+        plan: str | None,
+        limits: Mapping[str, int | None],
+        drop_limits: Collection[str],
+    ) -> Tenant | None:
+        def terms(tenant: Tenant) -> dict[str, object]:
+            kept = {meter: limit for meter, limit in tenant.limits.items() if meter not in drop_limits}
+            return {"plan": plan or tenant.plan, "limits": {**kept, **limits}}
+
+        return self._engine.transaction(lambda connection: _changed(connection, tenant_id, audit, terms))
 
     def tenants(self) -> list[Tenant]:
         rows = self._engine.rows(sa.select(tenants).order_by(tenants.c.tenant_id))
@@ -145,6 +147,25 @@ class PostgresApiKeyLookup:
     def find(self, key_id: str) -> ApiKeyRecord | None:
         rows = self._engine.rows(sa.select(api_keys).where(api_keys.c.key_id == key_id))
         return _key(rows[0]) if rows else None
+
+
+def _changed(
+    connection: sa.Connection, tenant_id: str, audit: AuditDraft, change: Callable[[Tenant], Mapping[str, object]]
+) -> Tenant | None:
+    """The tenant after the change and its event; as it was if it is being closed; `None` if there is none."""
+    row = connection.execute(sa.select(tenants).where(tenants.c.tenant_id == tenant_id).with_for_update()).one_or_none()
+    if row is None:
+        append_event(connection, SYSTEM_LOG, audit, Outcome.DENIED, reason="unknown_tenant")
+        return None
+    tenant = _tenant(row)
+    if tenant.state in (TenantState.CLOSING, TenantState.CLOSED):
+        append_event(connection, tenant_id, audit, Outcome.DENIED, reason=f"tenant_{tenant.state.value}")
+        return tenant
+    changed = connection.execute(
+        sa.update(tenants).where(tenants.c.tenant_id == tenant_id).values(**change(tenant)).returning(tenants)
+    ).one()
+    append_event(connection, tenant_id, audit, Outcome.ALLOWED)
+    return _tenant(changed)
 
 
 def _tenant(row: Row) -> Tenant:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Final
 
-from cloud.audit.model import Outcome
+from cloud.audit.model import Details, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
 from cloud.kernel.access import Action
@@ -16,9 +18,11 @@ from cloud.tenancy.administration import Administration
 from cloud.tenancy.model import Tenant, TenantState, pooled_placement
 from cloud.tenancy.ports import TenantStore
 
+UNLIMITED: Final = -1
+
 
 class Tenants:
-    """Creates, suspends, resumes and lists tenants.
+    """Creates, changes, suspends, resumes and lists tenants.
 
     Args:
         store: Keeps them.
@@ -68,9 +72,12 @@ class Tenants:
                 raise ConfigurationError(
                     "a tenant id is 1-63 of a-z, 0-9, _ and -, beginning and ending with a letter or digit"
                 )
-            if plan not in self._plans:
-                raise ConfigurationError(f"unknown plan {plan!r}; known are: {', '.join(sorted(self._plans))}")
+            self._require_plan(plan)
             checked = self._checked(limits or {})
+            known = self._store.get(tenant_id)
+            if known is not None and known.state in (TenantState.CLOSING, TenantState.CLOSED):
+                # Its log goes on to tell of the tenant that was: another one's events must not continue it.
+                raise ConfigurationError(f"tenant {tenant_id!r} was closed, and its name is not given again")
             self._keyring.create_tenant(tenant_id)
         wanted = Tenant(
             tenant_id=tenant_id,
@@ -84,6 +91,50 @@ class Tenants:
         if not tenant.same_terms(wanted):
             raise ConfigurationError(f"tenant {tenant_id!r} exists with another plan or other limits")
         return tenant
+
+    def change(
+        self,
+        tenant_id: str,
+        *,
+        plan: str | None = None,
+        limits: Mapping[str, int | None] | None = None,
+        drop_limits: Collection[str] = (),
+    ) -> Tenant:
+        """Change a tenant's plan or its overrides; the next operation of every process goes by the new terms.
+
+        A limit below what is in use deletes nothing: it refuses until enough was deleted.
+
+        Args:
+            tenant_id: The tenant.
+            plan: Name of its new plan; it stays where this is left out.
+            limits: Overrides to set, by meter; -1 or `None` is unlimited. Those not named stay.
+            drop_limits: Meters for which the plan's own limit shall hold again.
+
+        Raises:
+            ConfigurationError: An unknown plan or meter, a meter both set and dropped, or the tenant is closed.
+            UnknownTenantError: There is no such tenant.
+            PermissionDeniedError: The caller is no operator.
+        """
+        draft = self._admissions.operate(Action.TENANT_CHANGE)
+        with recorded_failure(self._audit, draft):
+            self._require_plan(plan)
+            checked = self._checked(limits or {})
+            self._checked(dict.fromkeys(drop_limits))
+            if set(checked) & set(drop_limits):
+                raise ConfigurationError("a limit cannot be set and dropped at once")
+        details: Details = {
+            "plan": plan,
+            "limits": {meter: UNLIMITED if limit is None else limit for meter, limit in checked.items()},
+            "dropped": sorted(drop_limits),
+        }
+        tenant = self._store.change(
+            tenant_id if is_tenant_id(tenant_id) else "",
+            replace(draft, details=details),
+            plan=plan,
+            limits=checked,
+            drop_limits=drop_limits,
+        )
+        return self._still_open(tenant)
 
     def suspend(self, tenant_id: str) -> None:
         """From the commit on, every operation of the tenant is refused.
@@ -116,15 +167,28 @@ class Tenants:
     def _set(self, tenant_id: str, state: TenantState, action: Action) -> None:
         draft = self._admissions.operate(action)
         # A name that no tenant can have takes the same way as one that none has.
-        if not self._store.set_state(tenant_id if is_tenant_id(tenant_id) else "", state, draft):
+        self._still_open(self._store.set_state(tenant_id if is_tenant_id(tenant_id) else "", state, draft))
+
+    @staticmethod
+    def _still_open(tenant: Tenant | None) -> Tenant:
+        if tenant is None:
             raise UnknownTenantError()
+        if tenant.state in (TenantState.CLOSING, TenantState.CLOSED):
+            raise ConfigurationError(f"tenant {tenant.tenant_id!r} is {tenant.state.value}, and stays so")
+        return tenant
+
+    def _require_plan(self, plan: str | None) -> None:
+        if plan is not None and plan not in self._plans:
+            raise ConfigurationError(f"unknown plan {plan!r}; known are: {', '.join(sorted(self._plans))}")
 
     def _checked(self, limits: Mapping[str, int | None]) -> dict[str, int | None]:
         checked: dict[str, int | None] = {}
         for meter, limit in limits.items():
             if meter not in self._meters:
                 raise ConfigurationError(f"unknown meter {meter!r}; known are: {', '.join(sorted(self._meters))}")
-            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not -1 <= limit < 2**53):
+            if limit is not None and (
+                isinstance(limit, bool) or not isinstance(limit, int) or not UNLIMITED <= limit < 2**53
+            ):
                 raise ConfigurationError(f"limit of {meter!r} must be a whole number from 0, or -1 for unlimited")
-            checked[meter] = None if limit == -1 else limit
+            checked[meter] = None if limit == UNLIMITED else limit
         return checked

@@ -50,7 +50,7 @@ READABLE: dict[str, set[str]] = {
 }
 """Tenant tables that each role may read at all."""
 
-_OFTEN_EMPTY = {"intake", "erasures"}
+_OFTEN_EMPTY = {"intake", "erasures", "tenant_closings"}
 
 CROSSING_TENANTS = {WORKER, KEYS, BACKUP, MAINTENANCE}
 """Roles whose duty has no one tenant: the worker's batches, keys before a tenant is known, backup, administration."""

@@ -10,7 +10,7 @@ from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 
 EVERYTHING = (
     "tenants", "plan_limits", "usage_counters", "usage_events", "subjects", "memories", "intake", "idempotency_keys",
-    "audit_events", "api_keys", "erasures", "alembic_version",
+    "audit_events", "api_keys", "erasures", "tenant_closings", "alembic_version",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -41,7 +41,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "erasures": READ | {"INSERT", "UPDATE", "DELETE"},
         "tenants": READ | {"INSERT", "UPDATE"},
         "usage_counters": READ | {"INSERT", "UPDATE"},
-        "subjects": READ | {"INSERT", "UPDATE"},
+        "tenant_closings": READ | {"INSERT", "UPDATE"},
+        "subjects": READ | {"INSERT", "UPDATE", "DELETE"},
         "memories": READ | {"DELETE"},
         "intake": READ | {"DELETE"},
         "idempotency_keys": READ | {"DELETE"},

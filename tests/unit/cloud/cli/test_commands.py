@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cloud import CloudRuntime
-from cloud.cli import gdpr
+from cloud.cli import gdpr, tenants
 from cloud.kernel.context import current_context
 from tests.unit.cloud.cli.conftest import Command
 
@@ -51,6 +51,27 @@ class TestOperator:
         assert listed[name] == "suspended"
         assert command("tenants", "resume", name).exit_code == 0
         assert name in command("tenants", "list").stdout
+
+    def test_terms_are_changed_and_dropped_again(self, command: Command, tenant_id: str) -> None:
+        changed = ("--json", "tenants", "change", tenant_id)
+        made = json.loads(command(*changed, "--plan", "free", "--limit", "memories=7").stdout)
+        assert (made["plan"], made["limits"]) == ("free", {"memories": 7})
+        again = json.loads(command(*changed, "--limit", "memories=plan").stdout)
+        assert (again["plan"], again["limits"]) == ("free", {})
+
+    def test_a_tenant_is_closed_once_somebody_says_yes(
+        self, command: Command, stored: Path, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert command("tenants", "close", tenant_id).exit_code == 2
+        monkeypatch.setattr(tenants, "somebody_can_be_asked", lambda: True)
+        asked = command("tenants", "close", tenant_id, typed="n\n")
+        assert (asked.exit_code, "control.memories" in asked.stdout) == (1, True)
+        closed = json.loads(command("--json", "tenants", "close", tenant_id, "--yes").stdout)
+        assert (closed["state"], closed["counts"]["control.memories"]) == ("closed", len(LINES))
+        refused = command("memory", "search", "--user", "alice", "--api-key-file", stored)
+        assert refused.exit_code == 4
+        again = command("tenants", "create", tenant_id)
+        assert (again.exit_code, "was closed" in again.stderr) == (1, True)
 
     def test_who_runs_it_is_on_record(self, command: Command, tenant_id: str, events: Events) -> None:
         command("tenants", "suspend", tenant_id)
@@ -279,7 +300,7 @@ class TestPerson:
         code: int,
         left: int,
     ) -> None:
-        monkeypatch.setattr(gdpr, "_somebody_can_be_asked", lambda: True)
+        monkeypatch.setattr(gdpr, "somebody_can_be_asked", lambda: True)
         result = command(
             "gdpr", "erase", "--user", "alice", "--api-key-file", key_file("tenant_admin"), typed=f"{answer}\n"
         )

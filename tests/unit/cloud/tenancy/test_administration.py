@@ -354,3 +354,46 @@ def test_a_key_of_another_tenant_cannot_be_revoked(runtime: CloudRuntime, tenant
     key_id = runtime.api_keys.create(other, roles={"service"}).split("_")[1]
     assert not runtime.api_keys.revoke(tenant_id, key_id)
     assert [key.revoked_at for key in runtime.api_keys.list(other)] == [None]
+
+
+# Terms
+
+
+def test_new_terms_hold_from_the_next_operation_on(runtime: CloudRuntime) -> None:
+    name = new_name()
+    runtime.tenants.create(name, plan="team", limits={"memories": 7})
+    log = Log(runtime, name)
+    changed = runtime.tenants.change(name, plan="free", limits={"memories": 0})
+    assert (changed.plan, changed.limits) == ("free", {"memories": 0})
+    assert runtime.usage.check_quota(name, "memory.store")[0] is False
+    assert runtime.tenants.change(name, limits={"memories": None}).limits == {"memories": None}
+    assert runtime.tenants.change(name, drop_limits={"memories"}).limits == {}
+    assert [event["action"] for event in log.new()] == ["tenant.change"] * 3
+    assert log.new()[0]["details"] == {"plan": "free", "limits": {"memories": 0}, "dropped": []}
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"plan": "gold"},
+        {"limits": {"memory": 5}},
+        {"limits": {"memories": -2}},
+        {"drop_limits": {"wishes"}},
+        {"limits": {"memories": 5}, "drop_limits": {"memories"}},
+    ],
+)
+def test_terms_that_do_not_exist_change_nothing_and_are_recorded(runtime: CloudRuntime, terms: Any) -> None:
+    name = new_name()
+    before = runtime.tenants.create(name, plan="team")
+    log = Log(runtime, SYSTEM_LOG)
+    with pytest.raises(ConfigurationError):
+        runtime.tenants.change(name, **terms)
+    assert (log.only()["action"], log.only()["outcome"]) == ("tenant.change", "failed")
+    (after,) = [one for one in runtime.tenants.list() if one.tenant_id == name]
+    assert after.same_terms(before)
+
+
+@pytest.mark.parametrize("name", ["nobody-here", "", "NO"])
+def test_terms_of_nobody_cannot_be_changed(runtime: CloudRuntime, name: str) -> None:
+    with pytest.raises(UnknownTenantError):
+        runtime.tenants.change(name, plan="free")
