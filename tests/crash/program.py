@@ -145,6 +145,10 @@ class Program:
 
         return await operate("erase", tenant, "admin", {"user": user}, work, roles={"tenant_admin"})
 
+    async def do_close_tenant(self, tenant: str) -> Json:
+        closed = await asyncio.to_thread(self._runtime.closing.close, tenant, confirmed=True)
+        return dict(closed.counts)
+
     async def do_everything(self, tenant: str, user: str, memory_id: str) -> None:
         """One operation of each kind, all at once."""
         await asyncio.gather(

@@ -57,6 +57,11 @@ class Books:
             "SELECT subject_id::text, state FROM erasures WHERE tenant_id = %s", [tenant_id]
         )]  # fmt: skip
 
+    def tenant_state(self, tenant_id: str) -> str:
+        """Whether the tenant is served."""
+        ((state,),) = self.query("SELECT state FROM tenants WHERE tenant_id = %s", [tenant_id])
+        return str(state)
+
     def materialized(self, tenant_id: str) -> Counter[str]:
         """How often each memory id is in Pixeltable's physical tables; a row without a vector fails."""
         found: Counter[str] = Counter()
