@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test check format lint types contracts ablate bench clean
+.PHONY: demo test check format lint types contracts ablate bench docs clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/luminescent-cloud demo
@@ -35,6 +35,10 @@ ablate: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
+
+# Pages that are made from the code; a test fails while one is out of date.
+docs: $(VENV)/.dev
+	$(BIN)/python -m tests.docs.generated
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

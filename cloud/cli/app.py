@@ -48,7 +48,6 @@ def build_app(program: Program) -> typer.Typer:
     app = typer.Typer(
         cls=_Guarded,
         no_args_is_help=True,
-        add_completion=False,
         # Joins the lines of a paragraph, as they are meant.
         rich_markup_mode="markdown",
         # Locals of a stack frame hold content and keys.
