@@ -17,11 +17,13 @@ TENANTS = {
     "tenant.suspend",
     "tenant.resume",
     "tenant.list",
+    "tenant.change",
+    "tenant.close",
     "api_key.create",
     "api_key.revoke",
     "api_key.list",
 }
-NOBODY = {"gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start"}
+NOBODY = {"gdpr.erase.step", "tenant.close.step", "usage.track", "external.event", "security.event", "service.start"}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
 GRANTED: dict[Role, set[str]] = {
