@@ -96,7 +96,7 @@ def open_installation(settings: CloudSettings) -> Installation:
         stack.callback(engines.close)
         write_plans(engines.maintenance, plans)
         is_new = _is_new(engines.maintenance)
-        keyring = FileKeyring.open(settings.home / "keyring", _root_key(settings, create=is_new), create=is_new)
+        keyring = FileKeyring.open(settings.home / "keyring", root_key(settings, create=is_new), create=is_new)
         stack.callback(keyring.close)
         keyring.create_tenant(SYSTEM_LOG)
         url = server.url("luminescent_pixeltable", DATA_DATABASE)
@@ -107,7 +107,7 @@ def open_installation(settings: CloudSettings) -> Installation:
         pool = PixeltablePool()
         stack.callback(pool.close)
         sealer = AesGcmSealer()
-        vectorizer = Vectorizer(keyring, sealer, _embedder(settings))
+        vectorizer = Vectorizer(keyring, sealer, embedder(settings))
         install(vectorizer)
         stack.callback(uninstall, vectorizer)
         identities = IdentityResolver(
@@ -164,7 +164,16 @@ def _is_new(engine: ControlEngine) -> bool:
     return not engine.rows(sa.text("SELECT 1 FROM tenants LIMIT 1"))
 
 
-def _root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
+def root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
+    """The root key that the settings name.
+
+    Args:
+        settings: How the installation is run.
+        create: Whether to make one in the home of a new installation.
+
+    Raises:
+        ConfigurationError: There is none, or others can read it.
+    """
     if settings.root_key is not None:
         return LocalRootKey.from_text(settings.root_key.get_secret_value())
     if settings.root_key_file is not None:
@@ -173,7 +182,8 @@ def _root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
     return LocalRootKey.from_file(path, create=create and not (settings.home / "keyring").exists())
 
 
-def _embedder(settings: CloudSettings) -> Embedder:
+def embedder(settings: CloudSettings) -> Embedder:
+    """The embedding model that the settings name."""
     return HashingEmbedder() if settings.embedder == "hashing" else WordLlamaEmbedder()
 
 

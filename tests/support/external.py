@@ -1,4 +1,4 @@
-"""An external PostgreSQL as an operator runs one: over TCP, passwords by SCRAM, a door with TLS, our roles by script."""
+"""An external PostgreSQL as an operator runs one: over TCP, passwords by SCRAM, TLS at the door, our roles."""
 
 from __future__ import annotations
 
