@@ -13,7 +13,7 @@ from cloud.kernel.errors import ConfigurationError, LuminescentError, ProviderUn
 from cloud.kernel.ids import SYSTEM_LOG, new_request_id
 from cloud.settings import CloudSettings
 from cloud.storage.embedded import EmbeddedPostgres
-from cloud.storage.external import ExternalPostgres, read_passwords
+from cloud.storage.external import ExternalPostgres, check_version, read_passwords
 from cloud.storage.migrate import Revision, migrate, revision_of
 from cloud.storage.place import DatabasePlace
 from cloud.storage.roles import APP_ROLE, CONTROL_DATABASE, DATA_DATABASE, OWNER_ROLE
@@ -109,6 +109,10 @@ def upgrade(server: Server) -> Revision:
         ends = {"from": found.found or "empty", "to": found.wanted}
         append_event(connection, SYSTEM_LOG, replace(draft, details=dict(ends)), Outcome.ALLOWED)
 
+    if isinstance(server, ExternalPostgres):
+        # For its message: it says why the owner does not get in.
+        with server.connect(OWNER_ROLE, CONTROL_DATABASE) as connection:
+            check_version(connection)
     url = server.url(OWNER_ROLE, CONTROL_DATABASE)
     try:
         migrate(url, record)

@@ -50,6 +50,8 @@ _COMPONENT: Final = "external PostgreSQL"
 _POLL_S: Final = 0.25
 _PASSING: Final = ("starting up", "shutting down", "too many clients", "remaining connection slots", "recovery mode")
 """Refusals that pass by themselves, as the server words them in English."""
+_TLS_FAULTS: Final = ("certificate", "does not support SSL", "channel binding", "private key", "sslmode")
+"""What libpq says of TLS that will be so the next time too; a connection that broke off may not."""
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -237,7 +239,8 @@ def _refused(
 ) -> ConfigurationError | ProviderUnavailableError:
     """The error that tells why `role` did not get in: names of roles, hosts and databases, nothing of a person."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    said = next((line for line in lines if "FATAL:" in line), lines[-1] if lines else "no reason given")
+    # With several hosts or addresses the last one that was tried; hints of libpq stand in lines below.
+    said = next((line for line in reversed(lines) if " failed: " in line), lines[-1] if lines else "no reason given")
     reason = said.partition("FATAL:")[2].strip() or said.rpartition(" failed: ")[2].strip() or said
     if any(passing in said for passing in _PASSING):
         return ProviderUnavailableError(_COMPONENT, reason=f"does not take connections now ({reason})")
@@ -248,7 +251,7 @@ def _refused(
         return ConfigurationError(
             f"{text}; role_passwords_file must hold the password that infra/postgres/roles.sql was given"
         )
-    if "SSL" in said or "ssl" in said or "certificate" in said or "channel binding" in said:
+    if any(lasting in said for lasting in _TLS_FAULTS):
         return ConfigurationError(f"{text}; see the TLS parameters of the URL")
     if "FATAL:" in said:
         return ConfigurationError(f"{text}; infra/postgres/roles.sql makes the roles and databases")

@@ -1,8 +1,8 @@
 """Looks at an installation, whole or broken, and says what is wrong and how to mend it.
 
-A check is a function of the context that gives findings under its own name. Checks stand in a list and know nothing of each other; what
-one of them needs it takes from the context, and where that cannot be had, the first to ask reports why and the others
-are skipped. `CHECKS` is the whole list: a feature adds its own there.
+A check is a function of the context that gives findings under its own name. Checks stand in a list and know nothing of
+each other; what one of them needs it takes from the context, and where that cannot be had, the first to ask reports why
+and the others are skipped. `CHECKS` is the whole list: a feature adds its own there.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from cloud.kernel.errors import ConfigurationError, LuminescentError
 from cloud.kernel.findings import Finding, Level, problem
+from cloud.keys.rootkey import LocalRootKey
 from cloud.keys.sqlite import FileKeyring
 from cloud.settings import CloudSettings
 from cloud.startup.installation import root_key
@@ -107,13 +108,17 @@ class Context:
         return list(self.engine(role).rows(sa.text(statement), parameters))
 
     @property
+    def root_key(self) -> LocalRootKey:
+        """The key above all keys."""
+        self.require_home()
+        return self.once("root key", lambda: root_key(self.settings, create=False))
+
+    @property
     def keyring(self) -> FileKeyring:
         """The keyring, opened with the root key."""
 
         def make() -> FileKeyring:
-            self.require_home()
-            key = root_key(self.settings, create=False)
-            keyring = FileKeyring.open(self.settings.home / "keyring", key)
+            keyring = FileKeyring.open(self.settings.home / "keyring", self.root_key)
             self._stack.callback(keyring.close)
             return keyring
 
@@ -137,9 +142,9 @@ class Context:
                 raise
         return cast(_T, self._made[name])
 
-    def fail(self, name: str) -> None:
-        """Let whatever requires `name` be skipped from now on."""
-        self._failed[name] = name
+    def fail(self, name: str, because_of: str | None = None) -> None:
+        """Let whatever requires `name` be skipped from now on, because of what failed first."""
+        self._failed[name] = because_of or name
 
     def require(self, name: str) -> None:
         """Nobody has reported that `name` fails.
@@ -164,8 +169,10 @@ def _run(context: Context, check: Check) -> Iterator[Finding]:
     try:
         yield from check(context)
     except Obstacle as obstacle:
+        context.fail(name, str(obstacle))
         yield Finding(name, Level.SKIPPED, f"not looked at before this is mended: {obstacle}")
     except LuminescentError as error:
+        context.fail(name)
         yield problem(name, str(error), None)
     except sa.exc.DBAPIError as exc:
         # Its text may quote values.
