@@ -31,8 +31,9 @@ def main() -> NoReturn:
     # Only now: the child above needs none of it.
     from cloud.cli.app import run
     from cloud.cli.ports import Program
+    from cloud.startup import upkeep
 
-    run(Program(settings=CloudSettings, open=init_cloud_extensions, run_worker=run_worker))
+    run(Program(settings=CloudSettings, open=init_cloud_extensions, run_worker=run_worker, upkeep=upkeep))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cloud.kernel.ids import is_tenant_id
@@ -24,6 +24,15 @@ class CloudSettings(BaseSettings):
         default_tenant: Tenant of calls that name none; none unless set.
         worker: Where memories are materialized: a child process, a thread of this one, or nowhere here.
         hot_tier_mb: What the memories held open in this process may take, in MiB.
+        control_url: The control plane's database on an external server, as a `postgresql://` URL without user and
+            password; with `data_url`, and without both the embedded server is used.
+        data_url: Pixeltable's database on an external server.
+        role_passwords_file: JSON object of passwords by role, mode 0600, for an external server.
+        insecure_database: Whether an external server on another host may be reached without TLS.
+        migrate_on_start: Whether start-up upgrades an older database; unless set, the embedded one alone.
+        data_pool_size: Connections that Pixeltable keeps; twice as many in a burst.
+        background_pool_size: Connections that each of worker, key look-up and maintenance keeps; twice as many in a
+            burst.
         control_pool_size: Connections to the control plane that are kept; twice as many in a burst.
         deadline_s: Seconds that a call of the control plane may take in all.
         statement_s: Seconds that one of its statements may run.
@@ -47,6 +56,13 @@ class CloudSettings(BaseSettings):
     default_tenant: str | None = None
     worker: Literal["process", "thread", "off"] = "process"
     hot_tier_mb: int = Field(default=256, ge=1, le=1_000_000)
+    control_url: SecretStr | None = None
+    data_url: SecretStr | None = None
+    role_passwords_file: Path | None = None
+    insecure_database: bool = False
+    migrate_on_start: bool | None = None
+    data_pool_size: int = Field(default=5, ge=1, le=100)
+    background_pool_size: int = Field(default=2, ge=1, le=100)
     control_pool_size: int = Field(default=8, ge=1, le=500)
     deadline_s: float = Field(default=8.0, gt=0, le=600)
     statement_s: float = Field(default=3.0, gt=0, le=600)
@@ -70,6 +86,14 @@ class CloudSettings(BaseSettings):
             recency=self.recency_weight,
             confidence=self.confidence_weight,
         )
+
+    @model_validator(mode="after")
+    def _both_urls_or_none(self) -> Self:
+        if (self.control_url is None) != (self.data_url is None):
+            raise ValueError("control_url and data_url belong together: set both for an external server, or neither")
+        if self.role_passwords_file is not None and self.control_url is None:
+            raise ValueError("role_passwords_file is for an external server: set control_url and data_url too")
+        return self
 
     @field_validator("home", mode="after")
     @classmethod

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from cloud.cli import api_keys, audit, bench, demo, gdpr, memory, tenants, usage, worker
+from cloud.cli import api_keys, audit, bench, db, demo, doctor, gdpr, memory, tenants, usage, worker
 from cloud.cli.failures import ExitCode
 from cloud.cli.invocation import Invocation
 from cloud.cli.output import Output
@@ -82,10 +82,12 @@ def build_app(program: Program) -> typer.Typer:
         ("usage", usage.app),
         ("audit", audit.app),
         ("gdpr", gdpr.app),
+        ("db", db.app),
         ("bench", bench.app),
     ):
         app.add_typer(noun, name=name)
     app.command()(worker.worker)
+    app.command()(doctor.doctor)
     return app
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,8 +11,10 @@ from typing import Protocol
 from cloud.audit.service import CloudAuditLogger
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.service import CloudGDPRService
+from cloud.kernel.findings import Finding
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.settings import CloudSettings
+from cloud.storage.migrate import Revision
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
@@ -40,6 +42,26 @@ class Runtime(Protocol):
         ...
 
 
+class Upkeep(Protocol):
+    """What is done to an installation that may not open; nothing of it needs a runtime."""
+
+    def revision(self, settings: CloudSettings) -> Revision:
+        """How the schema compares with this code."""
+        ...
+
+    def upgrade(self, settings: CloudSettings) -> Revision:
+        """Bring the schema to this code's; returns what was found before."""
+        ...
+
+    def check_databases(self, settings: CloudSettings) -> Sequence[Finding]:
+        """What is right and what is wrong with the databases."""
+        ...
+
+    def doctor(self, settings: CloudSettings) -> Sequence[Finding]:
+        """What is right and what is wrong with the whole installation."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """What start-up lends to the command line.
@@ -48,8 +70,10 @@ class Program:
         settings: Makes settings from the environment; arguments given come first.
         open: Opens the installation; its context manager takes it down.
         run_worker: Materializes until the event is set.
+        upkeep: What can be done without opening it.
     """
 
     settings: Callable[..., CloudSettings]
     open: Callable[[CloudSettings], AbstractContextManager[Runtime]]
     run_worker: Callable[[CloudSettings, threading.Event], None]
+    upkeep: Upkeep

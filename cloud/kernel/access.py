@@ -8,6 +8,7 @@
 | audit log of the tenant | – | – | yes | yes | – |
 | the system's audit log | – | – | – | – | yes |
 | tenants, API keys | – | – | – | – | yes |
+| the installation: database, doctor | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ class Action(StrEnum):
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
     SERVICE_START = "service.start"
+    DATABASE_UPGRADE = "db.upgrade"
+    DATABASE_CHECK = "db.check"
+    DOCTOR = "doctor.run"
 
 
 _MEMORY: Final = frozenset(
@@ -79,13 +83,14 @@ _TENANTS: Final = frozenset(
     }
 )
 _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
+_INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.SERVICE: _MEMORY,
     Role.MEMBER: _MEMORY,
     Role.TENANT_ADMIN: _MEMORY | _PERSON | _USAGE | _AUDIT,
     Role.AUDITOR: _AUDIT,
-    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM,
+    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM | _INSTALLATION,
 }
 _ANY_USER: Final = frozenset({Role.SERVICE, Role.TENANT_ADMIN})
 

@@ -6,7 +6,6 @@ import contextlib
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import sqlalchemy as sa
 
@@ -22,22 +21,20 @@ from cloud.memory.materializer import Materializer
 from cloud.memory.postgres import PostgresLedger
 from cloud.memory.vectors import Vectorizer, install, uninstall
 from cloud.settings import CloudSettings
+from cloud.startup.servers import bring_up_to_date, open_server
 from cloud.storage.durability import check_durability
-from cloud.storage.embedded import EmbeddedPostgres
 from cloud.storage.engine import ControlEngine, Deadline, check_role
-from cloud.storage.home import private_directory
-from cloud.storage.migrate import migrate
+from cloud.storage.home import open_home, private_directory
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
+from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
+from cloud.storage.server import Server
 from cloud.tenancy.identity import IdentityResolver
 from cloud.tenancy.postgres import PostgresApiKeyLookup
 from cloud.tenancy.system import system_predicate
 from cloud.usage.model import Plan
 from cloud.usage.plans import read_plans, write_plans
 from src.memory.embedding import Embedder, HashingEmbedder, WordLlamaEmbedder
-
-CONTROL: Final = "luminescent_control"
-DATA: Final = "luminescent_data"
 
 
 @dataclass(slots=True)
@@ -64,7 +61,7 @@ class Installation:
     engines: Engines
     config: PixeltableConfig
     keyring: FileKeyring
-    server: EmbeddedPostgres
+    server: Server
     stack: contextlib.ExitStack = field(repr=False)
 
     def materializer(self) -> Materializer:
@@ -89,25 +86,28 @@ def open_installation(settings: CloudSettings) -> Installation:
     """
     plans = read_plans(settings.plans_file)
     with contextlib.ExitStack() as stack:
-        server = EmbeddedPostgres.open(settings.home)
+        # Also where the server is an external one: keys and locks are here.
+        open_home(settings.home)
+        server = open_server(settings)
         stack.callback(server.close)
         stack.callback(disconnect_pixeltable)
-        migrate(server.url("luminescent_owner", CONTROL))
+        bring_up_to_date(settings, server)
         engines = _engines(settings, server)
         stack.callback(engines.close)
         write_plans(engines.maintenance, plans)
         is_new = _is_new(engines.maintenance)
-        keyring = FileKeyring.open(settings.home / "keyring", _root_key(settings, create=is_new), create=is_new)
+        keyring = FileKeyring.open(settings.home / "keyring", root_key(settings, create=is_new), create=is_new)
         stack.callback(keyring.close)
         keyring.create_tenant(SYSTEM_LOG)
-        open_pixeltable(settings.home, server.url("luminescent_pixeltable", DATA))
+        url = server.url("luminescent_pixeltable", DATA_DATABASE)
+        open_pixeltable(settings.home, url, pool_size=settings.data_pool_size)
         # Only now: the module imports Pixeltable, which must find its environment prepared.
         from cloud.memory.pixeltable import PixeltableRows
 
         pool = PixeltablePool()
         stack.callback(pool.close)
         sealer = AesGcmSealer()
-        vectorizer = Vectorizer(keyring, sealer, _embedder(settings))
+        vectorizer = Vectorizer(keyring, sealer, embedder(settings))
         install(vectorizer)
         stack.callback(uninstall, vectorizer)
         identities = IdentityResolver(
@@ -131,10 +131,10 @@ def open_installation(settings: CloudSettings) -> Installation:
         return Installation(settings, plans, engines, config, keyring, server, stack.pop_all())
 
 
-def _engines(settings: CloudSettings, server: EmbeddedPostgres) -> Engines:
+def _engines(settings: CloudSettings, server: Server) -> Engines:
     def engine(role: str, pool_size: int) -> ControlEngine:
         return ControlEngine(
-            server.url(f"luminescent_{role}", CONTROL),
+            server.url(f"luminescent_{role}", CONTROL_DATABASE),
             pool_size=pool_size,
             deadline=Deadline(total_s=settings.deadline_s, statement_s=settings.statement_s),
             application_name=f"luminescent-cloud {role}",
@@ -143,9 +143,9 @@ def _engines(settings: CloudSettings, server: EmbeddedPostgres) -> Engines:
 
     engines = Engines(
         app=engine("app", settings.control_pool_size),
-        worker=engine("worker", 2),
-        keys=engine("keys", 2),
-        maintenance=engine("maintenance", 2),
+        worker=engine("worker", settings.background_pool_size),
+        keys=engine("keys", settings.background_pool_size),
+        maintenance=engine("maintenance", settings.background_pool_size),
     )
     try:
         for one in (engines.app, engines.worker, engines.keys, engines.maintenance):
@@ -164,7 +164,16 @@ def _is_new(engine: ControlEngine) -> bool:
     return not engine.rows(sa.text("SELECT 1 FROM tenants LIMIT 1"))
 
 
-def _root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
+def root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
+    """The root key that the settings name.
+
+    Args:
+        settings: How the installation is run.
+        create: Whether to make one in the home of a new installation.
+
+    Raises:
+        ConfigurationError: There is none, or others can read it.
+    """
     if settings.root_key is not None:
         return LocalRootKey.from_text(settings.root_key.get_secret_value())
     if settings.root_key_file is not None:
@@ -173,7 +182,8 @@ def _root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
     return LocalRootKey.from_file(path, create=create and not (settings.home / "keyring").exists())
 
 
-def _embedder(settings: CloudSettings) -> Embedder:
+def embedder(settings: CloudSettings) -> Embedder:
+    """The embedding model that the settings name."""
     return HashingEmbedder() if settings.embedder == "hashing" else WordLlamaEmbedder()
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
@@ -131,7 +132,7 @@ class CloudRuntime:
 
     @property
     def server_pid(self) -> int | None:
-        """Process id of the embedded PostgreSQL, or `None` if it does not run."""
+        """Process id of the embedded PostgreSQL, or `None` if it does not run or the server is an external one."""
         return self._installation.server.pid()
 
     async def drain(self, *, timeout_s: float = 60.0) -> None:
@@ -216,11 +217,9 @@ def init_cloud_extensions(settings: CloudSettings | None = None) -> CloudRuntime
 
 
 def _for_child(settings: CloudSettings) -> str:
-    """Settings as the worker reads them: one line of JSON. It holds the root key, so it goes through a pipe only."""
-    values = settings.model_dump(mode="json", exclude={"root_key"})
-    if settings.root_key is not None:
-        values["root_key"] = settings.root_key.get_secret_value()
-    return json.dumps(values)
+    """Settings as the worker reads them: one line of JSON. It holds secrets, so it goes through a pipe only."""
+    secret = {name: value.get_secret_value() for name, value in settings if isinstance(value, SecretStr)}
+    return json.dumps(settings.model_dump(mode="json") | secret)
 
 
 def _registries() -> list[Any]:

@@ -21,6 +21,7 @@ TENANTS = {
     "api_key.revoke",
     "api_key.list",
 }
+INSTALLATION = {"db.upgrade", "db.check", "doctor.run"}
 NOBODY = {"gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start"}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
@@ -29,9 +30,9 @@ GRANTED: dict[Role, set[str]] = {
     Role.MEMBER: MEMORY,
     Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | {"usage.read"},
     Role.AUDITOR: AUDIT,
-    Role.OPERATOR: TENANTS | {"usage.read", "audit.system"},
+    Role.OPERATOR: TENANTS | INSTALLATION | {"usage.read", "audit.system"},
 }
-KNOWN = MEMORY | PERSON | AUDIT | TENANTS | NOBODY | {"usage.read", "audit.system"}
+KNOWN = MEMORY | PERSON | AUDIT | TENANTS | INSTALLATION | NOBODY | {"usage.read", "audit.system"}
 
 
 def principal(*roles: Role, user_id: str | None = None) -> Principal:
