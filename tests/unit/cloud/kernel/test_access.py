@@ -20,18 +20,29 @@ TENANTS = {
     "api_key.create",
     "api_key.revoke",
     "api_key.list",
+    "api_key.rotate",
+    "token.revoke",
+    "access.review_all",
 }
-NOBODY = {"gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start"}
+REVIEW = {"access.review"}
+NOBODY = {
+    "gdpr.erase.step",
+    "usage.track",
+    "external.event",
+    "security.event",
+    "security.authentication_failures",
+    "service.start",
+}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
 GRANTED: dict[Role, set[str]] = {
     Role.SERVICE: MEMORY,
     Role.MEMBER: MEMORY,
-    Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | {"usage.read"},
-    Role.AUDITOR: AUDIT,
-    Role.OPERATOR: TENANTS | {"usage.read", "audit.system"},
+    Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | REVIEW | {"usage.read"},
+    Role.AUDITOR: AUDIT | REVIEW,
+    Role.OPERATOR: TENANTS | REVIEW | {"usage.read", "audit.system"},
 }
-KNOWN = MEMORY | PERSON | AUDIT | TENANTS | NOBODY | {"usage.read", "audit.system"}
+KNOWN = MEMORY | PERSON | AUDIT | TENANTS | REVIEW | NOBODY | {"usage.read", "audit.system"}
 
 
 def principal(*roles: Role, user_id: str | None = None) -> Principal:
