@@ -15,6 +15,7 @@ from cloud.settings import CloudSettings
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
+from cloud.tenancy.token_administration import TokenAdministration
 from cloud.usage.service import CloudUsageTracker
 
 
@@ -25,6 +26,7 @@ class Runtime(Protocol):
     tenant_provider: CloudTenantProvider
     tenants: Tenants
     api_keys: ApiKeys
+    tokens: TokenAdministration
     usage: CloudUsageTracker
     audit: CloudAuditLogger
     gdpr: CloudGDPRService

@@ -47,6 +47,7 @@ class Action(StrEnum):
     API_KEY_LIST = "api_key.list"
     API_KEY_ROTATE = "api_key.rotate"
     TOKEN_REVOKE = "token.revoke"  # noqa: S105 - the name of an action
+    TOKEN_CHECK = "token.check"  # noqa: S105 - the name of an action
     ACCESS_REVIEW = "access.review"
     ACCESS_REVIEW_ALL = "access.review_all"
     EXTERNAL_EVENT = "external.event"
@@ -79,6 +80,7 @@ _TENANTS: Final = frozenset(
         Action.API_KEY_LIST,
         Action.API_KEY_ROTATE,
         Action.TOKEN_REVOKE,
+        Action.TOKEN_CHECK,
         Action.ACCESS_REVIEW_ALL,
     }
 )

@@ -28,7 +28,7 @@ from cloud.tenancy.postgres import PostgresTenantStore
 from cloud.tenancy.postgres_tokens import PostgresRevokedTokens
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
-from cloud.tenancy.token_revocations import TokenRevocations
+from cloud.tenancy.token_administration import TokenAdministration
 from cloud.usage.model import Meter
 from cloud.usage.postgres import PostgresUsageStore
 from cloud.usage.service import CloudUsageTracker
@@ -47,7 +47,7 @@ class CloudRuntime:
         tenant_provider: `CloudTenantProvider`.
         tenants: Creates, suspends, resumes and lists tenants.
         api_keys: Creates, rotates, revokes, lists and reviews API keys.
-        tokens: Revokes an issuer's tokens.
+        tokens: Checks and revokes an issuer's tokens.
         usage: `CloudUsageTracker`.
         audit: `CloudAuditLogger`.
         gdpr: `CloudGDPRService`.
@@ -87,7 +87,7 @@ class CloudRuntime:
             use=identity.use,
             tokens=identity.tokens.access() if identity.tokens else None,
         )
-        self.tokens = TokenRevocations(
+        self.tokens = TokenAdministration(
             identity.tokens, PostgresRevokedTokens(engines.maintenance), admissions, self.audit
         )
         self.memory = CloudMemoryProvider(config, self.tenant_provider, self.audit, self.usage)

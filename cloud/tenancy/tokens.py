@@ -57,13 +57,22 @@ class Tokens:
             TokenKeysUnavailableError: The issuer's keys cannot be had now.
         """
         token = self.examine(text)
+        self.require_good(token)
+        return Identity(token.tenant_id, self._principal(token))
+
+    def require_good(self, token: Token) -> None:
+        """Do nothing if the token was not revoked and its tenant is there; one look-up.
+
+        Raises:
+            AuthenticationError: It was revoked, or there is no such tenant.
+        """
         match self._register.standing(token.tenant_id, token.tag):
             case TokenStanding.REVOKED:
                 raise AuthenticationError("token_revoked", "this token does not open anything (token_revoked)")
             case TokenStanding.UNKNOWN_TENANT:
                 raise UnknownTenantError
             case TokenStanding.GOOD:
-                return Identity(token.tenant_id, self._principal(token))
+                return
 
     def _principal(self, token: Token) -> Principal:
         if token.user_id is not None:

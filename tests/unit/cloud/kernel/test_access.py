@@ -22,6 +22,7 @@ TENANTS = {
     "api_key.list",
     "api_key.rotate",
     "token.revoke",
+    "token.check",
     "access.review_all",
 }
 REVIEW = {"access.review"}
