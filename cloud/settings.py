@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cloud.kernel.ids import is_tenant_id
 from src.memory.scoring import RankingWeights
+
+TokenAlgorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"
+]
+"""No `none` and nothing symmetric: a public key would do to sign."""
+TokenRole = Literal["service", "member", "tenant_admin", "auditor"]
+"""No `operator`: who operates holds the root key."""
 
 
 class CloudSettings(BaseSettings):
@@ -22,6 +29,26 @@ class CloudSettings(BaseSettings):
         plans_file: Plan file; the one shipped when left out.
         trusted_gateway: Whether the header `x-tenant-id` comes from a gateway that authenticated it.
         default_tenant: Tenant of calls that name none; none unless set.
+        refusals_recorded_each: Refused strangers of one source and minute that get an event of their own; the others
+            are counted.
+        refusal_sources: Sources of refused strangers that are told apart in a minute.
+        jwt_issuer: Issuer of the tokens (JWT) that are accepted; none are unless set. `docs/identity.md` says more of
+            all of them.
+        jwt_audience: What a token must be for.
+        jwt_algorithms: Signatures that are accepted, as a list or separated by commas; all of them asymmetric.
+        jwt_jwks_file: File with the issuer's public keys (JWK Set).
+        jwt_jwks_url: URL of the issuer's public keys; https, or http to a loopback address.
+        jwt_jwks_ca_file: Certificates (PEM) to trust at that URL instead of the system's.
+        jwt_jwks_deadline_s: Seconds that a call waits for the keys at most.
+        jwt_jwks_refresh_s: Age in seconds from which on keys are fetched anew, in the background.
+        jwt_jwks_refetch_s: Seconds between two fetches at least, whatever key ids are asked for.
+        jwt_jwks_max_age_s: Age in seconds up to which keys serve while the issuer does not answer.
+        jwt_leeway_s: Seconds by which the issuer's clock may differ from ours.
+        jwt_max_age_s: Seconds that a token may live.
+        jwt_tenant_claim: Claim with the tenant: its name, or a JSON Pointer such as `/app/tenant`.
+        jwt_user_claim: Claim with the person.
+        jwt_roles_claim: Claim with the issuer's names of roles.
+        jwt_roles: The issuer's names of roles and ours, as JSON; names that are not in it are dropped.
         worker: Where memories are materialized: a child process, a thread of this one, or nowhere here.
         hot_tier_mb: What the memories held open in this process may take, in MiB.
         control_url: The control plane's database on an external server, as a `postgresql://` URL without user and
@@ -54,6 +81,28 @@ class CloudSettings(BaseSettings):
     plans_file: Path | None = None
     trusted_gateway: bool = False
     default_tenant: str | None = None
+    refusals_recorded_each: int = Field(default=10, ge=1, le=1_000_000)
+    refusal_sources: int = Field(default=100, ge=1, le=100_000)
+    jwt_issuer: str | None = Field(default=None, min_length=1)
+    jwt_audience: str | None = Field(default=None, min_length=1)
+    jwt_algorithms: Annotated[tuple[TokenAlgorithm, ...], NoDecode] = Field(
+        default=("RS256", "ES256", "EdDSA", "Ed25519"), min_length=1
+    )
+    jwt_jwks_file: Path | None = None
+    jwt_jwks_url: str | None = None
+    jwt_jwks_ca_file: Path | None = None
+    jwt_jwks_deadline_s: float = Field(default=3.0, gt=0, le=30)
+    jwt_jwks_refresh_s: float = Field(default=600.0, gt=0, le=86_400)
+    jwt_jwks_refetch_s: float = Field(default=30.0, ge=1, le=3_600)
+    jwt_jwks_max_age_s: float = Field(default=86_400.0, gt=0, le=2_592_000)
+    jwt_leeway_s: int = Field(default=60, ge=0, le=300)
+    jwt_max_age_s: int = Field(default=86_400, ge=1, le=31_536_000)
+    jwt_tenant_claim: str = Field(default="tenant_id", min_length=1)
+    jwt_user_claim: str = Field(default="sub", min_length=1)
+    jwt_roles_claim: str = Field(default="roles", min_length=1)
+    jwt_roles: dict[str, TokenRole] = Field(
+        default={"service": "service", "member": "member", "tenant_admin": "tenant_admin", "auditor": "auditor"}
+    )
     worker: Literal["process", "thread", "off"] = "process"
     hot_tier_mb: int = Field(default=256, ge=1, le=1_000_000)
     control_url: SecretStr | None = None
@@ -99,6 +148,13 @@ class CloudSettings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @field_validator("jwt_algorithms", mode="before")
+    @classmethod
+    def _listed(cls, algorithms: object) -> object:
+        if not isinstance(algorithms, str):
+            return algorithms
+        return tuple(name.strip(' "[]') for name in algorithms.split(","))
 
     @field_validator("default_tenant", mode="after")
     @classmethod

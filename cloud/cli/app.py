@@ -14,7 +14,21 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from cloud.cli import api_keys, audit, bench, db, demo, doctor, gdpr, memory, tenants, usage, worker
+from cloud.cli import (
+    access_review,
+    api_keys,
+    audit,
+    bench,
+    db,
+    demo,
+    doctor,
+    gdpr,
+    memory,
+    tenants,
+    tokens,
+    usage,
+    worker,
+)
 from cloud.cli.failures import ExitCode
 from cloud.cli.invocation import Invocation
 from cloud.cli.output import Output
@@ -22,6 +36,9 @@ from cloud.cli.ports import Program
 from cloud.kernel.errors import LuminescentError
 
 PROGRAM: Final = "luminescent-cloud"
+
+# A verb of tenants with a file of its own.
+tenants.app.command("access-review")(access_review.access_review)
 
 
 class _Guarded(TyperGroup):
@@ -78,6 +95,7 @@ def build_app(program: Program) -> typer.Typer:
     for name, noun in (
         ("tenants", tenants.app),
         ("api-keys", api_keys.app),
+        ("tokens", tokens.app),
         ("memory", memory.app),
         ("usage", usage.app),
         ("audit", audit.app),

@@ -19,6 +19,7 @@ from cloud.kernel.errors import (
     ProviderUnavailableError,
     QuotaExceededError,
     TenantIsolationError,
+    TokenKeysUnavailableError,
     UnknownTenantError,
 )
 
@@ -41,7 +42,7 @@ _USAGE: Final = (InvalidFilterError, InvalidMemoryError)
 
 def exit_code(error: LuminescentError) -> ExitCode:
     """The exit code that `error` ends a command with."""
-    if isinstance(error, _DENIED):
+    if isinstance(error, _DENIED) and not error.retryable:
         return ExitCode.DENIED
     if isinstance(error, QuotaExceededError):
         return ExitCode.QUOTA
@@ -63,6 +64,12 @@ def next_step(error: LuminescentError) -> str | None:
             return "luminescent-cloud tenants list shows which there are"
         case AuthenticationError(reason="no_key"):
             return "an operator makes one: luminescent-cloud api-keys create --tenant TENANT --role ROLE --out FILE"
+        case TokenKeysUnavailableError():
+            return "run the same command again; docs/identity.md says what is tried meanwhile"
+        case AuthenticationError(reason=reason) if reason.startswith("token_"):
+            return "ask the issuer for a new token; docs/identity.md lists what each code means"
+        case AuthenticationError(reason="address_unknown" | "address_not_allowed"):
+            return "this key opens from some addresses alone, and this command comes from 127.0.0.1"
         case AuthenticationError():
             return "luminescent-cloud api-keys list --tenant TENANT shows which keys work"
         case TenantIsolationError():

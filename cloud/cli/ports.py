@@ -18,6 +18,7 @@ from cloud.storage.migrate import Revision
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
+from cloud.tenancy.token_administration import TokenAdministration
 from cloud.usage.service import CloudUsageTracker
 
 
@@ -28,6 +29,7 @@ class Runtime(Protocol):
     tenant_provider: CloudTenantProvider
     tenants: Tenants
     api_keys: ApiKeys
+    tokens: TokenAdministration
     usage: CloudUsageTracker
     audit: CloudAuditLogger
     gdpr: CloudGDPRService

@@ -7,7 +7,8 @@
 | usage | – | – | yes | – | yes |
 | audit log of the tenant | – | – | yes | yes | – |
 | the system's audit log | – | – | – | – | yes |
-| tenants, API keys | – | – | – | – | yes |
+| review of who may enter the tenant | – | – | yes | yes | yes |
+| tenants, API keys, tokens | – | – | – | – | yes |
 | the installation: database, doctor | – | – | – | – | yes |
 """
 
@@ -48,8 +49,14 @@ class Action(StrEnum):
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
     API_KEY_LIST = "api_key.list"
+    API_KEY_ROTATE = "api_key.rotate"
+    TOKEN_REVOKE = "token.revoke"  # noqa: S105 - the name of an action
+    TOKEN_CHECK = "token.check"  # noqa: S105 - the name of an action
+    ACCESS_REVIEW = "access.review"
+    ACCESS_REVIEW_ALL = "access.review_all"
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
+    AUTHENTICATION_FAILURES = "security.authentication_failures"
     SERVICE_START = "service.start"
     DATABASE_UPGRADE = "db.upgrade"
     DATABASE_CHECK = "db.check"
@@ -80,17 +87,22 @@ _TENANTS: Final = frozenset(
         Action.API_KEY_CREATE,
         Action.API_KEY_REVOKE,
         Action.API_KEY_LIST,
+        Action.API_KEY_ROTATE,
+        Action.TOKEN_REVOKE,
+        Action.TOKEN_CHECK,
+        Action.ACCESS_REVIEW_ALL,
     }
 )
+_REVIEW: Final = frozenset({Action.ACCESS_REVIEW})
 _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
 _INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.SERVICE: _MEMORY,
     Role.MEMBER: _MEMORY,
-    Role.TENANT_ADMIN: _MEMORY | _PERSON | _USAGE | _AUDIT,
-    Role.AUDITOR: _AUDIT,
-    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM | _INSTALLATION,
+    Role.TENANT_ADMIN: _MEMORY | _PERSON | _USAGE | _AUDIT | _REVIEW,
+    Role.AUDITOR: _AUDIT | _REVIEW,
+    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM | _REVIEW | _INSTALLATION,
 }
 _ANY_USER: Final = frozenset({Role.SERVICE, Role.TENANT_ADMIN})
 

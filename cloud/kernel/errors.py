@@ -26,6 +26,7 @@ __all__ = [
     "QuotaExceededError",
     "SealBrokenError",
     "TenantIsolationError",
+    "TokenKeysUnavailableError",
     "UnknownTenantError",
 ]
 
@@ -35,13 +36,28 @@ class AuthenticationError(LuminescentError):
 
     Attributes:
         reason: A short code such as `no_scope` or `unknown_tenant`.
+        key_id: The API key that was shown, where there is such a key.
     """
 
     code = "authentication"
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, *, key_id: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.key_id = key_id
+
+
+class TokenKeysUnavailableError(AuthenticationError):
+    """The keys that a token would be checked with cannot be had now: it opens nothing, and may be shown again later."""
+
+    code = "token_keys_unavailable"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "token_keys_unavailable",
+            "tokens cannot be checked now: the issuer's keys are not available; try again later",
+        )
 
 
 class PermissionDeniedError(LuminescentError):

@@ -112,12 +112,21 @@ class Materializer:
         engine: Engine of the worker's role.
         rows: The data plane.
         predicate_for: Makes the predicate under which a tenant's rows are looked at.
+        chores: What else is done now and then, beside taking expired memories out of the stock.
     """
 
-    def __init__(self, engine: ControlEngine, rows: Rows, predicate_for: Callable[[str], TenantPredicate]) -> None:
+    def __init__(
+        self,
+        engine: ControlEngine,
+        rows: Rows,
+        predicate_for: Callable[[str], TenantPredicate],
+        *,
+        chores: Sequence[Callable[[], object]] = (),
+    ) -> None:
         self._engine = engine
         self._rows = rows
         self._predicate_for = predicate_for
+        self._chores = chores
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; trouble with a plane is waited out, not died of."""
@@ -127,6 +136,8 @@ class Materializer:
                 pause_s = 0.0 if self.round() else _IDLE_S
                 if time.monotonic() >= expire_at_s:
                     self.expire()
+                    for chore in self._chores:
+                        chore()
                     expire_at_s = time.monotonic() + _EXPIRY_EVERY_S
             except ProviderUnavailableError as error:
                 _log.warning("the materializer waits: %s", error)

@@ -21,6 +21,7 @@ from cloud.memory.materializer import Materializer
 from cloud.memory.postgres import PostgresLedger
 from cloud.memory.vectors import Vectorizer, install, uninstall
 from cloud.settings import CloudSettings
+from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.servers import bring_up_to_date, open_server
 from cloud.storage.durability import check_durability
 from cloud.storage.engine import ControlEngine, Deadline, check_role
@@ -29,8 +30,6 @@ from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
 from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
 from cloud.storage.server import Server
-from cloud.tenancy.identity import IdentityResolver
-from cloud.tenancy.postgres import PostgresApiKeyLookup
 from cloud.tenancy.system import system_predicate
 from cloud.usage.model import Plan
 from cloud.usage.plans import read_plans, write_plans
@@ -62,6 +61,7 @@ class Installation:
     config: PixeltableConfig
     keyring: FileKeyring
     server: Server
+    identity: IdentityParts
     stack: contextlib.ExitStack = field(repr=False)
 
     def materializer(self) -> Materializer:
@@ -70,7 +70,7 @@ class Installation:
         def predicate(tenant_id: str) -> TenantPredicate:
             return system_predicate(tenant_id, "materializer")
 
-        return Materializer(self.engines.worker, self.config.rows, predicate)
+        return Materializer(self.engines.worker, self.config.rows, predicate, chores=(self.identity.refusals.report,))
 
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""
@@ -110,12 +110,8 @@ def open_installation(settings: CloudSettings) -> Installation:
         vectorizer = Vectorizer(keyring, sealer, embedder(settings))
         install(vectorizer)
         stack.callback(uninstall, vectorizer)
-        identities = IdentityResolver(
-            PostgresApiKeyLookup(engines.keys),
-            keyring,
-            system_clock,
-            trusted_gateway=settings.trusted_gateway,
-            default_tenant=settings.default_tenant,
+        identity = build_identity(
+            settings, keyring, app=engines.app, worker=engines.worker, keys=engines.keys, on_close=stack.callback
         )
         config = PixeltableConfig(
             ledger=PostgresLedger(engines.app),
@@ -124,11 +120,11 @@ def open_installation(settings: CloudSettings) -> Installation:
             sealer=sealer,
             vectorizer=vectorizer,
             hot=HotTier(capacity_bytes=settings.hot_tier_mb * 2**20),
-            identities=identities,
+            identities=identity.resolver,
             clock=system_clock,
             weights=settings.ranking_weights(),
         )
-        return Installation(settings, plans, engines, config, keyring, server, stack.pop_all())
+        return Installation(settings, plans, engines, config, keyring, server, identity, stack.pop_all())
 
 
 def _engines(settings: CloudSettings, server: Server) -> Engines:

@@ -28,8 +28,10 @@ from cloud.startup.installation import Installation, open_installation
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.postgres import PostgresTenantStore
+from cloud.tenancy.postgres_tokens import PostgresRevokedTokens
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
+from cloud.tenancy.token_administration import TokenAdministration
 from cloud.usage.model import Meter
 from cloud.usage.postgres import PostgresUsageStore
 from cloud.usage.service import CloudUsageTracker
@@ -47,7 +49,8 @@ class CloudRuntime:
         memory: `CloudMemoryProvider`.
         tenant_provider: `CloudTenantProvider`.
         tenants: Creates, suspends, resumes and lists tenants.
-        api_keys: Creates, revokes and lists API keys.
+        api_keys: Creates, rotates, revokes, lists and reviews API keys.
+        tokens: Checks and revokes an issuer's tokens.
         usage: `CloudUsageTracker`.
         audit: `CloudAuditLogger`.
         gdpr: `CloudGDPRService`.
@@ -78,7 +81,19 @@ class CloudRuntime:
             meters=tuple(meter.value for meter in Meter),
             clock=config.clock,
         )
-        self.api_keys = ApiKeys(store, config.keyring, admissions, self.audit)
+        identity = installation.identity
+        self.api_keys = ApiKeys(
+            store,
+            config.keyring,
+            admissions,
+            self.audit,
+            clock=config.clock,
+            use=identity.use,
+            tokens=identity.tokens.access() if identity.tokens else None,
+        )
+        self.tokens = TokenAdministration(
+            identity.tokens, PostgresRevokedTokens(engines.maintenance), admissions, self.audit
+        )
         self.memory = CloudMemoryProvider(config, self.tenant_provider, self.audit, self.usage)
         self.gdpr = CloudGDPRService(
             PostgresErasureStore(engines.maintenance), engines.maintenance, config, admissions, self.audit
@@ -112,6 +127,10 @@ class CloudRuntime:
             except (ErasureIncompleteError, ProviderUnavailableError) as error:
                 # It is recorded, and what it erases stays frozen: nobody else has to wait for it.
                 _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
+        try:
+            self._installation.identity.refusals.report()
+        except ProviderUnavailableError as error:
+            _log.warning("refusals of an earlier process are reported later: %s", error)
         match self._installation.settings.worker:
             case "process":
                 worker = WorkerProcess(_for_child(self._installation.settings))

@@ -25,7 +25,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import CIDR, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -173,9 +173,35 @@ api_keys = Table(
     Column("created_at", _instant, nullable=False, server_default=_now),
     Column("expires_at", _instant),
     Column("revoked_at", _instant),
+    Column("ip_ranges", ARRAY(CIDR), nullable=False, server_default=text("'{}'::cidr[]")),
+    Column("ranges_sealed", LargeBinary),
+    Column("last_used_at", _instant),
+    Column("successor_id", Text),
+    CheckConstraint("subject_id IS NULL OR ip_ranges = '{}'::cidr[]", name="ranges"),
     Index(None, "tenant_id"),
     Index(None, "subject_id"),
     comment="SHA-256 of random 256-bit secrets; the user a key is bound to is sealed under that person's key.",
+)
+
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("tenant_id", Text, ForeignKey("tenants.tenant_id")),
+    Column("token_tag", LargeBinary),
+    Column("expires_at", _instant, nullable=False),
+    Column("revoked_at", _instant, nullable=False, server_default=_now),
+    PrimaryKeyConstraint("tenant_id", "token_tag"),
+    comment="SHA-256 of tokens that open nothing any more, until they would have expired by themselves.",
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("minute", _instant, primary_key=True),
+    Column("failures", BigInteger, nullable=False),
+    Column("further", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    comment="Refused strangers of the present minute: all, and by reason those without an event of their own.",
 )
 
 erasures = Table(
@@ -214,6 +240,7 @@ TENANT_TABLES = (
     idempotency_keys,
     audit_events,
     api_keys,
+    revoked_tokens,
     erasures,
     tenant_closings,
 )

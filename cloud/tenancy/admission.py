@@ -1,6 +1,7 @@
 """The door: every operation passes it once, and only what passed it holds a scope and a tenant predicate.
 
-A refusal is recorded before it is raised: in the tenant's log where there is a valid tenant, else in the system log.
+A refusal is recorded before it is raised: of a caller that is known in its tenant's log, one event each; of a stranger
+in the system log, where many of one minute and source become one event (`cloud.tenancy.refusals`).
 """
 
 from __future__ import annotations
@@ -132,6 +133,9 @@ class Admissions:
             category=Category.SECURITY if isolation or isinstance(error, AuthenticationError) else Category.OPERATION,
             details={"severity": "critical"} if isolation else None,
         )
+        if scope is None and self._identities.refusals is not None:
+            self._identities.refusals.count(draft, error)
+            return
         log_id = log_id or (scope.tenant_id if scope else SYSTEM_LOG)
         self._audit.record(log_id, draft, Outcome.DENIED, reason=reason_of(error))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -14,7 +15,7 @@ from psycopg.errors import InsufficientPrivilege
 from cloud import CloudRuntime, request_context
 from cloud.kernel.errors import ConfigurationError
 from cloud.storage.engine import ControlEngine, check_role
-from cloud.storage.metadata import TENANT_TABLES
+from cloud.storage.metadata import TENANT_TABLES, revoked_tokens
 from cloud.storage.roles import CONTROL_DATABASE, OWNER_ROLE, ROLE_DATABASES
 from src.testing.samples import sample_memory
 from tests.isolation.probes import Onlooker
@@ -29,6 +30,7 @@ _TENANT_COLUMN = {table.name: "log_id" if table.name == "audit_events" else "ten
 WITHOUT_TENANT = {
     "plan_limits": "limits of the plans, the same for every tenant",
     "alembic_version": "which migrations have run",
+    "refusals": "counts of strangers, who belong to no tenant",
 }
 """Tables without row-level security, and why they need none."""
 
@@ -42,6 +44,7 @@ READABLE: dict[str, set[str]] = {
         "intake",
         "idempotency_keys",
         "audit_events",
+        "revoked_tokens",
     },
     WORKER: {"tenants", "usage_counters", "memories", "intake"},
     KEYS: {"api_keys"},
@@ -50,7 +53,7 @@ READABLE: dict[str, set[str]] = {
 }
 """Tenant tables that each role may read at all."""
 
-_OFTEN_EMPTY = {"intake", "erasures", "tenant_closings"}
+_OFTEN_EMPTY = {"intake", "erasures", "revoked_tokens", "tenant_closings"}
 
 CROSSING_TENANTS = {WORKER, KEYS, BACKUP, MAINTENANCE}
 """Roles whose duty has no one tenant: the worker's batches, keys before a tenant is known, backup, administration."""
@@ -72,6 +75,9 @@ async def two_tenants(runtime: CloudRuntime) -> tuple[str, str]:
         with request_context(tenant_id=name, roles={"service"}):
             await runtime.memory.store(sample_memory("alice"), {"idempotency_key": "once"})
             runtime.usage.track("query", 3, {})
+        revoked = sa.insert(revoked_tokens).values(tenant_id=name, token_tag=b"t", expires_at=datetime.now(UTC))
+        maintenance = runtime._installation.engines.maintenance
+        maintenance.transaction(lambda connection, row=revoked: connection.execute(row))  # type: ignore[misc]
     await runtime.drain()
     return names
 

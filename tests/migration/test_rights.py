@@ -10,7 +10,7 @@ from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 
 EVERYTHING = (
     "tenants", "plan_limits", "usage_counters", "usage_events", "subjects", "memories", "intake", "idempotency_keys",
-    "audit_events", "api_keys", "erasures", "tenant_closings", "alembic_version",
+    "audit_events", "api_keys", "revoked_tokens", "refusals", "erasures", "tenant_closings", "alembic_version",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -25,6 +25,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "intake": READ | {"INSERT"},
         "idempotency_keys": READ | {"INSERT"},
         "audit_events": READ | {"INSERT"},
+        "revoked_tokens": READ,
+        "refusals": READ | {"INSERT", "UPDATE"},
     },
     "luminescent_worker": {
         "alembic_version": READ,
@@ -32,6 +34,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "usage_counters": READ,
         "memories": READ,
         "intake": READ | {"DELETE"},
+        "audit_events": {"INSERT"},
+        "refusals": READ | {"UPDATE", "DELETE"},
     },
     "luminescent_keys": {"api_keys": READ},
     "luminescent_maintenance": {
@@ -48,6 +52,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "idempotency_keys": READ | {"DELETE"},
         "usage_events": READ | {"DELETE"},
         "audit_events": READ | {"INSERT"},
+        "revoked_tokens": READ | {"INSERT", "DELETE"},
+        "refusals": READ,
     },
     "luminescent_backup": dict.fromkeys(EVERYTHING, READ),
     "luminescent_pixeltable": {},
@@ -58,6 +64,7 @@ COLUMN_RIGHTS = {
     ("luminescent_app", "memories", "state", "UPDATE"),
     ("luminescent_app", "subjects", "generation", "UPDATE"),
     ("luminescent_app", "usage_counters", "used", "UPDATE"),
+    ("luminescent_keys", "api_keys", "last_used_at", "UPDATE"),
     ("luminescent_worker", "memories", "state", "UPDATE"),
     ("luminescent_worker", "usage_counters", "used", "UPDATE"),
 }
@@ -171,6 +178,16 @@ def test_the_policies_are_these(migrated: sa.Engine) -> None:
     }
     expected |= {
         ("audit_events", "system_log", "{luminescent_app}", "INSERT", "PERMISSIVE", None, "(log_id = '_system'::text)"),
+        (
+            "audit_events",
+            "system_log_worker",
+            "{luminescent_worker}",
+            "INSERT",
+            "PERMISSIVE",
+            None,
+            "(log_id = '_system'::text)",
+        ),
+        ("api_keys", "key_use", "{luminescent_keys}", "UPDATE", "PERMISSIVE", "true", "true"),
         ("api_keys", "key_lookup", "{luminescent_keys}", "SELECT", "PERMISSIVE", "true", None),
     }
     assert set(found) == expected

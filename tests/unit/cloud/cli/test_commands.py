@@ -367,5 +367,5 @@ def test_every_public_noun_is_documented() -> None:
 
 
 def test_the_runtime_is_the_one_that_commands_need(runtime: CloudRuntime) -> None:
-    for name in ("memory", "tenant_provider", "tenants", "api_keys", "usage", "audit", "gdpr", "drain"):
+    for name in ("memory", "tenant_provider", "tenants", "api_keys", "tokens", "usage", "audit", "gdpr", "drain"):
         assert hasattr(runtime, name)

@@ -20,6 +20,7 @@ EXAMPLES: dict[LuminescentError, ExitCode] = {
     errors.InvalidMemoryError(field="content", reason="is empty"): ExitCode.USAGE,
     errors.InvalidFilterError(place="limit", reason="must be from 1"): ExitCode.USAGE,
     errors.AuthenticationError("no_key", "x"): ExitCode.DENIED,
+    errors.TokenKeysUnavailableError(): ExitCode.UNAVAILABLE,
     errors.PermissionDeniedError(action="memory.store", reason="role_missing"): ExitCode.DENIED,
     errors.TenantIsolationError("conflict"): ExitCode.DENIED,
     errors.QuotaExceededError(meter="memories", limit=1, used=1): ExitCode.QUOTA,

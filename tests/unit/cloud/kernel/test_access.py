@@ -17,22 +17,37 @@ TENANTS = {
     "tenant.suspend",
     "tenant.resume",
     "tenant.list",
+    "tenant.change",
+    "tenant.close",
     "api_key.create",
     "api_key.revoke",
     "api_key.list",
+    "api_key.rotate",
+    "token.revoke",
+    "token.check",
+    "access.review_all",
 }
+REVIEW = {"access.review"}
 INSTALLATION = {"db.upgrade", "db.check", "doctor.run"}
-NOBODY = {"gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start"}
+NOBODY = {
+    "gdpr.erase.step",
+    "tenant.close.step",
+    "usage.track",
+    "external.event",
+    "security.event",
+    "security.authentication_failures",
+    "service.start",
+}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
 GRANTED: dict[Role, set[str]] = {
     Role.SERVICE: MEMORY,
     Role.MEMBER: MEMORY,
-    Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | {"usage.read"},
-    Role.AUDITOR: AUDIT,
-    Role.OPERATOR: TENANTS | INSTALLATION | {"usage.read", "audit.system"},
+    Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | REVIEW | {"usage.read"},
+    Role.AUDITOR: AUDIT | REVIEW,
+    Role.OPERATOR: TENANTS | REVIEW | INSTALLATION | {"usage.read", "audit.system"},
 }
-KNOWN = MEMORY | PERSON | AUDIT | TENANTS | INSTALLATION | NOBODY | {"usage.read", "audit.system"}
+KNOWN = MEMORY | PERSON | AUDIT | TENANTS | REVIEW | INSTALLATION | NOBODY | {"usage.read", "audit.system"}
 
 
 def principal(*roles: Role, user_id: str | None = None) -> Principal:
