@@ -7,7 +7,7 @@ import threading
 from typing import NoReturn
 
 from cloud.settings import CloudSettings
-from cloud.startup import init_cloud_extensions, run_worker
+from cloud.startup import init_cloud_extensions, open_custody, run_worker
 
 
 def _attached_worker() -> int:
@@ -32,7 +32,7 @@ def main() -> NoReturn:
     from cloud.cli.app import run
     from cloud.cli.ports import Program
 
-    run(Program(settings=CloudSettings, open=init_cloud_extensions, run_worker=run_worker))
+    run(Program(settings=CloudSettings, open=init_cloud_extensions, open_custody=open_custody, run_worker=run_worker))
 
 
 if __name__ == "__main__":

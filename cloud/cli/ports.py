@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cloud.audit.service import CloudAuditLogger
+from cloud.custody.service import Custody
 from cloud.gdpr.service import CloudGDPRService
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.settings import CloudSettings
@@ -28,6 +29,7 @@ class Runtime(Protocol):
     usage: CloudUsageTracker
     audit: CloudAuditLogger
     gdpr: CloudGDPRService
+    keyring: Custody
 
     async def drain(self, *, timeout_s: float = ...) -> None:
         """Wait until every memory accepted so far is in Pixeltable.
@@ -45,9 +47,11 @@ class Program:
     Attributes:
         settings: Makes settings from the environment; arguments given come first.
         open: Opens the installation; its context manager takes it down.
+        open_custody: Opens the custody of the keyring, also where the keyring cannot be opened.
         run_worker: Materializes until the event is set.
     """
 
     settings: Callable[..., CloudSettings]
     open: Callable[[CloudSettings], AbstractContextManager[Runtime]]
+    open_custody: Callable[..., AbstractContextManager[Custody]]
     run_worker: Callable[[CloudSettings, threading.Event], None]

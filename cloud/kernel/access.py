@@ -8,6 +8,7 @@
 | audit log of the tenant | – | – | yes | yes | – |
 | the system's audit log | – | – | – | – | yes |
 | tenants, API keys | – | – | – | – | yes |
+| the keyring | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ class Action(StrEnum):
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
     API_KEY_LIST = "api_key.list"
+    KEYRING_STATUS = "keyring.status"
+    KEYRING_ROTATE = "keyring.rotate"
+    KEYRING_BACKUP = "keyring.backup"
+    KEYRING_RESTORE = "keyring.restore"
+    KEYRING_ACCEPT = "keyring.accept"
+    KEYRING_RECONCILE = "keyring.reconcile"
+    KEYRING_DESTROY_ROOT_KEY = "keyring.destroy_root_key"
+    KEYRING_STEP = "keyring.step"
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
     SERVICE_START = "service.start"
@@ -73,6 +82,17 @@ _TENANTS: Final = frozenset(
         Action.API_KEY_LIST,
     }
 )
+_KEYRING: Final = frozenset(
+    {
+        Action.KEYRING_STATUS,
+        Action.KEYRING_ROTATE,
+        Action.KEYRING_BACKUP,
+        Action.KEYRING_RESTORE,
+        Action.KEYRING_ACCEPT,
+        Action.KEYRING_RECONCILE,
+        Action.KEYRING_DESTROY_ROOT_KEY,
+    }
+)
 _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
@@ -80,7 +100,7 @@ _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.MEMBER: _MEMORY,
     Role.TENANT_ADMIN: _MEMORY | _PERSON | _USAGE | _AUDIT,
     Role.AUDITOR: _AUDIT,
-    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM,
+    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM | _KEYRING,
 }
 _ANY_USER: Final = frozenset({Role.SERVICE, Role.TENANT_ADMIN})
 

@@ -66,14 +66,27 @@ class SlotCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyringMark:
+    """By what a keyring is recognized.
+
+    Attributes:
+        keyring_id: 32 hexadecimal digits.
+        epoch: How often it was changed; a copy from earlier has a smaller one.
+        root_key_id: The root key it is under.
+    """
+
+    keyring_id: str
+    epoch: int
+    root_key_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeyringStatus:
     """A keyring at one moment.
 
     Attributes:
-        keyring_id: 32 hexadecimal digits.
+        mark: By what it is recognized.
         format: Version of its index.
-        epoch: How often it was changed; a copy from earlier has a smaller one.
-        root_key_id: The root key it is under.
         next_root_key_id: The root key it is moving to.
         rotating_tenants: Tenants whose rotation has begun and not ended.
         rotated_at: When the last rotation ended.
@@ -82,10 +95,8 @@ class KeyringStatus:
         backups: Its backups, oldest first.
     """
 
-    keyring_id: str
+    mark: KeyringMark
     format: int
-    epoch: int
-    root_key_id: str
     next_root_key_id: str | None
     rotating_tenants: tuple[str, ...]
     rotated_at: datetime | None

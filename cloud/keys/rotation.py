@@ -172,7 +172,7 @@ def _begin_tenant(files: KeyringFiles, tenant_id: str, now: datetime) -> tuple[b
         slot = files.index.tenant_slot(tenant_id)
         if slot is None:
             raise KeyDestroyedError("the tenant's key does not exist")
-        present = _opened_by_root(files, tenant_id, slot)
+        present = opened_by_root(files, tenant_id, slot)
         if present is None:
             raise KeyDestroyedError("the tenant's key does not exist")
         if tenant_id not in files.register.rotating_tenants():
@@ -185,7 +185,7 @@ def _begin_tenant(files: KeyringFiles, tenant_id: str, now: datetime) -> tuple[b
         failpoints.reach("rotate.tenant.begun")
         kept = files.register.former_slots(tenant_id)[-1]
         root = files.wrapping_root_key()
-        if _opened_by_root(files, tenant_id, kept) is None:
+        if opened_by_root(files, tenant_id, kept) is None:
             # Named before it is written: a wrapping in a slot that no row names would outlive the tenant.
             files.slots.write(kept, pack_slot(root.wrap(present, encode_place(tenant_place(tenant_id, kept)))))
             files.slots.sync()
@@ -199,7 +199,7 @@ def _begin_tenant(files: KeyringFiles, tenant_id: str, now: datetime) -> tuple[b
         return files.slots.read(slot), present, tuple(reversed(former))
 
 
-def _opened_by_root(files: KeyringFiles, tenant_id: str, slot: int) -> bytes | None:
+def opened_by_root(files: KeyringFiles, tenant_id: str, slot: int) -> bytes | None:
     """The tenant's key in a slot; `None` if there is none in it."""
     found = parse_slot(files.slots.read(slot))
     if found.state is not SlotState.USED:
@@ -213,7 +213,7 @@ def former_keys(files: KeyringFiles, tenant_id: str) -> tuple[bytes, ...]:
     Raises:
         SealBrokenError: One of them is damaged.
     """
-    found = (_opened_by_root(files, tenant_id, slot) for slot in files.register.former_slots(tenant_id))
+    found = (opened_by_root(files, tenant_id, slot) for slot in files.register.former_slots(tenant_id))
     return tuple(key for key in found if key is not None)
 
 

@@ -15,13 +15,22 @@ import sqlalchemy as sa
 
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
+from cloud.custody.postgres import PostgresCustodyStore
+from cloud.custody.service import Custody
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
-from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
+from cloud.kernel.errors import (
+    ConfigurationError,
+    ErasureIncompleteError,
+    KeyDestroyedError,
+    ProviderUnavailableError,
+)
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
+from cloud.startup.custody import place_of
 from cloud.startup.installation import Installation, open_installation
+from cloud.startup.keyring import keyring_directory
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.postgres import PostgresTenantStore
@@ -48,6 +57,7 @@ class CloudRuntime:
         usage: `CloudUsageTracker`.
         audit: `CloudAuditLogger`.
         gdpr: `CloudGDPRService`.
+        keyring: `Custody` of the keyring: rotation, backup, diagnosis.
         pixeltable_config: What a `CloudMemoryProvider` is built from.
     """
 
@@ -76,8 +86,20 @@ class CloudRuntime:
         )
         self.api_keys = ApiKeys(store, config.keyring, admissions, self.audit)
         self.memory = CloudMemoryProvider(config, self.tenant_provider, self.audit, self.usage)
+        self.keyring = Custody(
+            place_of(installation.keyring, keyring_directory(installation.settings), installation.root_keys),
+            PostgresCustodyStore(engines.maintenance),
+            admissions,
+            self.audit,
+            config.clock,
+        )
         self.gdpr = CloudGDPRService(
-            PostgresErasureStore(engines.maintenance), engines.maintenance, config, admissions, self.audit
+            PostgresErasureStore(engines.maintenance),
+            engines.maintenance,
+            config,
+            admissions,
+            self.audit,
+            on_key_destroyed=self.keyring.note,
         )
 
     def register(self) -> None:
@@ -104,6 +126,11 @@ class CloudRuntime:
         except (ErasureIncompleteError, ProviderUnavailableError) as error:
             # It is recorded, and its subject stays frozen: nobody else has to wait for it.
             _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
+        try:
+            self.keyring.resume()
+        except (ConfigurationError, KeyDestroyedError, ProviderUnavailableError) as error:
+            # Every key can be read meanwhile, under the old or the new one: nobody has to wait for it either.
+            _log.warning("a rotation of the keyring could not be finished: %s", error)
         match self._installation.settings.worker:
             case "process":
                 worker = WorkerProcess(_for_child(self._installation.settings))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -192,6 +193,30 @@ erasures = Table(
     CheckConstraint("state IN ('frozen', 'key_destroyed', 'rows_deleted', 'verified', 'incomplete')", name="state"),
     Index(None, "tenant_id", "subject_id"),
     comment="Erasures and how far each got; a crash resumes at the recorded state.",
+)
+
+keyring_state = Table(
+    "keyring_state",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("keyring_id", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("root_key_id", Text, nullable=False),
+    Column("seen_at", _instant, nullable=False),
+    CheckConstraint("singleton", name="singleton"),
+    comment="The keyring that belongs here, as it was seen last; one row.",
+)
+
+keyring_backups = Table(
+    "keyring_backups",
+    metadata,
+    Column("backup_id", Text, primary_key=True),
+    Column("keyring_id", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("root_key_id", Text, nullable=False),
+    Column("made_at", _instant, nullable=False),
+    Column("expires_at", _instant, nullable=False),
+    comment="Backups of the keyring, known here too: one restored from an earlier backup forgot the later ones.",
 )
 
 TENANT_TABLES = (

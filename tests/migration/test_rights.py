@@ -10,7 +10,7 @@ from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 
 EVERYTHING = (
     "tenants", "plan_limits", "usage_counters", "usage_events", "subjects", "memories", "intake", "idempotency_keys",
-    "audit_events", "api_keys", "erasures", "alembic_version",
+    "audit_events", "api_keys", "erasures", "alembic_version", "keyring_state", "keyring_backups",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -47,6 +47,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "idempotency_keys": READ | {"DELETE"},
         "usage_events": READ | {"DELETE"},
         "audit_events": READ | {"INSERT"},
+        "keyring_state": READ | {"INSERT", "UPDATE"},
+        "keyring_backups": READ | {"INSERT", "UPDATE"},
     },
     "luminescent_backup": dict.fromkeys(EVERYTHING, READ),
     "luminescent_pixeltable": {},

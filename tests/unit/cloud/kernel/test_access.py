@@ -21,7 +21,16 @@ TENANTS = {
     "api_key.revoke",
     "api_key.list",
 }
-NOBODY = {"gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start"}
+KEYRING = {
+    "keyring.status",
+    "keyring.rotate",
+    "keyring.backup",
+    "keyring.restore",
+    "keyring.accept",
+    "keyring.reconcile",
+    "keyring.destroy_root_key",
+}
+NOBODY = {"keyring.step", "gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start"}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
 GRANTED: dict[Role, set[str]] = {
@@ -29,9 +38,9 @@ GRANTED: dict[Role, set[str]] = {
     Role.MEMBER: MEMORY,
     Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | {"usage.read"},
     Role.AUDITOR: AUDIT,
-    Role.OPERATOR: TENANTS | {"usage.read", "audit.system"},
+    Role.OPERATOR: TENANTS | KEYRING | {"usage.read", "audit.system"},
 }
-KNOWN = MEMORY | PERSON | AUDIT | TENANTS | NOBODY | {"usage.read", "audit.system"}
+KNOWN = MEMORY | PERSON | AUDIT | TENANTS | KEYRING | NOBODY | {"usage.read", "audit.system"}
 
 
 def principal(*roles: Role, user_id: str | None = None) -> Principal:
