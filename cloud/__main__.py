@@ -7,7 +7,7 @@ import threading
 from typing import NoReturn
 
 from cloud.settings import CloudSettings
-from cloud.startup import init_cloud_extensions, run_worker
+from cloud.startup import init_cloud_extensions, open_custody, run_worker
 
 
 def _attached_worker() -> int:
@@ -33,7 +33,15 @@ def main() -> NoReturn:
     from cloud.cli.ports import Program
     from cloud.startup import upkeep
 
-    run(Program(settings=CloudSettings, open=init_cloud_extensions, run_worker=run_worker, upkeep=upkeep))
+    run(
+        Program(
+            settings=CloudSettings,
+            open=init_cloud_extensions,
+            open_custody=open_custody,
+            run_worker=run_worker,
+            upkeep=upkeep,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ class CloudSettings(BaseSettings):
         home: Directory of the installation; made when first opened.
         root_key: The key above all keys, as standard base64 of 32 bytes; from `root_key_file` when left out.
         root_key_file: File that holds it, mode 0600; by default `secrets/root.key` in the home, made when missing.
+        other_root_key_file: File with a second root key: while the root key is rotated the one to come, and afterwards
+            the one before, for processes that are given their root key and cannot look it up beside `root_key_file`.
         plans_file: Plan file; the one shipped when left out.
         trusted_gateway: Whether the header `x-tenant-id` comes from a gateway that authenticated it.
         default_tenant: Tenant of calls that name none; none unless set.
@@ -78,6 +80,7 @@ class CloudSettings(BaseSettings):
     home: Path = Path("~/.luminescent-cloud")
     root_key: SecretStr | None = None
     root_key_file: Path | None = None
+    other_root_key_file: Path | None = None
     plans_file: Path | None = None
     trusted_gateway: bool = False
     default_tenant: str | None = None

@@ -23,6 +23,7 @@ from cloud.cli import (
     demo,
     doctor,
     gdpr,
+    keyring,
     memory,
     tenants,
     tokens,
@@ -100,6 +101,7 @@ def build_app(program: Program) -> typer.Typer:
         ("usage", usage.app),
         ("audit", audit.app),
         ("gdpr", gdpr.app),
+        ("keyring", keyring.app),
         ("db", db.app),
         ("bench", bench.app),
     ):

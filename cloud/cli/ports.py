@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cloud.audit.service import CloudAuditLogger
+from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.findings import Finding
@@ -34,6 +35,7 @@ class Runtime(Protocol):
     audit: CloudAuditLogger
     gdpr: CloudGDPRService
     closing: TenantClosing
+    keyring: Custody
 
     async def drain(self, *, timeout_s: float = ...) -> None:
         """Wait until every memory accepted so far is in Pixeltable.
@@ -71,11 +73,13 @@ class Program:
     Attributes:
         settings: Makes settings from the environment; arguments given come first.
         open: Opens the installation; its context manager takes it down.
+        open_custody: Opens the custody of the keyring, also where the keyring cannot be opened.
         run_worker: Materializes until the event is set.
         upkeep: What can be done without opening it.
     """
 
     settings: Callable[..., CloudSettings]
     open: Callable[[CloudSettings], AbstractContextManager[Runtime]]
+    open_custody: Callable[..., AbstractContextManager[Custody]]
     run_worker: Callable[[CloudSettings, threading.Event], None]
     upkeep: Upkeep

@@ -250,6 +250,20 @@ CATALOG: Final[tuple[Place, ...]] = (
         basis="GDPR Art. 32(1)(b): strangers who were refused, for a minute; an address is a keyed hash of the day",
     ),
     Place(
+        "control.keyring_state",
+        Kind.CONTROL_TABLE,
+        "keyring_state",
+        dict.fromkeys(("singleton", "keyring_id", "epoch", "root_key_id", "seen_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.keyring_backups",
+        Kind.CONTROL_TABLE,
+        "keyring_backups",
+        dict.fromkeys(("backup_id", "keyring_id", "epoch", "root_key_id", "made_at", "expires_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
         "control.alembic_version",
         Kind.CONTROL_TABLE,
         "alembic_version",

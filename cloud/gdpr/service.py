@@ -53,6 +53,7 @@ class CloudGDPRService:
         config: The installation.
         admissions: The door.
         audit: The log.
+        on_key_destroyed: Called when a person's key is destroyed, before that is recorded.
     """
 
     def __init__(
@@ -62,7 +63,10 @@ class CloudGDPRService:
         config: PixeltableConfig,
         admissions: Administration,
         audit: TransactionalAuditLogger,
+        *,
+        on_key_destroyed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_key_destroyed = on_key_destroyed
         self._store = store
         self._engine = engine
         self._config = config
@@ -193,6 +197,8 @@ class CloudGDPRService:
         self._config.keyring.forget(erasure.tenant_id, subject_id)
         self._config.hot.drop(erasure.tenant_id, subject_id)
         failpoints.reach("erase.key_destroyed")
+        # The control plane knows of it, so a copy of the keyring from before is recognized as one.
+        self._on_key_destroyed()
         erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, {})
         try:
             self._remove_rows(predicate, subject_id)

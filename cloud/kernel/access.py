@@ -9,7 +9,7 @@
 | the system's audit log | – | – | – | – | yes |
 | review of who may enter the tenant | – | – | yes | yes | yes |
 | tenants, API keys, tokens | – | – | – | – | yes |
-| the installation: database, doctor | – | – | – | – | yes |
+| the installation: database, keyring, doctor | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ class Action(StrEnum):
     TOKEN_CHECK = "token.check"  # noqa: S105 - the name of an action
     ACCESS_REVIEW = "access.review"
     ACCESS_REVIEW_ALL = "access.review_all"
+    KEYRING_STATUS = "keyring.status"
+    KEYRING_ROTATE = "keyring.rotate"
+    KEYRING_BACKUP = "keyring.backup"
+    KEYRING_RESTORE = "keyring.restore"
+    KEYRING_ACCEPT = "keyring.accept"
+    KEYRING_RECONCILE = "keyring.reconcile"
+    KEYRING_DESTROY_ROOT_KEY = "keyring.destroy_root_key"
+    KEYRING_STEP = "keyring.step"
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
     AUTHENTICATION_FAILURES = "security.authentication_failures"
@@ -94,6 +102,17 @@ _TENANTS: Final = frozenset(
     }
 )
 _REVIEW: Final = frozenset({Action.ACCESS_REVIEW})
+_KEYRING: Final = frozenset(
+    {
+        Action.KEYRING_STATUS,
+        Action.KEYRING_ROTATE,
+        Action.KEYRING_BACKUP,
+        Action.KEYRING_RESTORE,
+        Action.KEYRING_ACCEPT,
+        Action.KEYRING_RECONCILE,
+        Action.KEYRING_DESTROY_ROOT_KEY,
+    }
+)
 _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
 _INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR})
 
@@ -102,7 +121,7 @@ _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.MEMBER: _MEMORY,
     Role.TENANT_ADMIN: _MEMORY | _PERSON | _USAGE | _AUDIT | _REVIEW,
     Role.AUDITOR: _AUDIT | _REVIEW,
-    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM | _REVIEW | _INSTALLATION,
+    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM | _REVIEW | _INSTALLATION | _KEYRING,
 }
 _ANY_USER: Final = frozenset({Role.SERVICE, Role.TENANT_ADMIN})
 

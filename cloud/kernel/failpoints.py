@@ -23,6 +23,22 @@ NAMES = (
     "close.key_destroyed",
     "close.ledger_deleted",
     "close.rows_deleted",
+    "rotate.root.begun",
+    "rotate.root.slot",
+    "rotate.root.batch",
+    "rotate.root.ended",
+    "rotate.root.promoted",
+    "rotate.tenant.begun",
+    "rotate.tenant.kept",
+    "rotate.tenant.changed",
+    "rotate.tenant.slot",
+    "rotate.tenant.batch",
+    "rotate.tenant.ended",
+    "backup.registered",
+    "backup.written",
+    "restore.unpacked",
+    "restore.put_aside",
+    "restore.in_place",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

@@ -232,8 +232,9 @@ class MemoryWriter:
     ) -> IdempotencyTag | None:
         if idempotency_key is None:
             return None
-        # The caller's key may be anything, a user id included: what is kept is an HMAC under the tenant's key.
-        secret = self._config.keyring.tenant_key(admitted.scope.tenant_id).key
+        # The caller's key may be anything, a user id included: what is kept is an HMAC under the tenant's key, the
+        # first it had: a request that is repeated after a rotation must be recognized.
+        secret = self._config.keyring.tenant_key(admitted.scope.tenant_id).first
         request = json.dumps(
             [memory.model_dump(mode="json", exclude={"id", "created_at", "last_accessed_at"}) for memory in memories],
             sort_keys=True,

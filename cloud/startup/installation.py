@@ -9,10 +9,14 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from cloud.audit.postgres import PostgresAuditStore
+from cloud.audit.service import CloudAuditLogger
+from cloud.custody.postgres import PostgresCustodyStore
+from cloud.custody.reconciling import admit_keyring
 from cloud.kernel.clock import system_clock
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import TenantPredicate
-from cloud.keys.rootkey import LocalRootKey
+from cloud.keys.rootkeys import RootKeys
 from cloud.keys.sealing import AesGcmSealer
 from cloud.keys.sqlite import FileKeyring
 from cloud.memory.config import PixeltableConfig
@@ -22,10 +26,11 @@ from cloud.memory.postgres import PostgresLedger
 from cloud.memory.vectors import Vectorizer, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.startup.identity import IdentityParts, build_identity
+from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.servers import bring_up_to_date, open_server
 from cloud.storage.durability import check_durability
 from cloud.storage.engine import ControlEngine, Deadline, check_role
-from cloud.storage.home import open_home, private_directory
+from cloud.storage.home import open_home
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
 from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
@@ -60,6 +65,7 @@ class Installation:
     engines: Engines
     config: PixeltableConfig
     keyring: FileKeyring
+    root_keys: RootKeys
     server: Server
     identity: IdentityParts
     stack: contextlib.ExitStack = field(repr=False)
@@ -92,12 +98,20 @@ def open_installation(settings: CloudSettings) -> Installation:
         stack.callback(server.close)
         stack.callback(disconnect_pixeltable)
         bring_up_to_date(settings, server)
-        engines = _engines(settings, server)
+        engines = open_engines(settings, server)
         stack.callback(engines.close)
         write_plans(engines.maintenance, plans)
         is_new = _is_new(engines.maintenance)
-        keyring = FileKeyring.open(settings.home / "keyring", root_key(settings, create=is_new), create=is_new)
+        root_keys = find_root_keys(settings, create=is_new)
+        keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
         stack.callback(keyring.close)
+        admit_keyring(
+            keyring,
+            PostgresCustodyStore(engines.maintenance),
+            CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring),
+            system_clock,
+            is_new=is_new,
+        )
         keyring.create_tenant(SYSTEM_LOG)
         url = server.url("luminescent_pixeltable", DATA_DATABASE)
         open_pixeltable(settings.home, url, pool_size=settings.data_pool_size)
@@ -124,10 +138,12 @@ def open_installation(settings: CloudSettings) -> Installation:
             clock=system_clock,
             weights=settings.ranking_weights(),
         )
-        return Installation(settings, plans, engines, config, keyring, server, identity, stack.pop_all())
+        return Installation(settings, plans, engines, config, keyring, root_keys, server, identity, stack.pop_all())
 
 
-def _engines(settings: CloudSettings, server: Server) -> Engines:
+def open_engines(settings: CloudSettings, server: Server) -> Engines:
+    """One engine per role on the control plane of `server`, each checked."""
+
     def engine(role: str, pool_size: int) -> ControlEngine:
         return ControlEngine(
             server.url(f"luminescent_{role}", CONTROL_DATABASE),
@@ -158,24 +174,6 @@ def _is_new(engine: ControlEngine) -> bool:
     # A keyring is made for an installation without tenants only: beside existing memories a new, empty keyring would
     # hide that theirs is lost.
     return not engine.rows(sa.text("SELECT 1 FROM tenants LIMIT 1"))
-
-
-def root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
-    """The root key that the settings name.
-
-    Args:
-        settings: How the installation is run.
-        create: Whether to make one in the home of a new installation.
-
-    Raises:
-        ConfigurationError: There is none, or others can read it.
-    """
-    if settings.root_key is not None:
-        return LocalRootKey.from_text(settings.root_key.get_secret_value())
-    if settings.root_key_file is not None:
-        return LocalRootKey.from_file(settings.root_key_file)
-    path = private_directory(settings.home / "secrets") / "root.key"
-    return LocalRootKey.from_file(path, create=create and not (settings.home / "keyring").exists())
 
 
 def embedder(settings: CloudSettings) -> Embedder:

@@ -16,15 +16,24 @@ from pydantic import SecretStr
 
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
+from cloud.custody.postgres import PostgresCustodyStore
+from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.closing_postgres import PostgresClosingStore
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
-from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
+from cloud.kernel.errors import (
+    ConfigurationError,
+    ErasureIncompleteError,
+    KeyDestroyedError,
+    ProviderUnavailableError,
+)
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
+from cloud.startup.custody import place_of
 from cloud.startup.installation import Installation, open_installation
+from cloud.startup.keyring import keyring_directory
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.postgres import PostgresTenantStore
@@ -55,6 +64,7 @@ class CloudRuntime:
         audit: `CloudAuditLogger`.
         gdpr: `CloudGDPRService`.
         closing: Closes tenants for good.
+        keyring: `Custody` of the keyring: rotation, backup, diagnosis.
         pixeltable_config: What a `CloudMemoryProvider` is built from.
     """
 
@@ -95,8 +105,20 @@ class CloudRuntime:
             identity.tokens, PostgresRevokedTokens(engines.maintenance), admissions, self.audit
         )
         self.memory = CloudMemoryProvider(config, self.tenant_provider, self.audit, self.usage)
+        self.keyring = Custody(
+            place_of(installation.keyring, keyring_directory(installation.settings), installation.root_keys),
+            PostgresCustodyStore(engines.maintenance),
+            admissions,
+            self.audit,
+            config.clock,
+        )
         self.gdpr = CloudGDPRService(
-            PostgresErasureStore(engines.maintenance), engines.maintenance, config, admissions, self.audit
+            PostgresErasureStore(engines.maintenance),
+            engines.maintenance,
+            config,
+            admissions,
+            self.audit,
+            on_key_destroyed=self.keyring.note,
         )
         self.closing = TenantClosing(
             PostgresClosingStore(engines.maintenance), engines.maintenance, config, store, admissions, self.audit
@@ -127,6 +149,11 @@ class CloudRuntime:
             except (ErasureIncompleteError, ProviderUnavailableError) as error:
                 # It is recorded, and what it erases stays frozen: nobody else has to wait for it.
                 _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
+        try:
+            self.keyring.resume()
+        except (ConfigurationError, KeyDestroyedError, ProviderUnavailableError) as error:
+            # Every key can be read meanwhile, under the old or the new one: nobody has to wait for it either.
+            _log.warning("a rotation of the keyring could not be finished: %s", error)
         try:
             self._installation.identity.refusals.report()
         except ProviderUnavailableError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -228,6 +229,30 @@ tenant_closings = Table(
     Column("requested_at", _instant, nullable=False, server_default=_now),
     Column("completed_at", _instant),
     comment="Tenants that are closed or being closed, with what was erased; a crash resumes what is not completed.",
+)
+
+keyring_state = Table(
+    "keyring_state",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("keyring_id", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("root_key_id", Text, nullable=False),
+    Column("seen_at", _instant, nullable=False),
+    CheckConstraint("singleton", name="singleton"),
+    comment="The keyring that belongs here, as it was seen last; one row.",
+)
+
+keyring_backups = Table(
+    "keyring_backups",
+    metadata,
+    Column("backup_id", Text, primary_key=True),
+    Column("keyring_id", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("root_key_id", Text, nullable=False),
+    Column("made_at", _instant, nullable=False),
+    Column("expires_at", _instant, nullable=False),
+    comment="Backups of the keyring, known here too: one restored from an earlier backup forgot the later ones.",
 )
 
 TENANT_TABLES = (

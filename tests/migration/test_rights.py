@@ -11,6 +11,7 @@ from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 EVERYTHING = (
     "tenants", "plan_limits", "usage_counters", "usage_events", "subjects", "memories", "intake", "idempotency_keys",
     "audit_events", "api_keys", "revoked_tokens", "refusals", "erasures", "tenant_closings", "alembic_version",
+    "keyring_state", "keyring_backups",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -54,6 +55,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "audit_events": READ | {"INSERT"},
         "revoked_tokens": READ | {"INSERT", "DELETE"},
         "refusals": READ,
+        "keyring_state": READ | {"INSERT", "UPDATE"},
+        "keyring_backups": READ | {"INSERT", "UPDATE"},
     },
     "luminescent_backup": dict.fromkeys(EVERYTHING, READ),
     "luminescent_pixeltable": {},

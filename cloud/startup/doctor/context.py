@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from cloud.kernel.errors import ConfigurationError, LuminescentError
 from cloud.kernel.findings import Finding, Level, problem
-from cloud.keys.rootkey import LocalRootKey
+from cloud.keys.rootkeys import RootKeys
 from cloud.keys.sqlite import FileKeyring
 from cloud.settings import CloudSettings
-from cloud.startup.installation import root_key
+from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.servers import external_server
 from cloud.storage.embedded import EmbeddedPostgres
 from cloud.storage.engine import ControlEngine, Deadline, Row
@@ -108,17 +108,17 @@ class Context:
         return list(self.engine(role).rows(sa.text(statement), parameters))
 
     @property
-    def root_key(self) -> LocalRootKey:
+    def root_keys(self) -> RootKeys:
         """The key above all keys."""
         self.require_home()
-        return self.once("root key", lambda: root_key(self.settings, create=False))
+        return self.once("root key", lambda: find_root_keys(self.settings, create=False))
 
     @property
     def keyring(self) -> FileKeyring:
         """The keyring, opened with the root key."""
 
         def make() -> FileKeyring:
-            keyring = FileKeyring.open(self.settings.home / "keyring", self.root_key)
+            keyring = FileKeyring.open(keyring_directory(self.settings), self.root_keys)
             self._stack.callback(keyring.close)
             return keyring
 

@@ -18,7 +18,7 @@ _RESTORE: Final = (
 
 def root_key(context: Context) -> Iterator[Finding]:
     """There is a root key, and nobody else reads it."""
-    context.root_key  # noqa: B018 - it is there, or this raises
+    context.root_keys  # noqa: B018 - it is there, or this raises
     yield ok("root key", "there, and closed to other accounts")
 
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from cloud import CloudRuntime, CloudSettings
 from cloud.cli.app import build_app
 from cloud.cli.ports import Program
+from cloud.custody.service import Custody
 from cloud.startup import upkeep
 
 Command = Callable[..., Result]
@@ -31,8 +32,17 @@ def command(runtime: CloudRuntime, home: Path, monkeypatch: pytest.MonkeyPatch) 
     def run_worker(_: CloudSettings, stop: threading.Event) -> None:
         stop.wait()
 
+    def open_custody(_: CloudSettings, *, with_keyring: bool) -> contextlib.AbstractContextManager[Custody]:
+        return contextlib.nullcontext(runtime.keyring)
+
     app = build_app(
-        Program(settings=settings, open=lambda _: contextlib.nullcontext(runtime), run_worker=run_worker, upkeep=upkeep)
+        Program(
+            settings=settings,
+            open=lambda _: contextlib.nullcontext(runtime),
+            open_custody=open_custody,
+            run_worker=run_worker,
+            upkeep=upkeep,
+        )
     )
 
     def run(*arguments: str | Path, env: dict[str, str] | None = None, typed: str | None = None) -> Result:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from cloud import CloudSettings
 from cloud.cli import app
 from cloud.cli.ports import Program, Runtime
+from cloud.custody.service import Custody
 from cloud.kernel.errors import ProviderUnavailableError
 
 
@@ -24,7 +25,10 @@ def failing(error: Exception) -> Program:
     def run_worker(_: CloudSettings, stop: threading.Event) -> None:
         raise error
 
-    return Program(settings=CloudSettings, open=open_, run_worker=run_worker)
+    def open_custody(_: CloudSettings, *, with_keyring: bool) -> contextlib.AbstractContextManager[Custody]:
+        raise error
+
+    return Program(settings=CloudSettings, open=open_, open_custody=open_custody, run_worker=run_worker)
 
 
 def test_a_defect_is_reported_by_kind_and_place_without_its_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,12 +31,22 @@ REVIEW = {"access.review"}
 INSTALLATION = {"db.upgrade", "db.check", "doctor.run"}
 NOBODY = {
     "gdpr.erase.step",
+    "keyring.step",
     "tenant.close.step",
     "usage.track",
     "external.event",
     "security.event",
     "security.authentication_failures",
     "service.start",
+}
+KEYRING = {
+    "keyring.status",
+    "keyring.rotate",
+    "keyring.backup",
+    "keyring.restore",
+    "keyring.accept",
+    "keyring.reconcile",
+    "keyring.destroy_root_key",
 }
 """Steps and reports of the service itself: no caller asks for them by name."""
 
@@ -45,9 +55,9 @@ GRANTED: dict[Role, set[str]] = {
     Role.MEMBER: MEMORY,
     Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | REVIEW | {"usage.read"},
     Role.AUDITOR: AUDIT | REVIEW,
-    Role.OPERATOR: TENANTS | REVIEW | INSTALLATION | {"usage.read", "audit.system"},
+    Role.OPERATOR: TENANTS | REVIEW | INSTALLATION | KEYRING | {"usage.read", "audit.system"},
 }
-KNOWN = MEMORY | PERSON | AUDIT | TENANTS | REVIEW | INSTALLATION | NOBODY | {"usage.read", "audit.system"}
+KNOWN = MEMORY | PERSON | AUDIT | TENANTS | REVIEW | INSTALLATION | KEYRING | NOBODY | {"usage.read", "audit.system"}
 
 
 def principal(*roles: Role, user_id: str | None = None) -> Principal:
