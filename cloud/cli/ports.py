@@ -10,6 +10,7 @@ from typing import Protocol
 
 from cloud.audit.service import CloudAuditLogger
 from cloud.gdpr.service import CloudGDPRService
+from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.settings import CloudSettings
 from cloud.tenancy.api_keys import ApiKeys
@@ -24,6 +25,7 @@ class Runtime(Protocol):
     memory: CloudMemoryProvider
     tenant_provider: CloudTenantProvider
     tenants: Tenants
+    embeddings: Embeddings
     api_keys: ApiKeys
     usage: CloudUsageTracker
     audit: CloudAuditLogger

@@ -7,7 +7,7 @@
 | usage | – | – | yes | – | yes |
 | audit log of the tenant | – | – | yes | yes | – |
 | the system's audit log | – | – | – | – | yes |
-| tenants, API keys | – | – | – | – | yes |
+| tenants, API keys, placements, embedding models | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -41,6 +41,14 @@ class Action(StrEnum):
     TENANT_SUSPEND = "tenant.suspend"
     TENANT_RESUME = "tenant.resume"
     TENANT_LIST = "tenant.list"
+    TENANT_MOVE = "tenant.move"
+    TENANT_MOVE_STEP = "tenant.move.step"
+    EMBEDDINGS_STATUS = "embeddings.status"
+    EMBEDDINGS_MIGRATE = "embeddings.migrate"
+    EMBEDDINGS_MIGRATE_STEP = "embeddings.migrate.step"
+    EMBEDDINGS_GATE = "embeddings.gate"
+    EMBEDDINGS_ROLLBACK = "embeddings.rollback"
+    EMBEDDINGS_FINISH = "embeddings.finish"
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
     API_KEY_LIST = "api_key.list"
@@ -68,6 +76,11 @@ _TENANTS: Final = frozenset(
         Action.TENANT_SUSPEND,
         Action.TENANT_RESUME,
         Action.TENANT_LIST,
+        Action.TENANT_MOVE,
+        Action.EMBEDDINGS_STATUS,
+        Action.EMBEDDINGS_MIGRATE,
+        Action.EMBEDDINGS_ROLLBACK,
+        Action.EMBEDDINGS_FINISH,
         Action.API_KEY_CREATE,
         Action.API_KEY_REVOKE,
         Action.API_KEY_LIST,

@@ -19,6 +19,18 @@ NAMES = (
     "erase.key_destroyed",
     "erase.ledger_deleted",
     "erase.rows_deleted",
+    "move.begun",
+    "move.copied",
+    "move.synced",
+    "move.switched",
+    "move.cleaned",
+    "embeddings.begun",
+    "embeddings.column_added",
+    "embeddings.page_filled",
+    "embeddings.backfilled",
+    "embeddings.gated",
+    "embeddings.switched",
+    "embeddings.emptied",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

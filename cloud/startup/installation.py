@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
+from cloud.audit.model import Category
+from cloud.audit.postgres import PostgresAuditStore
+from cloud.audit.service import CloudAuditLogger
+from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
+from cloud.kernel.errors import LuminescentError, OperationInProgressError
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.rootkey import LocalRootKey
@@ -19,8 +26,11 @@ from cloud.keys.sqlite import FileKeyring
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.hot import HotTier
 from cloud.memory.materializer import Materializer
+from cloud.memory.moves import Mover
+from cloud.memory.placement_store import PlacementStore, adopt, model_of
+from cloud.memory.ports import Columns
 from cloud.memory.postgres import PostgresLedger
-from cloud.memory.vectors import Vectorizer, install, uninstall
+from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.storage.durability import check_durability
 from cloud.storage.embedded import EmbeddedPostgres
@@ -35,9 +45,12 @@ from cloud.tenancy.system import system_predicate
 from cloud.usage.model import Plan
 from cloud.usage.plans import read_plans, write_plans
 from src.memory.embedding import Embedder, HashingEmbedder, WordLlamaEmbedder
+from src.memory.transformer_embedding import SentenceTransformersEmbedder
 
 CONTROL: Final = "luminescent_control"
 DATA: Final = "luminescent_data"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -64,16 +77,22 @@ class Installation:
     engines: Engines
     config: PixeltableConfig
     keyring: FileKeyring
+    columns: Columns
     server: EmbeddedPostgres
     stack: contextlib.ExitStack = field(repr=False)
 
     def materializer(self) -> Materializer:
         """The loop that moves memories into Pixeltable."""
 
-        def predicate(tenant_id: str) -> TenantPredicate:
-            return system_predicate(tenant_id, "materializer")
+        return Materializer(self.engines.worker, self.config.rows, system_predicates("materializer"))
 
-        return Materializer(self.engines.worker, self.config.rows, predicate)
+    def placements(self) -> PlacementStore:
+        """Which tables there are, and which moves."""
+        return PlacementStore(self.engines.maintenance)
+
+    def mover(self) -> Mover:
+        """Moves tenants between tables."""
+        return Mover(self.engines.maintenance, self.placements(), self.config.rows, system_predicates("mover"))
 
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""
@@ -101,15 +120,22 @@ def open_installation(settings: CloudSettings) -> Installation:
         stack.callback(keyring.close)
         keyring.create_tenant(SYSTEM_LOG)
         open_pixeltable(settings.home, server.url("luminescent_pixeltable", DATA))
-        # Only now: the module imports Pixeltable, which must find its environment prepared.
+        # Only now: the modules import Pixeltable, which must find its environment prepared.
         from cloud.memory.pixeltable import PixeltableRows
+        from cloud.memory.pixeltable_columns import PixeltableColumns
 
         pool = PixeltablePool()
         stack.callback(pool.close)
         sealer = AesGcmSealer()
-        vectorizer = Vectorizer(keyring, sealer, _embedder(settings))
-        install(vectorizer)
-        stack.callback(uninstall, vectorizer)
+        models = Models(keyring, sealer, embedders(settings), first=settings.embedder)
+        _check_models(models, adopt(engines.maintenance, models.first))
+        install(models)
+        stack.callback(uninstall, models)
+        rows = PixeltableRows(
+            pool,
+            recover=server.recover,
+            model_of=lambda placement: model_of(engines.worker, placement, first=models.first),
+        )
         identities = IdentityResolver(
             PostgresApiKeyLookup(engines.keys),
             keyring,
@@ -119,16 +145,16 @@ def open_installation(settings: CloudSettings) -> Installation:
         )
         config = PixeltableConfig(
             ledger=PostgresLedger(engines.app),
-            rows=PixeltableRows(pool, recover=server.recover),
+            rows=rows,
             keyring=keyring,
             sealer=sealer,
-            vectorizer=vectorizer,
+            models=models,
             hot=HotTier(capacity_bytes=settings.hot_tier_mb * 2**20),
             identities=identities,
             clock=system_clock,
             weights=settings.ranking_weights(),
         )
-        return Installation(settings, plans, engines, config, keyring, server, stack.pop_all())
+        return Installation(settings, plans, engines, config, keyring, PixeltableColumns(rows), server, stack.pop_all())
 
 
 def _engines(settings: CloudSettings, server: EmbeddedPostgres) -> Engines:
@@ -173,17 +199,74 @@ def _root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
     return LocalRootKey.from_file(path, create=create and not (settings.home / "keyring").exists())
 
 
-def _embedder(settings: CloudSettings) -> Embedder:
-    return HashingEmbedder() if settings.embedder == "hashing" else WordLlamaEmbedder()
+def embedders(settings: CloudSettings) -> dict[str, Callable[[], Embedder]]:
+    """The models that this process can compute, by name. Each is made when it is first asked for."""
+    known: dict[str, Callable[[], Embedder]] = {
+        "wordllama": WordLlamaEmbedder,
+        "wordllama-128": lambda: WordLlamaEmbedder(128),
+        "hashing": HashingEmbedder,
+    }
+    directory = settings.sentence_transformers_dir
+    if directory is not None:
+        known[SentenceTransformersEmbedder.name] = lambda: SentenceTransformersEmbedder(directory)
+    return known
+
+
+def _check_models(models: Models, others: Sequence[str]) -> None:
+    """This process can compute every model that is read somewhere; that the setting names another one is said.
+
+    Raises:
+        ConfigurationError: It cannot: it would write rows without vectors.
+    """
+    for model in (models.first, *others):
+        models.of(model)
+    if others:
+        _log.warning(
+            "new tables begin with the embedding model %s, as set; some that are there are read with: %s. Vectors of "
+            "two models are never compared; luminescent-cloud embeddings status tells which, embeddings migrate "
+            "changes them",
+            models.first,
+            ", ".join(others),
+        )
+
+
+def system_predicates(component: str) -> Callable[[str], TenantPredicate]:
+    """Makes the predicates of a component of the service itself."""
+    return lambda tenant_id: system_predicate(tenant_id, component)
 
 
 def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
     """Materialize until `stop` is set; several may run on one installation, and one works on a placement at a time."""
     installation = open_installation(settings)
     try:
-        installation.materializer().run(stop)
+        work(installation, stop)
     finally:
         installation.close()
+
+
+def work(installation: Installation, stop: threading.Event) -> None:
+    """Materialize until `stop` is set, and beside that finish the moves that a process was killed in."""
+    moves = threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves")
+    moves.start()
+    try:
+        installation.materializer().run(stop)
+    finally:
+        moves.join()
+
+
+def _finish_moves(installation: Installation, stop: threading.Event) -> None:
+    engines = installation.engines
+    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), installation.keyring)
+    mover = installation.mover()
+    try:
+        for move in mover.unfinished():
+            scope = system_predicate(move.tenant_id, "mover").scope
+            draft = audit.draft(scope, Action.TENANT_MOVE, category=Category.ADMINISTRATION)
+            with contextlib.suppress(OperationInProgressError):
+                mover.run(move, draft, stop=stop)
+    except LuminescentError as error:
+        # It stays recorded as unfinished, and both tables are known: nobody else has to wait for it.
+        _log.error("a move could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
 
 
 def _open_config(home: Path) -> PixeltableConfig:
@@ -194,7 +277,7 @@ def _open_config(home: Path) -> PixeltableConfig:
         rows=config.rows,
         keyring=config.keyring,
         sealer=config.sealer,
-        vectorizer=config.vectorizer,
+        models=config.models,
         hot=config.hot,
         identities=config.identities,
         clock=config.clock,

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from cloud.audit.model import AuditDraft
 from cloud.tenancy.model import ApiKeyRecord, Identity, Tenant, TenantState
+from cloud.tenancy.placements import Move, Progress
 
 
 class TenantStore(Protocol):
@@ -38,6 +39,28 @@ class TenantStore(Protocol):
 
     def keys(self, tenant_id: str) -> list[ApiKeyRecord]:
         """The keys of a tenant by id."""
+        ...
+
+
+class TenantMover(Protocol):
+    """Moves a tenant's memories to another table while they are used."""
+
+    def begin(self, tenant_id: str, target: str, intent: AuditDraft) -> Move:
+        """Record the intent, or join a move to the same table that is unfinished.
+
+        Raises:
+            UnknownTenantError: There is no such tenant.
+            OperationInProgressError: It is on its way to another table.
+        """
+        ...
+
+    def run(self, move: Move, audit: AuditDraft, *, progress: Progress | None = None) -> Move:
+        """Bring a move to its end; its event commits with that.
+
+        Raises:
+            OperationInProgressError: Another process is at it.
+            ProviderUnavailableError: A part did not answer; calling again continues.
+        """
         ...
 
 

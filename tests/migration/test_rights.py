@@ -10,7 +10,7 @@ from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 
 EVERYTHING = (
     "tenants", "plan_limits", "usage_counters", "usage_events", "subjects", "memories", "intake", "idempotency_keys",
-    "audit_events", "api_keys", "erasures", "alembic_version",
+    "audit_events", "api_keys", "erasures", "placements", "placement_moves", "alembic_version",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -18,6 +18,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "alembic_version": READ,
         "plan_limits": READ,
         "tenants": READ,
+        "placements": READ,
         "usage_counters": READ,
         "usage_events": READ | {"INSERT"},
         "subjects": READ | {"INSERT"},
@@ -29,6 +30,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
     "luminescent_worker": {
         "alembic_version": READ,
         "tenants": READ,
+        "placements": READ,
+        "placement_moves": READ,
         "usage_counters": READ,
         "memories": READ,
         "intake": READ | {"DELETE"},
@@ -40,6 +43,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "api_keys": READ | {"INSERT", "UPDATE", "DELETE"},
         "erasures": READ | {"INSERT", "UPDATE", "DELETE"},
         "tenants": READ | {"INSERT", "UPDATE"},
+        "placements": READ | {"INSERT", "UPDATE"},
+        "placement_moves": READ | {"INSERT", "UPDATE"},
         "usage_counters": READ | {"INSERT", "UPDATE"},
         "subjects": READ | {"INSERT", "UPDATE"},
         "memories": READ | {"DELETE"},
@@ -57,6 +62,7 @@ COLUMN_RIGHTS = {
     ("luminescent_app", "memories", "state", "UPDATE"),
     ("luminescent_app", "subjects", "generation", "UPDATE"),
     ("luminescent_app", "usage_counters", "used", "UPDATE"),
+    ("luminescent_maintenance", "intake", "placement", "UPDATE"),
     ("luminescent_worker", "memories", "state", "UPDATE"),
     ("luminescent_worker", "usage_counters", "used", "UPDATE"),
 }
@@ -166,7 +172,7 @@ def test_the_policies_are_these(migrated: sa.Engine) -> None:
         }
     expected |= {
         (table, "worker", "{luminescent_worker}", "ALL", "PERMISSIVE", "true", None)
-        for table in ("tenants", "usage_counters", "memories", "intake")
+        for table in ("tenants", "usage_counters", "memories", "intake", "placement_moves")
     }
     expected |= {
         ("audit_events", "system_log", "{luminescent_app}", "INSERT", "PERMISSIVE", None, "(log_id = '_system'::text)"),
