@@ -65,7 +65,9 @@ class CloudSettings(BaseSettings):
         control_pool_size: Connections to the control plane that are kept; twice as many in a burst.
         deadline_s: Seconds that a call of the control plane may take in all.
         statement_s: Seconds that one of its statements may run.
-        embedder: The embedding model.
+        embedder: The embedding model that new tables begin with; those that are there are changed by `embeddings
+            migrate`.
+        sentence_transformers_dir: Directory of a sentence-transformers model, which is then known by that name.
         lexical_weight: Weight of the standardized BM25 score; `docs/ranking.md` says more of all seven.
         dense_weight: Weight of the standardized cosine.
         neighbour_weight: Share of its scores that a memory lends to the next one of its session.
@@ -118,7 +120,8 @@ class CloudSettings(BaseSettings):
     control_pool_size: int = Field(default=8, ge=1, le=500)
     deadline_s: float = Field(default=8.0, gt=0, le=600)
     statement_s: float = Field(default=3.0, gt=0, le=600)
-    embedder: Literal["wordllama", "hashing"] = "wordllama"
+    embedder: Literal["wordllama", "wordllama-128", "hashing", "sentence-transformers"] = "wordllama"
+    sentence_transformers_dir: Path | None = None
     lexical_weight: float = Field(default=0.6, ge=0, le=10)
     dense_weight: float = Field(default=0.4, ge=0, le=10)
     neighbour_weight: float = Field(default=0.6, ge=0, le=1)

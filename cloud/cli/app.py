@@ -22,6 +22,7 @@ from cloud.cli import (
     db,
     demo,
     doctor,
+    embeddings,
     gdpr,
     keyring,
     memory,
@@ -103,6 +104,7 @@ def build_app(program: Program) -> typer.Typer:
         ("gdpr", gdpr.app),
         ("keyring", keyring.app),
         ("db", db.app),
+        ("embeddings", embeddings.app),
         ("bench", bench.app),
     ):
         app.add_typer(noun, name=name)

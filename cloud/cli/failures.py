@@ -15,6 +15,7 @@ from cloud.kernel.errors import (
     InvalidFilterError,
     InvalidMemoryError,
     LuminescentError,
+    OperationInProgressError,
     PermissionDeniedError,
     ProviderUnavailableError,
     QuotaExceededError,
@@ -82,5 +83,7 @@ def next_step(error: LuminescentError) -> str | None:
             return "run the same command again; if it goes on, look into the logs in the home directory"
         case InvalidFilterError():
             return "docs/memory/providers.md describes filters; add --help for the options"
+        case OperationInProgressError():
+            return "wait for it, then look: tenants list, embeddings status"
         case ConfigurationError() | LuminescentError():
             return None

@@ -13,6 +13,7 @@ from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.findings import Finding
+from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.settings import CloudSettings
 from cloud.storage.migrate import Revision
@@ -29,6 +30,7 @@ class Runtime(Protocol):
     memory: CloudMemoryProvider
     tenant_provider: CloudTenantProvider
     tenants: Tenants
+    embeddings: Embeddings
     api_keys: ApiKeys
     tokens: TokenAdministration
     usage: CloudUsageTracker

@@ -220,6 +220,24 @@ CATALOG: Final[tuple[Place, ...]] = (
         OnErasure.UNTOUCHED,
     ),
     Place(
+        "control.placements",
+        Kind.CONTROL_TABLE,
+        "placements",
+        dict.fromkeys(
+            ("placement", "model", "read_column", "other_model", "state", "epoch", "gate", "changed_at"), Holds.NOTHING
+        ),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.placement_moves",
+        Kind.CONTROL_TABLE,
+        "placement_moves",
+        dict.fromkeys(
+            ("move_id", "tenant_id", "source", "target", "state", "copied", "started_at", "finished_at"), Holds.NOTHING
+        ),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
         "control.tenant_closings",
         Kind.CONTROL_TABLE,
         "tenant_closings",
@@ -274,7 +292,7 @@ CATALOG: Final[tuple[Place, ...]] = (
         "pixeltable.memories",
         Kind.PIXELTABLE_TABLE,
         "luminescent.*",
-        {**_ROW, "embedding": Holds.SEALED},
+        {**_ROW, "embedding": Holds.SEALED, "embedding_2": Holds.SEALED},
         OnErasure.DELETED,
         exported_in="memories.jsonl",
     ),

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.kernel.scope import TenantPredicate
+from cloud.memory.placement_store import placements_of
 from cloud.storage.engine import ControlEngine
 from cloud.storage.metadata import (
     api_keys,
@@ -95,8 +96,7 @@ class PostgresClosingStore:
         return self._engine.transaction(work)
 
     def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
-        query = sa.select(tenants.c.placement).where(tenants.c.tenant_id == predicate.tenant_id)
-        return tuple(str(placement) for (placement,) in self._engine.rows(query))
+        return placements_of(self._engine, predicate.tenant_id)
 
     def finish(
         self, predicate: TenantPredicate, audit: AuditDraft, counts: Mapping[str, int], *, complete: bool

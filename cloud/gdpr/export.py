@@ -14,6 +14,7 @@ from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import Place, SubjectKey
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.model import SealedRow
+from cloud.memory.vectors import Vectorizer
 
 EXPORT_SCHEMA = 1
 FILES = ("person.json", "memories.jsonl", "events.jsonl")
@@ -90,21 +91,21 @@ def _memories(
     """Every memory, the deleted ones that are still kept included."""
     for _ in range(_ATTEMPTS):
         changes = config.ledger.changes(predicate, person.subject_id, since=0)
-        rows = {
-            row.memory_id: row for row in config.rows.newer(predicate, changes.placement, person.subject_id, since=0)
-        }
+        found = config.rows.newer(predicate, changes.placement, person.subject_id, since=0, column=changes.column)
+        rows = {row.memory_id: row for row in found}
         rows.update((row.memory_id, row) for row in changes.waiting)
         known = [entry.memory_id for entry in changes.ledger if entry.memory_id in ledger]
         if all(memory_id in rows for memory_id in known):
-            return [_memory(rows[memory_id], ledger[memory_id], person, config) for memory_id in sorted(known)]
+            vectorizer = config.models.of(changes.model)
+            return [_memory(rows[memory_id], ledger[memory_id], person, vectorizer) for memory_id in sorted(known)]
     raise ProviderUnavailableError("data plane", reason="lacks a memory that the ledger holds")
 
 
 def _memory(
-    row: SealedRow, facts: Mapping[str, object], person: SubjectKey, config: PixeltableConfig
+    row: SealedRow, facts: Mapping[str, object], person: SubjectKey, vectorizer: Vectorizer
 ) -> dict[str, object]:
-    envelope = config.vectorizer.open_envelope(person.key, row)
-    vector = config.vectorizer.open_vector(person.key, row)
+    envelope = vectorizer.open_envelope(person.key, row)
+    vector = vectorizer.open_vector(person.key, row)
     return {
         "id": row.memory_id,
         **{name: value for name, value in facts.items() if name != "memory_id"},

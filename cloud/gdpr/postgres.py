@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.model import Erasure, ErasureState
-from cloud.kernel.errors import UnknownTenantError
 from cloud.kernel.scope import TenantPredicate
+from cloud.memory.placement_store import placements_of
 from cloud.storage.engine import ControlEngine, Row
 from cloud.storage.metadata import (
     api_keys,
@@ -22,7 +22,6 @@ from cloud.storage.metadata import (
     intake,
     memories,
     subjects,
-    tenants,
     usage_counters,
 )
 from cloud.tenancy.postgres import append_event
@@ -171,11 +170,8 @@ class PostgresErasureStore:
 
         return self._engine.transaction(work)
 
-    def placement(self, predicate: TenantPredicate) -> str:
-        rows = self._engine.rows(sa.select(tenants.c.placement).where(tenants.c.tenant_id == predicate.tenant_id))
-        if not rows:
-            raise UnknownTenantError()
-        return str(rows[0][0])
+    def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
+        return placements_of(self._engine, predicate.tenant_id)
 
     def unfinished(self) -> list[Erasure]:
         query = sa.select(erasures).where(erasures.c.state != ErasureState.VERIFIED.value)

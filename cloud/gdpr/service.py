@@ -32,7 +32,7 @@ from cloud.kernel.ids import new_event_id
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import Place
 from cloud.memory.config import PixeltableConfig
-from cloud.memory.materializer import placement_lock
+from cloud.memory.materializer import placement_locks
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.admission import Admitted
@@ -42,6 +42,7 @@ from src.memory.validation import check_user_id
 _T = TypeVar("_T")
 _LOCK_WAIT_S: Final = 30.0
 _REASON_CHARACTERS: Final = 1_000
+_PLACEMENT_ATTEMPTS: Final = 3
 
 
 class CloudGDPRService:
@@ -214,14 +215,21 @@ class CloudGDPRService:
         return finished
 
     def _remove_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
-        placement = self._store.placement(predicate)
-        # Under the materializer's own lock: it must not write a row that it took from intake before.
-        with placement_lock(self._engine, placement, wait_s=_LOCK_WAIT_S) as held:
-            if not held:
-                raise ProviderUnavailableError("materializer", reason="kept the placement busy")
-            self._store.delete_rows(predicate, subject_id)
-            failpoints.reach("erase.ledger_deleted")
-            self._config.rows.remove_subject(predicate, placement, subject_id)
+        for _ in range(_PLACEMENT_ATTEMPTS):
+            placements = self._store.placements(predicate)
+            # Under the materializers' own locks: they must not write a row that they took from intake before, nor a
+            # move one that it read before.
+            with placement_locks(self._engine, placements, wait_s=_LOCK_WAIT_S) as held:
+                if not held:
+                    raise ProviderUnavailableError("materializer", reason="kept the placement busy")
+                if self._store.placements(predicate) != placements:
+                    continue  # A move has begun in between.
+                self._store.delete_rows(predicate, subject_id)
+                failpoints.reach("erase.ledger_deleted")
+                for placement in placements:
+                    self._config.rows.remove_subject(predicate, placement, subject_id)
+                return
+        raise ProviderUnavailableError("data plane", reason="moves the tenant again and again")
 
     def _export(self, user_id: str, tenant_id: str, directory: Path) -> ExportBundle:
         admitted = self._admitted(tenant_id, Action.ACCESS_REQUEST, user_id)

@@ -8,7 +8,7 @@
 | audit log of the tenant | – | – | yes | yes | – |
 | the system's audit log | – | – | – | – | yes |
 | review of who may enter the tenant | – | – | yes | yes | yes |
-| tenants, API keys, tokens | – | – | – | – | yes |
+| tenants, API keys, tokens, placements, embedding models | – | – | – | – | yes |
 | the installation: database, keyring, doctor | – | – | – | – | yes |
 """
 
@@ -46,6 +46,14 @@ class Action(StrEnum):
     TENANT_CHANGE = "tenant.change"
     TENANT_CLOSE = "tenant.close"
     TENANT_CLOSE_STEP = "tenant.close.step"
+    TENANT_MOVE = "tenant.move"
+    TENANT_MOVE_STEP = "tenant.move.step"
+    EMBEDDINGS_STATUS = "embeddings.status"
+    EMBEDDINGS_MIGRATE = "embeddings.migrate"
+    EMBEDDINGS_MIGRATE_STEP = "embeddings.migrate.step"
+    EMBEDDINGS_GATE = "embeddings.gate"
+    EMBEDDINGS_ROLLBACK = "embeddings.rollback"
+    EMBEDDINGS_FINISH = "embeddings.finish"
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
     API_KEY_LIST = "api_key.list"
@@ -92,6 +100,11 @@ _TENANTS: Final = frozenset(
         Action.TENANT_LIST,
         Action.TENANT_CHANGE,
         Action.TENANT_CLOSE,
+        Action.TENANT_MOVE,
+        Action.EMBEDDINGS_STATUS,
+        Action.EMBEDDINGS_MIGRATE,
+        Action.EMBEDDINGS_ROLLBACK,
+        Action.EMBEDDINGS_FINISH,
         Action.API_KEY_CREATE,
         Action.API_KEY_REVOKE,
         Action.API_KEY_LIST,

@@ -21,6 +21,7 @@ __all__ = [
     "InvalidMemoryError",
     "KeyDestroyedError",
     "LuminescentError",
+    "OperationInProgressError",
     "PermissionDeniedError",
     "ProviderUnavailableError",
     "QuotaExceededError",
@@ -143,6 +144,13 @@ class SealBrokenError(LuminescentError):
     """A sealed value does not open under its key and place: altered, truncated, or copied from elsewhere."""
 
     code = "seal_broken"
+
+
+class OperationInProgressError(LuminescentError):
+    """Another process does this at the moment, or something that excludes it is unfinished; nothing has changed."""
+
+    code = "in_progress"
+    retryable = True
 
 
 class ErasureIncompleteError(LuminescentError):

@@ -39,6 +39,18 @@ NAMES = (
     "restore.unpacked",
     "restore.put_aside",
     "restore.in_place",
+    "move.begun",
+    "move.copied",
+    "move.synced",
+    "move.switched",
+    "move.cleaned",
+    "embeddings.begun",
+    "embeddings.column_added",
+    "embeddings.page_filled",
+    "embeddings.backfilled",
+    "embeddings.gated",
+    "embeddings.switched",
+    "embeddings.emptied",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

@@ -12,7 +12,7 @@ from cloud.kernel.errors import ConfigurationError
 from cloud.keys.ports import Keyring, Sealer
 from cloud.memory.hot import HotTier
 from cloud.memory.ports import Ledger, Rows
-from cloud.memory.vectors import Vectorizer
+from cloud.memory.vectors import Models, Vectorizer
 from cloud.tenancy.identity import IdentityResolver
 from src.memory.scoring import RankingWeights
 
@@ -28,7 +28,7 @@ class PixeltableConfig:
         rows: Pixeltable's part.
         keyring: The people's keys.
         sealer: The cipher.
-        vectorizer: The embedding model behind the computed column.
+        models: The embedding models behind the computed columns.
         hot: The hot tier.
         identities: Who is calling.
         clock: The present, UTC.
@@ -40,7 +40,7 @@ class PixeltableConfig:
     rows: Rows = field(repr=False)
     keyring: Keyring = field(repr=False)
     sealer: Sealer = field(repr=False)
-    vectorizer: Vectorizer = field(repr=False)
+    models: Models = field(repr=False)
     hot: HotTier = field(repr=False)
     identities: IdentityResolver = field(repr=False)
     clock: Clock = field(repr=False)
@@ -49,6 +49,11 @@ class PixeltableConfig:
 
     opener: ClassVar[Callable[[Path], PixeltableConfig] | None] = None
     """Set by start-up, the only place that knows how to build an installation."""
+
+    @property
+    def vectorizer(self) -> Vectorizer:
+        """The model that new tables begin with; opens envelopes whatever the model."""
+        return self.models.of(self.models.first)
 
     @classmethod
     def open(cls, home: Path | str) -> PixeltableConfig:

@@ -6,6 +6,8 @@ Rules
 3. What is there already is found by (id, revision), so a batch that was interrupted anywhere is simply done again.
 4. A restart of the server takes the lock away unnoticed, and an erasure may pass before the batch is written. So
    after it is written the ledger is asked once more, and people whom it no longer knows are removed again.
+5. For the same reason a move of a tenant counts the placement's epoch up before it copies the last rows: a batch that
+   was begun before then clears nothing, and its rows stay in intake for the table that the tenant moved to.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -47,12 +49,20 @@ _WAITING = sa.text(
     f"SELECT {INTAKE_COLUMNS} FROM intake"  # noqa: S608 - constant
     " WHERE placement = :placement ORDER BY memory_id LIMIT :batch"
 )
+_EPOCH = sa.text("SELECT epoch FROM placements WHERE placement = :placement")
 _CLEAR = sa.text(
     "DELETE FROM intake i USING unnest(:ids, :revisions) AS w(id, revision)"
-    " WHERE i.memory_id = w.id AND i.revision = w.revision RETURNING i.memory_id::text"
+    " WHERE i.memory_id = w.id AND i.revision = w.revision AND i.placement = :placement"
+    " AND :epoch = coalesce((SELECT epoch FROM placements WHERE placement = :placement), 0)"
+    " RETURNING i.memory_id::text"
 ).bindparams(
     sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))), sa.bindparam("revisions", type_=ARRAY(sa.Integer()))
 )
+_ELSEWHERE = sa.text(
+    "SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ANY(:tenants) AND t.placement <> :placement"
+    " AND NOT EXISTS (SELECT 1 FROM placement_moves m WHERE m.tenant_id = t.tenant_id AND m.state <> 'done'"
+    " AND :placement IN (m.source, m.target))"
+).bindparams(sa.bindparam("tenants", type_=ARRAY(sa.Text())))
 _KNOWN = sa.text("SELECT DISTINCT subject_id::text FROM memories WHERE subject_id = ANY(:subjects)").bindparams(
     sa.bindparam("subjects", type_=ARRAY(sa.Uuid(as_uuid=False)))
 )
@@ -75,20 +85,39 @@ def placement_lock(engine: ControlEngine, placement: str, *, wait_s: float) -> I
     Yields:
         Whether the lock is held.
     """
-    key = {"space": _LOCK_SPACE, "id": lock_id(placement)}
+    with placement_locks(engine, (placement,), wait_s=wait_s) as held:
+        yield held
+
+
+@contextmanager
+def placement_locks(engine: ControlEngine, placements: Collection[str], *, wait_s: float) -> Iterator[bool]:
+    """As `placement_lock`, of several placements on one connection, always in the same order, so that two who want
+    the same ones never wait for each other.
+    """
+    with advisory_locks(engine, sorted({(_LOCK_SPACE, lock_id(name)) for name in placements}), wait_s=wait_s) as held:
+        yield held
+
+
+@contextmanager
+def advisory_locks(engine: ControlEngine, keys: Sequence[tuple[int, int]], *, wait_s: float) -> Iterator[bool]:
+    """Hold these advisory locks, taken in the order given, on one connection; yields whether all are held."""
     until_s = time.monotonic() + wait_s
     with engine.connection() as connection:
-        # Asked for again and again: a lock that is waited for runs into the timeout of statements.
-        while not connection.execute(_TRY_LOCK, key).scalar():
-            if time.monotonic() >= until_s:
-                yield False
-                return
-            time.sleep(_LOCK_POLL_S)
+        taken: list[tuple[int, int]] = []
         try:
+            for space, number in keys:
+                # Asked for again and again: a lock that is waited for runs into the timeout of statements.
+                while not connection.execute(_TRY_LOCK, {"space": space, "id": number}).scalar():
+                    if time.monotonic() >= until_s:
+                        yield False
+                        return
+                    time.sleep(_LOCK_POLL_S)
+                taken.append((space, number))
             yield True
         finally:
             if not connection.closed and not connection.invalidated:
-                connection.execute(_UNLOCK, key)
+                for space, number in reversed(taken):
+                    connection.execute(_UNLOCK, {"space": space, "id": number})
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +189,7 @@ class Materializer:
 
     def batch(self, placement: str) -> Moved:
         """Move one batch. The caller holds the placement's lock."""
+        epoch = self._epoch(placement)
         waiting = self._waiting(placement)
         if not waiting:
             return Moved(0, 0, 0)
@@ -170,7 +200,7 @@ class Materializer:
         updates = [row for row in waiting if row.memory_id in there and there[row.memory_id] < row.revision]
         self._rows.write(placement, inserts, updates)
         failpoints.reach("materializer.inserted")
-        cleared = self._clear(waiting)
+        cleared = self._clear(placement, epoch, waiting)
         self._take_back(placement, [row for row in waiting if row.memory_id not in cleared])
         failpoints.reach("materializer.cleared")
         return Moved(len(inserts), len(updates), len(waiting) - len(inserts) - len(updates))
@@ -179,17 +209,41 @@ class Materializer:
         rows = self._engine.rows(_WAITING, {"placement": placement, "batch": BATCH})
         return [sealed_row(row) for row in rows]
 
-    def _clear(self, done: Sequence[SealedRow]) -> set[str]:
+    def _epoch(self, placement: str) -> int:
+        rows = self._engine.rows(_EPOCH, {"placement": placement})
+        return int(rows[0][0]) if rows else 0
+
+    def _clear(self, placement: str, epoch: int, done: Sequence[SealedRow]) -> set[str]:
         """Take these revisions out of intake; returns the ids that were there."""
-        parameters = {"ids": [row.memory_id for row in done], "revisions": [row.revision for row in done]}
+        parameters = {
+            "ids": [row.memory_id for row in done],
+            "revisions": [row.revision for row in done],
+            "placement": placement,
+            "epoch": epoch,
+        }
         return self._engine.transaction(lambda connection: set(connection.execute(_CLEAR, parameters).scalars()))
 
     def _take_back(self, placement: str, vanished: Sequence[SealedRow]) -> None:
-        """Remove what was written of people who were erased while the batch ran."""
+        """Remove what was written of people who were erased, or of tenants who moved away, while the batch ran."""
         if not vanished:
             return
-        found = self._engine.rows(_KNOWN, {"subjects": list({row.subject_id for row in vanished})})
-        known = {str(subject_id) for (subject_id,) in found}
-        for tenant_id, subject_id in {(row.tenant_id, row.subject_id) for row in vanished}:
-            if subject_id not in known:
-                self._rows.remove_subject(self._predicate_for(tenant_id), placement, subject_id)
+        remove_unknown(self._engine, self._rows, self._predicate_for, placement, vanished)
+        tenants = sorted({row.tenant_id for row in vanished})
+        for (tenant_id,) in self._engine.rows(_ELSEWHERE, {"tenants": tenants, "placement": placement}):
+            ids = [row.memory_id for row in vanished if row.tenant_id == tenant_id]
+            self._rows.remove(self._predicate_for(tenant_id), placement, ids)
+
+
+def remove_unknown(
+    engine: ControlEngine,
+    rows: Rows,
+    predicate_for: Callable[[str], TenantPredicate],
+    placement: str,
+    written: Sequence[SealedRow],
+) -> None:
+    """Remove from the placement what was just written of people whom the ledger no longer knows."""
+    found = engine.rows(_KNOWN, {"subjects": list({row.subject_id for row in written})})
+    known = {str(subject_id) for (subject_id,) in found}
+    for tenant_id, subject_id in {(row.tenant_id, row.subject_id) for row in written}:
+        if subject_id not in known:
+            rows.remove_subject(predicate_for(tenant_id), placement, subject_id)

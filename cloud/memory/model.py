@@ -125,6 +125,7 @@ class SubjectSnapshot:
         memories: By id, deleted ones left out, expired ones included.
         index: Ranks them.
         size_bytes: About how much memory all of it takes.
+        model: The embedding model of all its vectors; queries are embedded with the same.
     """
 
     tenant_id: str
@@ -133,6 +134,7 @@ class SubjectSnapshot:
     memories: Mapping[str, HotMemory] = field(repr=False)
     index: IndexSnapshot = field(repr=False)
     size_bytes: int
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,8 @@ class Changes:
         placement: The Pixeltable table of its tenant.
         ledger: Rows whose generation is newer.
         waiting: Their sealed rows that are not materialized yet.
+        model: The embedding model that is read in the placement; empty for the process's first one.
+        column: The column of that table which holds its vectors.
     """
 
     state: str | None
@@ -152,6 +156,8 @@ class Changes:
     placement: str
     ledger: tuple[LedgerRow, ...]
     waiting: tuple[SealedRow, ...]
+    model: str = ""
+    column: str = "embedding"
 
 
 def _copied(value: object) -> object:

@@ -1,7 +1,8 @@
 """`Rows` on Pixeltable: the only module that queries it, through a handle that cannot be built without a tenant.
 
-One operational table per placement, in the directory `luminescent`. The embedding is a computed column over the
-sealed envelope, so Pixeltable keeps it consistent and fills it when it is added.
+One operational table per placement, in the directory `luminescent`. It has two computed columns over the sealed
+envelope, `embedding` and `embedding_2`, each of one model or of none, so Pixeltable keeps both consistent while a model
+is exchanged (`cloud.memory.pixeltable_columns`).
 
 Envelopes are kept as base64 text. Pixeltable writes binary cells of more than 512 bytes to files of its own, which no
 delete and no erasure would reach; text stays in the row whatever its length. A sealed vector is shorter than that.
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from pixeltable.exprs import Expr
 
 DIRECTORY: Final = "luminescent"
+FIRST_COLUMN: Final = "embedding"
+SECOND_COLUMN: Final = "embedding_2"
 _BATCH: Final = 256
 _ATTEMPTS: Final = 3
 _RETRY_WITHIN_S: Final = 8.0
@@ -66,11 +69,39 @@ def sealed_embedding(
     memory_id: Batch[pxt.String],
     envelope: Batch[pxt.String],
 ) -> Batch[pxt.Binary | None]:
-    """Sealed vectors of sealed envelopes; never raises (see `Vectorizer.seal_batch`)."""
-    vectorizer = installed()
-    if vectorizer is None:
+    """Sealed vectors of sealed envelopes of the process's first model; never raises (see `Vectorizer.seal_batch`).
+
+    Tables made by the first release have it; the first write to one replaces it by `sealed_embedding_of`.
+    """
+    models = installed()
+    if models is None:
         return [None] * len(envelope)
-    return vectorizer.seal_batch(tenant_id, subject_id, memory_id, [b64decode(text) for text in envelope])
+    return models.column(None, tenant_id, subject_id, memory_id, envelope)
+
+
+@pxt.udf(batch_size=_BATCH)  # type: ignore[untyped-decorator]
+def sealed_embedding_of(
+    tenant_id: Batch[pxt.String],
+    subject_id: Batch[pxt.String],
+    memory_id: Batch[pxt.String],
+    envelope: Batch[pxt.String],
+    model: Batch[pxt.String],
+) -> Batch[pxt.Binary | None]:
+    """As `sealed_embedding`, of a model by name; the empty name computes nothing.
+
+    Raises:
+        ConfigurationError: This process does not know the model: no row of the batch is written.
+    """
+    models = installed()
+    if models is None:
+        return [None] * len(envelope)
+    # A constant of the column's expression, repeated for each row.
+    return models.column(model[0], tenant_id, subject_id, memory_id, envelope)
+
+
+def embedding_of(table: Table, model: str) -> Expr:
+    """The expression of a computed column of `model`."""
+    return sealed_embedding_of(table.tenant_id, table.subject_id, table.memory_id, table.envelope, model)
 
 
 class TenantTable:
@@ -90,13 +121,14 @@ class TenantTable:
         self.table = table
         self._tenants: Expr = reduce(or_, (table.tenant_id == p.tenant_id for p in predicates))
 
+    @property
+    def all(self) -> Expr:
+        """The condition that every row of these tenants meets, and no other."""
+        return self._tenants
+
     def where(self, condition: Expr) -> Expr:
         """`condition`, for these tenants alone."""
         return self._tenants & condition
-
-    def all(self) -> Expr:
-        """Everything of these tenants."""
-        return self._tenants
 
 
 class PixeltableRows:
@@ -106,51 +138,104 @@ class PixeltableRows:
         pool: The threads.
         recover: Called after a failed attempt with the seconds that are left; the embedded server uses it to start
             again.
+        model_of: The model that is read in a placement, which a new table is made with.
     """
 
-    def __init__(self, pool: PixeltablePool, *, recover: Callable[[float], None] | None = None) -> None:
+    def __init__(
+        self,
+        pool: PixeltablePool,
+        *,
+        recover: Callable[[float], None] | None = None,
+        model_of: Callable[[str], str] | None = None,
+    ) -> None:
         self._pool = pool
         self._recover = recover
+        self._model_of = model_of or (lambda _: _first_model())
         self._tables: dict[str, Table] = {}
+        self._named: set[str] = set()
         self._lock = threading.Lock()
 
-    def newer(self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int) -> list[SealedRow]:
+    def newer(
+        self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int, column: str = FIRST_COLUMN
+    ) -> list[SealedRow]:
         def call() -> list[SealedRow]:
-            table = self._existing(placement)
+            table = self.existing(placement)
             if table is None:
                 return []
             mine = TenantTable(table, (predicate,))
-            found = (
-                table.where(mine.where((table.subject_id == subject_id) & (table.generation > since)))
-                .select(
-                    table.memory_id,
-                    table.revision,
-                    table.generation,
-                    table.memory_type,
-                    table.confidence,
-                    table.created_at,
-                    table.expires_at,
-                    table.envelope,
-                    table.embedding,
-                )
-                .collect()
-            )
-            return [
-                SealedRow(
-                    tenant_id=predicate.tenant_id,
-                    subject_id=subject_id,
-                    **{**row, "envelope": b64decode(row["envelope"])},
-                )
-                for row in found
-            ]
+            chosen = table.where(mine.where((table.subject_id == subject_id) & (table.generation > since)))
+            return _sealed_rows(table, predicate, chosen, column)
 
-        return self._repeatable(call)
+        return self.repeatable(call)
+
+    def page(self, predicate: TenantPredicate, placement: str, *, after: str, limit: int) -> list[SealedRow]:
+        def call() -> list[SealedRow]:
+            table = self.existing(placement)
+            if table is None:
+                return []
+            mine = TenantTable(table, (predicate,))
+            chosen = table.where(mine.where(table.memory_id > after)).order_by(table.memory_id).limit(limit)
+            return _sealed_rows(table, predicate, chosen, None)
+
+        return self.repeatable(call)
+
+    def among(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> list[SealedRow]:
+        def call() -> list[SealedRow]:
+            table = self.existing(placement)
+            if table is None or not memory_ids:
+                return []
+            mine = TenantTable(table, (predicate,))
+            chosen = table.where(mine.where(table.memory_id.isin(list(memory_ids))))
+            return _sealed_rows(table, predicate, chosen, None)
+
+        return self.repeatable(call)
+
+    def all_revisions(self, predicate: TenantPredicate, placement: str) -> dict[str, int]:
+        def call() -> dict[str, int]:
+            table = self.existing(placement)
+            if table is None:
+                return {}
+            mine = TenantTable(table, (predicate,))
+            found = table.where(mine.all).select(table.memory_id, table.revision).collect()
+            return {row["memory_id"]: row["revision"] for row in found}
+
+        return self.repeatable(call)
+
+    def remove(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> int:
+        def call() -> int:
+            table = self.existing(placement)
+            if table is None or not memory_ids:
+                return 0
+            mine = TenantTable(table, (predicate,))
+            status = table.delete(where=mine.where(table.memory_id.isin(list(memory_ids))))
+            return int(status.row_count_stats.del_rows)
+
+        return self.repeatable(call)
+
+    def remove_tenant(self, predicate: TenantPredicate, placement: str) -> int:
+        def call() -> int:
+            table = self.existing(placement)
+            if table is None:
+                return 0
+            status = table.delete(where=TenantTable(table, (predicate,)).all)
+            return int(status.row_count_stats.del_rows)
+
+        return self.repeatable(call)
+
+    def count_tenant(self, predicate: TenantPredicate, placement: str) -> int:
+        def call() -> int:
+            table = self.existing(placement)
+            if table is None:
+                return 0
+            return int(table.where(TenantTable(table, (predicate,)).all).count())
+
+        return self.repeatable(call)
 
     def revisions(
         self, predicates: Sequence[TenantPredicate], placement: str, memory_ids: Collection[str]
     ) -> dict[str, int]:
         def call() -> dict[str, int]:
-            table = self._existing(placement)
+            table = self.existing(placement)
             if table is None or not memory_ids:
                 return {}
             mine = TenantTable(table, predicates)
@@ -161,66 +246,49 @@ class PixeltableRows:
             )
             return {row["memory_id"]: row["revision"] for row in found}
 
-        return self._repeatable(call)
+        return self.repeatable(call)
 
     def write(self, placement: str, inserts: Sequence[SealedRow], updates: Sequence[SealedRow]) -> None:
         def call() -> None:
-            table = self._existing(placement) or self._made(placement)
+            table = self.written(placement)
             if inserts:
                 _check(table.insert([_record(row) for row in inserts]))
             if updates:
                 _check(table.batch_update([_record(row) for row in updates]))
 
-        self._run(call)
+        self.run(call)
 
     def remove_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
         def call() -> int:
-            table = self._existing(placement)
+            table = self.existing(placement)
             if table is None:
                 return 0
             mine = TenantTable(table, (predicate,))
             status = table.delete(where=mine.where(table.subject_id == subject_id))
             return int(status.row_count_stats.del_rows)
 
-        return self._repeatable(call)
+        return self.repeatable(call)
 
     def count_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
         def call() -> int:
-            table = self._existing(placement)
+            table = self.existing(placement)
             if table is None:
                 return 0
             mine = TenantTable(table, (predicate,))
             return int(table.where(mine.where(table.subject_id == subject_id)).count())
 
-        return self._repeatable(call)
+        return self.repeatable(call)
 
-    def remove_tenant(self, predicate: TenantPredicate, placement: str) -> int:
-        def call() -> int:
-            table = self._existing(placement)
-            if table is None:
-                return 0
-            status = table.delete(where=TenantTable(table, (predicate,)).all())
-            return int(status.row_count_stats.del_rows)
-
-        return self._repeatable(call)
-
-    def count_tenant(self, predicate: TenantPredicate, placement: str) -> int:
-        def call() -> int:
-            table = self._existing(placement)
-            return 0 if table is None else int(table.where(TenantTable(table, (predicate,)).all()).count())
-
-        return self._repeatable(call)
-
-    def _run(self, call: Callable[[], _T]) -> _T:
+    def run(self, call: Callable[[], _T], *, deadline_s: float | None = None) -> _T:
         """What `call` returns. Even naming a column asks the catalog, so all of it is translated."""
 
         def whole() -> _T:
             with translated():
                 return call()
 
-        return self._pool.run_blocking(whole)
+        return self._pool.run_blocking(whole, deadline_s=deadline_s)
 
-    def _repeatable(self, call: Callable[[], _T]) -> _T:
+    def repeatable(self, call: Callable[[], _T], *, deadline_s: float | None = None) -> _T:
         """What `call`, which may be done again, returns; a restart of the server is bridged."""
         retrying = Retrying(
             stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(_RETRY_WITHIN_S),
@@ -229,14 +297,30 @@ class PixeltableRows:
             before_sleep=self._before_next,
             reraise=True,
         )
-        answer: _T = retrying(self._run, call)
+        answer: _T = retrying(self.run, call, deadline_s=deadline_s)
         return answer
 
     def _before_next(self, state: RetryCallState) -> None:
         if self._recover is not None:
             self._recover(max(0.0, _RETRY_WITHIN_S - (state.seconds_since_start or 0.0)))
 
-    def _existing(self, placement: str) -> Table | None:
+    def written(self, placement: str) -> Table:
+        """The table of a placement, to be written to: complete, and its first column of a model by name."""
+        table = self.existing(placement) or self._made(placement)
+        with self._lock:
+            known = placement in self._named
+        if not known:
+            with translated():
+                if "sealed_embedding(" in str(table.get_metadata()["columns"][FIRST_COLUMN]["computed_with"]):
+                    # Of the first release: whatever model a process was set to. From here on it is this one.
+                    model = self._model_of(placement)
+                    table.alter_computed_column(recompute=False, **{FIRST_COLUMN: embedding_of(table, model)})
+            with self._lock:
+                self._named.add(placement)
+        return table
+
+    def existing(self, placement: str) -> Table | None:
+        """The table of a placement, if it was made."""
         with self._lock:
             table = self._tables.get(placement)
         if table is None:
@@ -257,10 +341,10 @@ class PixeltableRows:
         table = create_operational_table(path, SCHEMA, ["memory_id"])
         with translated():
             table.add_btree_index("subject_id", idx_name="by_subject", if_exists="ignore")
-            table.add_computed_column(
-                embedding=sealed_embedding(table.tenant_id, table.subject_id, table.memory_id, table.envelope),
-                if_exists="ignore",
-            )
+            # The second column before the first, which says that the table is complete.
+            table.add_computed_column(**{SECOND_COLUMN: embedding_of(table, "")}, if_exists="ignore")
+            model = self._model_of(placement)
+            table.add_computed_column(**{FIRST_COLUMN: embedding_of(table, model)}, if_exists="ignore")
         with self._lock:
             self._tables[placement] = table
         return table
@@ -268,7 +352,32 @@ class PixeltableRows:
 
 def _complete(table: Table) -> bool:
     # The column comes last: a table without it was left by a process that was killed, and only a writer completes it.
-    return "embedding" in table.columns()
+    return FIRST_COLUMN in table.columns()
+
+
+def _first_model() -> str:
+    models = installed()
+    return models.first if models is not None else ""
+
+
+def _sealed_rows(table: Table, predicate: TenantPredicate, chosen: Any, column: str | None) -> list[SealedRow]:
+    """What a query of one tenant's rows finds, with the vectors of one column or of none."""
+    vector = {"embedding": getattr(table, column)} if column is not None and column in table.columns() else {}
+    found = chosen.select(
+        table.memory_id,
+        table.subject_id,
+        table.revision,
+        table.generation,
+        table.memory_type,
+        table.confidence,
+        table.created_at,
+        table.expires_at,
+        table.envelope,
+        **vector,
+    ).collect()
+    return [
+        SealedRow(tenant_id=predicate.tenant_id, **{**row, "envelope": b64decode(row["envelope"])}) for row in found
+    ]
 
 
 def _record(row: SealedRow) -> dict[str, Any]:

@@ -165,8 +165,34 @@ class Ledger(Protocol):
 class Rows(Protocol):
     """The data plane's part: the sealed rows of a placement, one tenant at a time."""
 
-    def newer(self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int) -> list[SealedRow]:
-        """Rows of a subject with a newer generation, with their sealed embeddings."""
+    def newer(
+        self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int, column: str = ...
+    ) -> list[SealedRow]:
+        """Rows of a subject with a newer generation, with the sealed embeddings of a column."""
+        ...
+
+    def page(self, predicate: TenantPredicate, placement: str, *, after: str, limit: int) -> list[SealedRow]:
+        """Rows of the tenant by id from the first one after `after`, at most `limit`, without embeddings."""
+        ...
+
+    def among(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> list[SealedRow]:
+        """Those of these rows that are there, without embeddings."""
+        ...
+
+    def all_revisions(self, predicate: TenantPredicate, placement: str) -> dict[str, int]:
+        """Revision of every memory of the tenant that is there."""
+        ...
+
+    def remove(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> int:
+        """Delete these rows; returns how many there were."""
+        ...
+
+    def remove_tenant(self, predicate: TenantPredicate, placement: str) -> int:
+        """Delete every row of the tenant; returns how many there were."""
+        ...
+
+    def count_tenant(self, predicate: TenantPredicate, placement: str) -> int:
+        """How many rows of the tenant are there."""
         ...
 
     def revisions(
@@ -187,10 +213,25 @@ class Rows(Protocol):
         """How many rows of a subject are there."""
         ...
 
-    def remove_tenant(self, predicate: TenantPredicate, placement: str) -> int:
-        """Delete every row of the tenant; returns how many there were."""
+
+class Columns(Protocol):
+    """The two computed columns of a placement: one is read, the other is empty, being filled, or was read before."""
+
+    def name(self, placement: str, column: str, model: str) -> None:
+        """From now on the column is of `model` for every row that is written; what it holds stays as it is.
+
+        A column that the table lacks is added empty.
+        """
         ...
 
-    def count_tenant(self, predicate: TenantPredicate, placement: str) -> int:
-        """How many rows of the tenant are there."""
+    def compute(self, predicate: TenantPredicate, placement: str, column: str, *, after: str, limit: int) -> str | None:
+        """Compute a page of the tenant's rows that lack a vector there; returns the last id, or `None` at the end."""
+        ...
+
+    def lacking(self, predicate: TenantPredicate, placement: str, column: str, *, beside: str) -> int:
+        """How many of the tenant's rows have a vector in the column `beside` and none in `column`."""
+        ...
+
+    def empty(self, predicate: TenantPredicate, placement: str, column: str, *, after: str, limit: int) -> str | None:
+        """Compute a page of the tenant's rows that have a vector in a column without model; as `compute`."""
         ...

@@ -75,7 +75,9 @@ _DELETE = _function(
 _STATE = _function("lc_enter", tenant=sa.Text())
 _ENTER = sa.text("SELECT set_config('luminescent.tenant', :tenant, true)")
 _SUBJECT = sa.text(
-    "SELECT s.state, coalesce(s.generation, 0), t.placement FROM tenants t"
+    "SELECT s.state, coalesce(s.generation, 0), t.placement, coalesce(p.model, ''),"
+    " coalesce(p.read_column, 'embedding') FROM tenants t"
+    " LEFT JOIN placements p ON p.placement = t.placement"
     " LEFT JOIN subjects s ON s.tenant_id = t.tenant_id AND s.subject_id = CAST(:subject AS uuid)"
     " WHERE t.tenant_id = :tenant"
 )
@@ -174,7 +176,7 @@ class PostgresLedger:
             subject = connection.execute(_SUBJECT, parameters).one_or_none()
             if subject is None:
                 return Changes(state=None, generation=0, placement="", ledger=(), waiting=())
-            state, generation, placement = subject
+            state, generation, placement, model, column = subject
             ledger = connection.execute(_LEDGER, parameters).all()
             waiting = connection.execute(_WAITING, parameters).all()
             return Changes(
@@ -183,6 +185,8 @@ class PostgresLedger:
                 placement=placement,
                 ledger=tuple(LedgerRow(r[0], r[1], LedgerState(r[2]), r[3]) for r in ledger),
                 waiting=tuple(sealed_row(row) for row in waiting),
+                model=model,
+                column=column,
             )
 
         # One view of both tables: a row that is materialized in between must not be missing from either.

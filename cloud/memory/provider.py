@@ -61,7 +61,7 @@ class CloudMemoryProvider:
         self._clock = pixeltable_config.clock
         self._admissions = Admissions(tenant_provider, pixeltable_config.identities, audit)
         loader = SnapshotLoader(
-            pixeltable_config.ledger, pixeltable_config.rows, pixeltable_config.vectorizer, pixeltable_config.hot
+            pixeltable_config.ledger, pixeltable_config.rows, pixeltable_config.models, pixeltable_config.hot
         )
         self._writer = MemoryWriter(pixeltable_config, loader, audit, usage)
         self._reader = MemoryReader(pixeltable_config, loader)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, assert_never
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
 from cloud.kernel.ids import parse_memory_id
 from cloud.keys.model import SubjectKey
@@ -38,9 +41,9 @@ class MemoryReader:
             PermissionDeniedError: The tenant is not active.
             ProviderUnavailableError: A plane did not answer.
         """
-        vector = self._config.vectorizer.embed([query])[0]
 
         def choose(snapshot: SubjectSnapshot) -> list[str]:
+            vector = self._embedded(query, snapshot)
             index = snapshot.index.without(self._invalid(snapshot))
             ranked = index.rank(query, vector, limit=limit, weights=self._config.weights)
             return [scored.id for scored in ranked]
@@ -54,7 +57,6 @@ class MemoryReader:
             As `retrieve`.
         """
         passes = tester(request.predicate)
-        vector = self._config.vectorizer.embed([request.query])[0] if request.query is not None else None
 
         def choose(snapshot: SubjectSnapshot) -> list[str]:
             now = self._config.clock()
@@ -63,13 +65,13 @@ class MemoryReader:
                 for memory in snapshot.memories.values()
                 if (request.include_invalid or memory.valid_at(now)) and passes(memory)
             ]
-            if request.query is None or vector is None:
+            if request.query is None:
                 return _newest_first(found)[:limit]
             # What has expired neither counts in statistics nor lends to its neighbours, unless it is asked for.
             index = snapshot.index if request.include_invalid else snapshot.index.without(self._invalid(snapshot))
             ranked = index.rank(
                 request.query,
-                vector,
+                self._embedded(request.query, snapshot),
                 limit=limit,
                 allowed={memory.memory_id for memory in found},
                 weights=self._config.weights,
@@ -109,6 +111,11 @@ class MemoryReader:
 
     def _person(self, admitted: Admitted, user_id: str) -> SubjectKey | None:
         return self._config.keyring.resolve_subject(admitted.scope.tenant_id, user_id, create=False)
+
+    def _embedded(self, query: str, snapshot: SubjectSnapshot) -> NDArray[np.int8]:
+        """The query's vector of the snapshot's own model: whichever is read elsewhere by now, these two agree."""
+        vector: NDArray[np.int8] = self._config.models.of(snapshot.model).embed([query])[0]
+        return vector
 
     def _invalid(self, snapshot: SubjectSnapshot) -> set[str]:
         now = self._config.clock()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from cloud.audit.model import Category
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
+from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
+from cloud.kernel.errors import LuminescentError, OperationInProgressError
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.rootkeys import RootKeys
@@ -22,8 +27,11 @@ from cloud.keys.sqlite import FileKeyring
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.hot import HotTier
 from cloud.memory.materializer import Materializer
+from cloud.memory.moves import Mover
+from cloud.memory.placement_store import PlacementStore, adopt, model_of
+from cloud.memory.ports import Columns
 from cloud.memory.postgres import PostgresLedger
-from cloud.memory.vectors import Vectorizer, install, uninstall
+from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.keyring import find_root_keys, keyring_directory
@@ -39,6 +47,9 @@ from cloud.tenancy.system import system_predicate
 from cloud.usage.model import Plan
 from cloud.usage.plans import read_plans, write_plans
 from src.memory.embedding import Embedder, HashingEmbedder, WordLlamaEmbedder
+from src.memory.transformer_embedding import SentenceTransformersEmbedder
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -66,17 +77,27 @@ class Installation:
     config: PixeltableConfig
     keyring: FileKeyring
     root_keys: RootKeys
+    columns: Columns
     server: Server
     identity: IdentityParts
     stack: contextlib.ExitStack = field(repr=False)
 
     def materializer(self) -> Materializer:
         """The loop that moves memories into Pixeltable."""
+        return Materializer(
+            self.engines.worker,
+            self.config.rows,
+            system_predicates("materializer"),
+            chores=(self.identity.refusals.report,),
+        )
 
-        def predicate(tenant_id: str) -> TenantPredicate:
-            return system_predicate(tenant_id, "materializer")
+    def placements(self) -> PlacementStore:
+        """Which tables there are, and which moves."""
+        return PlacementStore(self.engines.maintenance)
 
-        return Materializer(self.engines.worker, self.config.rows, predicate, chores=(self.identity.refusals.report,))
+    def mover(self) -> Mover:
+        """Moves tenants between tables."""
+        return Mover(self.engines.maintenance, self.placements(), self.config.rows, system_predicates("mover"))
 
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""
@@ -115,30 +136,48 @@ def open_installation(settings: CloudSettings) -> Installation:
         keyring.create_tenant(SYSTEM_LOG)
         url = server.url("luminescent_pixeltable", DATA_DATABASE)
         open_pixeltable(settings.home, url, pool_size=settings.data_pool_size)
-        # Only now: the module imports Pixeltable, which must find its environment prepared.
+        # Only now: the modules import Pixeltable, which must find its environment prepared.
         from cloud.memory.pixeltable import PixeltableRows
+        from cloud.memory.pixeltable_columns import PixeltableColumns
 
         pool = PixeltablePool()
         stack.callback(pool.close)
         sealer = AesGcmSealer()
-        vectorizer = Vectorizer(keyring, sealer, embedder(settings))
-        install(vectorizer)
-        stack.callback(uninstall, vectorizer)
+        models = Models(keyring, sealer, embedders(settings), first=settings.embedder)
+        _check_models(models, adopt(engines.maintenance, models.first))
+        install(models)
+        stack.callback(uninstall, models)
+        rows = PixeltableRows(
+            pool,
+            recover=server.recover,
+            model_of=lambda placement: model_of(engines.worker, placement, first=models.first),
+        )
         identity = build_identity(
             settings, keyring, app=engines.app, worker=engines.worker, keys=engines.keys, on_close=stack.callback
         )
         config = PixeltableConfig(
             ledger=PostgresLedger(engines.app),
-            rows=PixeltableRows(pool, recover=server.recover),
+            rows=rows,
             keyring=keyring,
             sealer=sealer,
-            vectorizer=vectorizer,
+            models=models,
             hot=HotTier(capacity_bytes=settings.hot_tier_mb * 2**20),
             identities=identity.resolver,
             clock=system_clock,
             weights=settings.ranking_weights(),
         )
-        return Installation(settings, plans, engines, config, keyring, root_keys, server, identity, stack.pop_all())
+        return Installation(
+            settings,
+            plans,
+            engines,
+            config,
+            keyring,
+            root_keys,
+            PixeltableColumns(rows),
+            server,
+            identity,
+            stack.pop_all(),
+        )
 
 
 def open_engines(settings: CloudSettings, server: Server) -> Engines:
@@ -176,18 +215,74 @@ def _is_new(engine: ControlEngine) -> bool:
     return not engine.rows(sa.text("SELECT 1 FROM tenants LIMIT 1"))
 
 
-def embedder(settings: CloudSettings) -> Embedder:
-    """The embedding model that the settings name."""
-    return HashingEmbedder() if settings.embedder == "hashing" else WordLlamaEmbedder()
+def embedders(settings: CloudSettings) -> dict[str, Callable[[], Embedder]]:
+    """The models that this process can compute, by name. Each is made when it is first asked for."""
+    known: dict[str, Callable[[], Embedder]] = {
+        "wordllama": WordLlamaEmbedder,
+        "wordllama-128": lambda: WordLlamaEmbedder(128),
+        "hashing": HashingEmbedder,
+    }
+    directory = settings.sentence_transformers_dir
+    if directory is not None:
+        known[SentenceTransformersEmbedder.name] = lambda: SentenceTransformersEmbedder(directory)
+    return known
+
+
+def _check_models(models: Models, others: Sequence[str]) -> None:
+    """This process can compute every model that is read somewhere; that the setting names another one is said.
+
+    Raises:
+        ConfigurationError: It cannot: it would write rows without vectors.
+    """
+    for model in (models.first, *others):
+        models.of(model)
+    if others:
+        _log.warning(
+            "new tables begin with the embedding model %s, as set; some that are there are read with: %s. Vectors of "
+            "two models are never compared; luminescent-cloud embeddings status tells which, embeddings migrate "
+            "changes them",
+            models.first,
+            ", ".join(others),
+        )
+
+
+def system_predicates(component: str) -> Callable[[str], TenantPredicate]:
+    """Makes the predicates of a component of the service itself."""
+    return lambda tenant_id: system_predicate(tenant_id, component)
 
 
 def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
     """Materialize until `stop` is set; several may run on one installation, and one works on a placement at a time."""
     installation = open_installation(settings)
     try:
-        installation.materializer().run(stop)
+        work(installation, stop)
     finally:
         installation.close()
+
+
+def work(installation: Installation, stop: threading.Event) -> None:
+    """Materialize until `stop` is set, and beside that finish the moves that a process was killed in."""
+    moves = threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves")
+    moves.start()
+    try:
+        installation.materializer().run(stop)
+    finally:
+        moves.join()
+
+
+def _finish_moves(installation: Installation, stop: threading.Event) -> None:
+    engines = installation.engines
+    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), installation.keyring)
+    mover = installation.mover()
+    try:
+        for move in mover.unfinished():
+            scope = system_predicate(move.tenant_id, "mover").scope
+            draft = audit.draft(scope, Action.TENANT_MOVE, category=Category.ADMINISTRATION)
+            with contextlib.suppress(OperationInProgressError):
+                mover.run(move, draft, stop=stop)
+    except LuminescentError as error:
+        # It stays recorded as unfinished, and both tables are known: nobody else has to wait for it.
+        _log.error("a move could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
 
 
 def _open_config(home: Path) -> PixeltableConfig:
@@ -198,7 +293,7 @@ def _open_config(home: Path) -> PixeltableConfig:
         rows=config.rows,
         keyring=config.keyring,
         sealer=config.sealer,
-        vectorizer=config.vectorizer,
+        models=config.models,
         hot=config.hot,
         identities=config.identities,
         clock=config.clock,

@@ -28,11 +28,12 @@ from cloud.kernel.errors import (
     KeyDestroyedError,
     ProviderUnavailableError,
 )
+from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
 from cloud.startup.custody import place_of
-from cloud.startup.installation import Installation, open_installation
+from cloud.startup.installation import Installation, open_installation, system_predicates, work
 from cloud.startup.keyring import keyring_directory
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.api_keys import ApiKeys
@@ -57,7 +58,8 @@ class CloudRuntime:
     Attributes:
         memory: `CloudMemoryProvider`.
         tenant_provider: `CloudTenantProvider`.
-        tenants: Creates, suspends, resumes and lists tenants.
+        tenants: Creates, changes, moves, suspends, resumes and lists tenants.
+        embeddings: Changes embedding models.
         api_keys: Creates, rotates, revokes, lists and reviews API keys.
         tokens: Checks and revokes an issuer's tokens.
         usage: `CloudUsageTracker`.
@@ -78,7 +80,7 @@ class CloudRuntime:
         self.tenant_provider = CloudTenantProvider(config.identities)
         self.audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), config.keyring)
         self.usage = CloudUsageTracker(PostgresUsageStore(engines.app), config.clock)
-        store = PostgresTenantStore(engines.maintenance)
+        store = PostgresTenantStore(engines.maintenance, first_model=config.models.first)
         admissions = Administration(self.tenant_provider, config.identities, self.audit, store)
         self.audit.use_admission(admissions)
         self.usage.use_admission(admissions, self.audit)
@@ -90,6 +92,16 @@ class CloudRuntime:
             plans=installation.plans,
             meters=tuple(meter.value for meter in Meter),
             clock=config.clock,
+            mover=installation.mover(),
+        )
+        self.embeddings = Embeddings(
+            engines.maintenance,
+            installation.placements(),
+            installation.columns,
+            config,
+            admissions,
+            self.audit,
+            system_predicates("embeddings"),
         )
         identity = installation.identity
         self.api_keys = ApiKeys(
@@ -164,8 +176,8 @@ class CloudRuntime:
                 worker.start()
                 self._worker = worker
             case "thread":
-                loop = self._installation.materializer()
-                thread = threading.Thread(target=loop.run, args=(self._stop,), name="luminescent-materializer")
+                arguments = (self._installation, self._stop)
+                thread = threading.Thread(target=work, args=arguments, name="luminescent-materializer")
                 thread.start()
                 self._worker = thread
             case "off":

@@ -221,6 +221,39 @@ erasures = Table(
     comment="Erasures and how far each got; a crash resumes at the recorded state.",
 )
 
+placements = Table(
+    "placements",
+    metadata,
+    Column("placement", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("read_column", Text, nullable=False, server_default="embedding"),
+    Column("other_model", Text),
+    Column("state", Text, nullable=False, server_default="serving"),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("gate", JSONB),
+    Column("changed_at", _instant, nullable=False, server_default=_now),
+    CheckConstraint("state IN ('serving', 'filling', 'filled', 'switching', 'switched', 'emptying')", name="state"),
+    CheckConstraint("(other_model IS NULL) = (state = 'serving')", name="other_model"),
+    comment="The Pixeltable tables, the embedding model that is read in each, and how far a change of it got.",
+)
+
+placement_moves = Table(
+    "placement_moves",
+    metadata,
+    Column("move_id", Uuid, primary_key=True),
+    Column("tenant_id", Text, ForeignKey("tenants.tenant_id"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default="copying"),
+    Column("copied", BigInteger, nullable=False, server_default="0"),
+    Column("started_at", _instant, nullable=False, server_default=_now),
+    Column("finished_at", _instant),
+    CheckConstraint("state IN ('copying', 'switched', 'done')", name="state"),
+    Index(None, "tenant_id"),
+    Index("uq_placement_moves_unfinished", "tenant_id", unique=True, postgresql_where=text("state <> 'done'")),
+    comment="Moves of tenants between placements, the finished ones too: where a tenant may have rows.",
+)
+
 tenant_closings = Table(
     "tenant_closings",
     metadata,
@@ -267,6 +300,7 @@ TENANT_TABLES = (
     api_keys,
     revoked_tokens,
     erasures,
+    placement_moves,
     tenant_closings,
 )
 """Tables whose rows belong to one tenant; each carries row-level security (checked at start-up)."""

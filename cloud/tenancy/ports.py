@@ -11,6 +11,7 @@ from joserfc.jwk import Key
 
 from cloud.audit.model import AuditDraft
 from cloud.tenancy.model import ApiKeyRecord, Counted, Identity, Tenant, TenantState
+from cloud.tenancy.placements import Move, Progress
 
 
 class TenantStore(Protocol):
@@ -68,6 +69,28 @@ class TenantStore(Protocol):
 
     def all_keys(self) -> list[ApiKeyRecord]:
         """The keys of all tenants, by tenant and id."""
+        ...
+
+
+class TenantMover(Protocol):
+    """Moves a tenant's memories to another table while they are used."""
+
+    def begin(self, tenant_id: str, target: str, intent: AuditDraft) -> Move:
+        """Record the intent, or join a move to the same table that is unfinished.
+
+        Raises:
+            UnknownTenantError: There is no such tenant.
+            OperationInProgressError: It is on its way to another table.
+        """
+        ...
+
+    def run(self, move: Move, audit: AuditDraft, *, progress: Progress | None = None) -> Move:
+        """Bring a move to its end; its event commits with that.
+
+        Raises:
+            OperationInProgressError: Another process is at it.
+            ProviderUnavailableError: A part did not answer; calling again continues.
+        """
         ...
 
 

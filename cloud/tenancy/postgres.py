@@ -13,7 +13,7 @@ from cloud.audit.model import AuditDraft, Outcome
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import Role
 from cloud.storage.engine import ControlEngine, Row
-from cloud.storage.metadata import api_keys, tenants, usage_counters
+from cloud.storage.metadata import api_keys, placements, tenants, usage_counters
 from cloud.tenancy.model import ApiKeyRecord, Tenant, TenantState
 
 _APPEND = sa.text("SELECT lc_record(:log, :event, :outcome, :reason, :ids, :counts)").bindparams(
@@ -54,10 +54,16 @@ def append_event(
 
 
 class PostgresTenantStore:
-    """`TenantStore` on the control plane, as the maintenance role."""
+    """`TenantStore` on the control plane, as the maintenance role.
 
-    def __init__(self, engine: ControlEngine) -> None:
+    Args:
+        engine: Engine of that role.
+        first_model: The embedding model that a table begins with.
+    """
+
+    def __init__(self, engine: ControlEngine, *, first_model: str = "") -> None:
         self._engine = engine
+        self._first_model = first_model
 
     def create(self, tenant: Tenant, audit: AuditDraft) -> Tenant:
         def work(connection: sa.Connection) -> Tenant:
@@ -80,6 +86,9 @@ class PostgresTenantStore:
                 outcome = Outcome.ALLOWED if existing.same_terms(tenant) else Outcome.DENIED
                 append_event(connection, tenant.tenant_id, audit, outcome, reason="exists")
                 return existing
+            connection.execute(
+                insert(placements).values(placement=tenant.placement, model=self._first_model).on_conflict_do_nothing()
+            )
             connection.execute(sa.insert(usage_counters).values(tenant_id=tenant.tenant_id, meter="memories"))
             append_event(connection, tenant.tenant_id, audit, Outcome.ALLOWED)
             return tenant

@@ -10,8 +10,8 @@ from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 
 EVERYTHING = (
     "tenants", "plan_limits", "usage_counters", "usage_events", "subjects", "memories", "intake", "idempotency_keys",
-    "audit_events", "api_keys", "revoked_tokens", "refusals", "erasures", "tenant_closings", "alembic_version",
-    "keyring_state", "keyring_backups",
+    "audit_events", "api_keys", "revoked_tokens", "refusals", "erasures", "placements", "placement_moves",
+    "tenant_closings", "alembic_version", "keyring_state", "keyring_backups",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -19,6 +19,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "alembic_version": READ,
         "plan_limits": READ,
         "tenants": READ,
+        "placements": READ,
         "usage_counters": READ,
         "usage_events": READ | {"INSERT"},
         "subjects": READ | {"INSERT"},
@@ -32,6 +33,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
     "luminescent_worker": {
         "alembic_version": READ,
         "tenants": READ,
+        "placements": READ,
+        "placement_moves": READ,
         "usage_counters": READ,
         "memories": READ,
         "intake": READ | {"DELETE"},
@@ -45,6 +48,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "api_keys": READ | {"INSERT", "UPDATE", "DELETE"},
         "erasures": READ | {"INSERT", "UPDATE", "DELETE"},
         "tenants": READ | {"INSERT", "UPDATE"},
+        "placements": READ | {"INSERT", "UPDATE"},
+        "placement_moves": READ | {"INSERT", "UPDATE"},
         "usage_counters": READ | {"INSERT", "UPDATE"},
         "tenant_closings": READ | {"INSERT", "UPDATE"},
         "subjects": READ | {"INSERT", "UPDATE", "DELETE"},
@@ -68,6 +73,7 @@ COLUMN_RIGHTS = {
     ("luminescent_app", "subjects", "generation", "UPDATE"),
     ("luminescent_app", "usage_counters", "used", "UPDATE"),
     ("luminescent_keys", "api_keys", "last_used_at", "UPDATE"),
+    ("luminescent_maintenance", "intake", "placement", "UPDATE"),
     ("luminescent_worker", "memories", "state", "UPDATE"),
     ("luminescent_worker", "usage_counters", "used", "UPDATE"),
 }
@@ -177,7 +183,7 @@ def test_the_policies_are_these(migrated: sa.Engine) -> None:
         }
     expected |= {
         (table, "worker", "{luminescent_worker}", "ALL", "PERMISSIVE", "true", None)
-        for table in ("tenants", "usage_counters", "memories", "intake")
+        for table in ("tenants", "usage_counters", "memories", "intake", "placement_moves")
     }
     expected |= {
         ("audit_events", "system_log", "{luminescent_app}", "INSERT", "PERMISSIVE", None, "(log_id = '_system'::text)"),

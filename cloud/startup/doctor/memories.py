@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 from cloud.kernel.errors import SealBrokenError
 from cloud.kernel.findings import Finding, Level, ok, problem, warning
 from cloud.keys.sealing import AesGcmSealer
-from cloud.memory.vectors import Vectorizer
+from cloud.memory.vectors import Models
 from cloud.startup.doctor.context import Check, Context
-from cloud.startup.installation import embedder
+from cloud.startup.installation import embedders
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
 from cloud.storage.pixeltable_tables import table_kinds
@@ -99,25 +99,28 @@ def pixeltable(context: Context) -> Iterator[Finding]:
 
 
 def embeddings(context: Context) -> Iterator[Finding]:
-    """The vectors of some people are of the model that this installation embeds with."""
+    """The vectors of some people are of the model that is read in their table."""
     context.require("revision")
     rows = _opened(context)
     people = context.rows(
         MAINTENANCE_ROLE,
-        "SELECT s.tenant_id, s.subject_id::text, t.placement FROM subjects s JOIN tenants t USING (tenant_id)"
+        "SELECT s.tenant_id, s.subject_id::text, p.placement, p.model, p.read_column"
+        " FROM subjects s JOIN tenants t USING (tenant_id) JOIN placements p USING (placement)"
         " WHERE s.state = 'active' AND t.state <> 'closed'"
         " AND EXISTS (SELECT FROM memories m WHERE m.subject_id = s.subject_id AND m.state = 'active')"
         " ORDER BY s.subject_id LIMIT :people",
         people=_PEOPLE_LOOKED_AT,
     )
-    model = embedder(context.settings)
-    vectorizer = Vectorizer(context.keyring, AesGcmSealer(), model)
+    settings = context.settings
+    models = Models(context.keyring, AesGcmSealer(), embedders(settings), first=settings.embedder)
     looked_at = foreign = broken = 0
-    for tenant_id, subject_id, placement in people:
+    for tenant_id, subject_id, placement, model, column in people:
         key = context.keyring.subject_key(str(tenant_id), str(subject_id))
         if key is None:
             continue  # `keyring_matches` tells
-        for row in rows.newer(system_predicate(str(tenant_id), "doctor"), str(placement), str(subject_id), since=0):
+        predicate = system_predicate(str(tenant_id), "doctor")
+        vectorizer = models.of(str(model))
+        for row in rows.newer(predicate, str(placement), str(subject_id), since=0, column=str(column)):
             looked_at += 1
             try:
                 foreign += vectorizer.open_vector(key.key, row) is None
@@ -128,11 +131,11 @@ def embeddings(context: Context) -> Iterator[Finding]:
     if foreign:
         yield warning(
             "embeddings",
-            f"{foreign} of {looked_at} memories have no vector of {model.name} ({model.version})",
-            "set `embedder` to the model that they were embedded with; ranking embeds anew until then, which is slow",
+            f"{foreign} of {looked_at} memories have no vector of the model that is read in their table",
+            "luminescent-cloud embeddings status says which; ranking embeds them anew until then, which is slow",
         )
     if not broken and not foreign:
-        yield ok("embeddings", f"{looked_at} memories looked at, all have a vector of {model.name}")
+        yield ok("embeddings", f"{looked_at} memories looked at, all have a vector of the model that is read")
 
 
 def _opened(context: Context) -> PixeltableRows:
