@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Protocol, assert_never, runtime_checkable
 
-from cloud.audit.model import Outcome
+from cloud.audit.model import Details, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.kernel import failpoints
 from cloud.kernel.errors import (
@@ -108,9 +108,14 @@ class MemoryWriter:
                     failpoints.reach("store.committed")
                     self._show(answer, rows, people)
                     return answer.ids
-                case QuotaFull(meter=meter, used=used, limit=limit):
+                case QuotaFull() as full:
                     raise self._usage.exceeded(
-                        admitted.scope.tenant_id, meter=meter, used=used, limit=limit, requested=len(rows)
+                        admitted.scope.tenant_id,
+                        meter=full.meter,
+                        used=full.used,
+                        limit=full.limit,
+                        requested=full.requested,
+                        resets_at=full.resets_at,
                     )
                 case KeyConflict():
                     raise IdempotencyConflictError
@@ -178,8 +183,13 @@ class MemoryWriter:
         error = self._usage.denied(tenant_id, requested=requested)
         if error is not None:
             self._served(admitted)
+            facts: Details = {
+                "meter": error.meter,
+                "resets_at": error.resets_at.isoformat() if error.resets_at else None,
+            }
+            draft = replace(admitted.draft, details={**admitted.draft.details, **facts})
             counts = {"requested": requested, "used": error.used, "limit": error.limit}
-            self._audit.record(tenant_id, admitted.draft, Outcome.DENIED, reason=error.code, counts=counts)
+            self._audit.record(tenant_id, draft, Outcome.DENIED, reason=error.code, counts=counts)
             raise error
 
     def _people(self, admitted: Admitted, memories: Sequence[Memory]) -> dict[str, SubjectKey]:
@@ -247,8 +257,8 @@ class MemoryWriter:
 
     def _show(self, answer: Stored, rows: Sequence[SealedRow], people: dict[str, SubjectKey]) -> None:
         """Let this process's next reader find what was written, without a load."""
-        if answer.used is not None and rows:
-            self._usage.observed(rows[0].tenant_id, used=answer.used, limit=answer.limit)
+        if answer.balances and rows:
+            self._usage.observed(rows[0].tenant_id, answer.balances)
         for person in people.values():
             generation = answer.generations.get(person.subject_id)
             held = self._config.hot.get(person.tenant_id, person.subject_id)

@@ -89,7 +89,12 @@ class PostgresTenantStore:
             connection.execute(
                 insert(placements).values(placement=tenant.placement, model=self._first_model).on_conflict_do_nothing()
             )
-            connection.execute(sa.insert(usage_counters).values(tenant_id=tenant.tenant_id, meter="memories"))
+            # The stocks; `memories` is also the tenant's write lock.
+            connection.execute(
+                sa.insert(usage_counters).values(
+                    [{"tenant_id": tenant.tenant_id, "meter": meter} for meter in ("memories", "stored_bytes")]
+                )
+            )
             append_event(connection, tenant.tenant_id, audit, Outcome.ALLOWED)
             return tenant
 

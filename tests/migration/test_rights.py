@@ -9,9 +9,9 @@ from cloud.storage.metadata import TENANT_TABLES
 from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 
 EVERYTHING = (
-    "tenants", "plan_limits", "usage_counters", "usage_events", "subjects", "memories", "intake", "idempotency_keys",
-    "audit_events", "api_keys", "revoked_tokens", "refusals", "erasures", "placements", "placement_moves",
-    "tenant_closings", "alembic_version", "keyring_state", "keyring_backups",
+    "tenants", "plan_limits", "usage_counters", "usage_events", "usage_reservations", "subjects", "memories", "intake",
+    "idempotency_keys", "audit_events", "api_keys", "revoked_tokens", "refusals", "erasures", "placements",
+    "placement_moves", "tenant_closings", "alembic_version", "keyring_state", "keyring_backups",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -20,8 +20,9 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "plan_limits": READ,
         "tenants": READ,
         "placements": READ,
-        "usage_counters": READ,
+        "usage_counters": READ | {"INSERT"},
         "usage_events": READ | {"INSERT"},
+        "usage_reservations": READ | {"INSERT"},
         "subjects": READ | {"INSERT"},
         "memories": READ | {"INSERT"},
         "intake": READ | {"INSERT"},
@@ -36,6 +37,9 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "placements": READ,
         "placement_moves": READ,
         "usage_counters": READ,
+        "usage_events": {"INSERT"},
+        "usage_reservations": READ | {"DELETE"},
+        "subjects": READ,
         "memories": READ,
         "intake": READ | {"DELETE"},
         "audit_events": {"INSERT"},
@@ -56,7 +60,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "memories": READ | {"DELETE"},
         "intake": READ | {"DELETE"},
         "idempotency_keys": READ | {"DELETE"},
-        "usage_events": READ | {"DELETE"},
+        "usage_events": READ | {"INSERT", "DELETE"},
+        "usage_reservations": READ | {"DELETE"},
         "audit_events": READ | {"INSERT"},
         "revoked_tokens": READ | {"INSERT", "DELETE"},
         "refusals": READ,
@@ -71,11 +76,17 @@ COLUMN_RIGHTS = {
     ("luminescent_app", "memories", "generation", "UPDATE"),
     ("luminescent_app", "memories", "state", "UPDATE"),
     ("luminescent_app", "subjects", "generation", "UPDATE"),
+    ("luminescent_app", "subjects", "memories", "UPDATE"),
     ("luminescent_app", "usage_counters", "used", "UPDATE"),
     ("luminescent_keys", "api_keys", "last_used_at", "UPDATE"),
     ("luminescent_maintenance", "intake", "placement", "UPDATE"),
+    ("luminescent_app", "usage_reservations", "actual", "UPDATE"),
+    ("luminescent_app", "usage_reservations", "settled_at", "UPDATE"),
+    ("luminescent_app", "usage_reservations", "state", "UPDATE"),
     ("luminescent_worker", "memories", "state", "UPDATE"),
+    ("luminescent_worker", "subjects", "memories", "UPDATE"),
     ("luminescent_worker", "usage_counters", "used", "UPDATE"),
+    ("luminescent_worker", "usage_reservations", "state", "UPDATE"),
 }
 """Rights on single columns, beyond those on their tables."""
 OWN_TENANT = "current_setting('luminescent.tenant'::text, true)"
@@ -183,9 +194,18 @@ def test_the_policies_are_these(migrated: sa.Engine) -> None:
         }
     expected |= {
         (table, "worker", "{luminescent_worker}", "ALL", "PERMISSIVE", "true", None)
-        for table in ("tenants", "usage_counters", "memories", "intake", "placement_moves")
+        for table in (
+            "tenants",
+            "usage_counters",
+            "usage_reservations",
+            "subjects",
+            "memories",
+            "intake",
+            "placement_moves",
+        )  # fmt: skip
     }
     expected |= {
+        ("usage_events", "worker", "{luminescent_worker}", "INSERT", "PERMISSIVE", None, "true"),
         ("audit_events", "system_log", "{luminescent_app}", "INSERT", "PERMISSIVE", None, "(log_id = '_system'::text)"),
         (
             "audit_events",

@@ -19,6 +19,11 @@ TENANTS = {
     "tenant.list",
     "tenant.change",
     "tenant.close",
+    "tenant.move",
+    "embeddings.status",
+    "embeddings.migrate",
+    "embeddings.rollback",
+    "embeddings.finish",
     "api_key.create",
     "api_key.revoke",
     "api_key.list",
@@ -33,6 +38,10 @@ NOBODY = {
     "gdpr.erase.step",
     "keyring.step",
     "tenant.close.step",
+    "tenant.move.step",
+    "embeddings.migrate.step",
+    "embeddings.gate",
+    "usage.threshold",
     "usage.track",
     "external.event",
     "security.event",
@@ -48,16 +57,33 @@ KEYRING = {
     "keyring.reconcile",
     "keyring.destroy_root_key",
 }
+HOLDS = {"usage.reserve", "usage.commit", "usage.release"}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
 GRANTED: dict[Role, set[str]] = {
-    Role.SERVICE: MEMORY,
-    Role.MEMBER: MEMORY,
-    Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | REVIEW | {"usage.read"},
+    Role.SERVICE: MEMORY | HOLDS,
+    Role.MEMBER: MEMORY | HOLDS,
+    Role.TENANT_ADMIN: MEMORY | HOLDS | PERSON | AUDIT | REVIEW | {"usage.read"},
     Role.AUDITOR: AUDIT | REVIEW,
-    Role.OPERATOR: TENANTS | REVIEW | INSTALLATION | KEYRING | {"usage.read", "audit.system"},
+    Role.OPERATOR: TENANTS
+    | HOLDS
+    | REVIEW
+    | INSTALLATION
+    | KEYRING
+    | {"usage.read", "usage.reconcile", "audit.system"},
 }
-KNOWN = MEMORY | PERSON | AUDIT | TENANTS | REVIEW | INSTALLATION | KEYRING | NOBODY | {"usage.read", "audit.system"}
+KNOWN = (
+    MEMORY
+    | HOLDS
+    | PERSON
+    | AUDIT
+    | TENANTS
+    | REVIEW
+    | INSTALLATION
+    | KEYRING
+    | NOBODY
+    | {"usage.read", "usage.reconcile", "audit.system"}
+)
 
 
 def principal(*roles: Role, user_id: str | None = None) -> Principal:
@@ -73,7 +99,7 @@ def test_every_action_stands_in_the_table() -> None:
 def test_a_role_may_what_the_table_says_and_nothing_else(role: Role, action: Action) -> None:
     verdict = decide(principal(role, user_id="alice"), action, user_id="alice")
     if action.value in GRANTED[role]:
-        assert verdict == Allowed(only_own=role is Role.MEMBER)
+        assert verdict == Allowed(only_own=role is Role.MEMBER and action.value in MEMORY)
     else:
         assert verdict == Refused("role_missing")
 
