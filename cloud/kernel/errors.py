@@ -9,7 +9,9 @@ from src.errors import (
     InvalidFilterError,
     InvalidMemoryError,
     LuminescentError,
+    MemoryNotFoundError,
     ProviderUnavailableError,
+    RevisionConflictError,
 )
 
 __all__ = [
@@ -21,9 +23,11 @@ __all__ = [
     "InvalidMemoryError",
     "KeyDestroyedError",
     "LuminescentError",
+    "MemoryNotFoundError",
     "PermissionDeniedError",
     "ProviderUnavailableError",
     "QuotaExceededError",
+    "RevisionConflictError",
     "SealBrokenError",
     "TenantIsolationError",
     "UnknownTenantError",
