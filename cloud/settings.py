@@ -28,6 +28,9 @@ class CloudSettings(BaseSettings):
         deadline_s: Seconds that a call of the control plane may take in all.
         statement_s: Seconds that one of its statements may run.
         embedder: The embedding model.
+        deleted_retention_days: Days that a deleted memory is kept and can be brought back.
+        expired_retention_days: Days that an expired memory is kept.
+        superseded_retention_days: Days that a superseded memory is kept.
         lexical_weight: Weight of the standardized BM25 score; `docs/ranking.md` says more of all seven.
         dense_weight: Weight of the standardized cosine.
         neighbour_weight: Share of its scores that a memory lends to the next one of its session.
@@ -51,6 +54,9 @@ class CloudSettings(BaseSettings):
     deadline_s: float = Field(default=8.0, gt=0, le=600)
     statement_s: float = Field(default=3.0, gt=0, le=600)
     embedder: Literal["wordllama", "hashing"] = "wordllama"
+    deleted_retention_days: float = Field(default=30, ge=0, le=36_500)
+    expired_retention_days: float = Field(default=30, ge=0, le=36_500)
+    superseded_retention_days: float = Field(default=365, ge=0, le=36_500)
     lexical_weight: float = Field(default=0.6, ge=0, le=10)
     dense_weight: float = Field(default=0.4, ge=0, le=10)
     neighbour_weight: float = Field(default=0.6, ge=0, le=1)

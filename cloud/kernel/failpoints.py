@@ -12,13 +12,21 @@ NAMES = (
     "store.sealed",
     "store.committed",
     "delete.committed",
+    "update.sealed",
+    "update.committed",
+    "supersede.committed",
+    "undelete.committed",
     "materializer.selected",
+    "materializer.replaced",
     "materializer.inserted",
     "materializer.cleared",
     "erase.frozen",
     "erase.key_destroyed",
     "erase.ledger_deleted",
     "erase.rows_deleted",
+    "purge.selected",
+    "purge.rows_deleted",
+    "purge.ledger_deleted",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -27,6 +27,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from cloud.kernel import failpoints
 from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.model import SealedRow
@@ -42,6 +43,7 @@ DIRECTORY: Final = "luminescent"
 _BATCH: Final = 256
 _ATTEMPTS: Final = 3
 _RETRY_WITHIN_S: Final = 8.0
+_IDS_AT_ONCE: Final = 500
 
 _T = TypeVar("_T")
 
@@ -111,36 +113,17 @@ class PixeltableRows:
         self._lock = threading.Lock()
 
     def newer(self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int) -> list[SealedRow]:
-        def call() -> list[SealedRow]:
-            table = self._existing(placement)
-            if table is None:
-                return []
-            mine = TenantTable(table, (predicate,))
-            found = (
-                table.where(mine.where((table.subject_id == subject_id) & (table.generation > since)))
-                .select(
-                    table.memory_id,
-                    table.revision,
-                    table.generation,
-                    table.memory_type,
-                    table.confidence,
-                    table.created_at,
-                    table.expires_at,
-                    table.envelope,
-                    table.embedding,
-                )
-                .collect()
-            )
-            return [
-                SealedRow(
-                    tenant_id=predicate.tenant_id,
-                    subject_id=subject_id,
-                    **{**row, "envelope": b64decode(row["envelope"])},
-                )
-                for row in found
-            ]
+        return self._rows(
+            predicate, placement, lambda table: (table.subject_id == subject_id) & (table.generation > since)
+        )
 
-        return self._repeatable(call)
+    def named(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> list[SealedRow]:
+        found: list[SealedRow] = []
+        ids = list(memory_ids)
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            chunk = ids[start : start + _IDS_AT_ONCE]
+            found += self._rows(predicate, placement, partial(_is_one_of, chunk))
+        return found
 
     def revisions(
         self, predicates: Sequence[TenantPredicate], placement: str, memory_ids: Collection[str]
@@ -165,9 +148,29 @@ class PixeltableRows:
             if inserts:
                 _check(table.insert([_record(row) for row in inserts]))
             if updates:
-                _check(table.batch_update([_record(row) for row in updates]))
+                # Not by an update in place: a process that fell behind, its lock lost to another one, would put an old
+                # revision over a newer one. Taking out what is older and inserting refuses that: ids are unique.
+                older: dict[tuple[str, int], list[str]] = {}
+                for row in updates:
+                    older.setdefault((row.tenant_id, row.revision), []).append(row.memory_id)
+                for (tenant_id, revision), ids in older.items():
+                    mine = (table.tenant_id == tenant_id) & table.memory_id.isin(ids)
+                    table.delete(where=mine & (table.revision < revision))
+                failpoints.reach("materializer.replaced")
+                _check(table.insert([_record(row) for row in updates]))
 
         self._run(call)
+
+    def remove(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> int:
+        def call() -> int:
+            table = self._existing(placement)
+            if table is None or not memory_ids:
+                return 0
+            mine = TenantTable(table, (predicate,))
+            status = table.delete(where=mine.where(table.memory_id.isin(list(memory_ids))))
+            return int(status.row_count_stats.del_rows)
+
+        return self._repeatable(call)
 
     def remove_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
         def call() -> int:
@@ -187,6 +190,35 @@ class PixeltableRows:
                 return 0
             mine = TenantTable(table, (predicate,))
             return int(table.where(mine.where(table.subject_id == subject_id)).count())
+
+        return self._repeatable(call)
+
+    def _rows(self, predicate: TenantPredicate, placement: str, condition: Callable[[Table], Expr]) -> list[SealedRow]:
+        def call() -> list[SealedRow]:
+            table = self._existing(placement)
+            if table is None:
+                return []
+            mine = TenantTable(table, (predicate,))
+            found = (
+                table.where(mine.where(condition(table)))
+                .select(
+                    table.memory_id,
+                    table.subject_id,
+                    table.revision,
+                    table.generation,
+                    table.memory_type,
+                    table.confidence,
+                    table.created_at,
+                    table.expires_at,
+                    table.envelope,
+                    table.embedding,
+                )
+                .collect()
+            )
+            return [
+                SealedRow(tenant_id=predicate.tenant_id, **{**row, "envelope": b64decode(row["envelope"])})
+                for row in found
+            ]
 
         return self._repeatable(call)
 
@@ -248,6 +280,10 @@ class PixeltableRows:
 def _complete(table: Table) -> bool:
     # The column comes last: a table without it was left by a process that was killed, and only a writer completes it.
     return "embedding" in table.columns()
+
+
+def _is_one_of(memory_ids: Sequence[str], table: Table) -> Expr:
+    return table.memory_id.isin(memory_ids)
 
 
 def _record(row: SealedRow) -> dict[str, Any]:

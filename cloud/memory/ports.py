@@ -70,9 +70,10 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Whose memory it is, or `None`: absent, foreign and forbidden are the same."""
+    """Whose memory it is, at which generation, or `None`: absent, foreign and forbidden are the same."""
 
     subject_id: str | None
+    generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,10 @@ class Rows(Protocol):
         """Rows of a subject with a newer generation, with their sealed embeddings."""
         ...
 
+    def named(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> list[SealedRow]:
+        """Those of these memories that are there, with their sealed embeddings."""
+        ...
+
     def revisions(
         self, predicates: Sequence[TenantPredicate], placement: str, memory_ids: Collection[str]
     ) -> dict[str, int]:
@@ -176,7 +181,14 @@ class Rows(Protocol):
         ...
 
     def write(self, placement: str, inserts: Sequence[SealedRow], updates: Sequence[SealedRow]) -> None:
-        """Insert and update rows; their embeddings are computed as they are written."""
+        """Insert rows, and put updates in the place of older revisions; embeddings are computed on the way.
+
+        A row that is newer than what should replace it stays, and the call fails: another process was faster.
+        """
+        ...
+
+    def remove(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> int:
+        """Delete the rows of these memories; returns how many there were."""
         ...
 
     def remove_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +20,10 @@ from cloud.keys.sealing import AesGcmSealer
 from cloud.keys.sqlite import FileKeyring
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.hot import HotTier
+from cloud.memory.managed_ports import Retention
+from cloud.memory.managed_postgres import PostgresManagedLedger
 from cloud.memory.materializer import Materializer
-from cloud.memory.postgres import PostgresLedger
+from cloud.memory.read_times import ReadTimes
 from cloud.memory.vectors import Vectorizer, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.storage.durability import check_durability
@@ -117,18 +121,32 @@ def open_installation(settings: CloudSettings) -> Installation:
             trusted_gateway=settings.trusted_gateway,
             default_tenant=settings.default_tenant,
         )
+        ledger = PostgresManagedLedger(engines.app)
+        read_times = ReadTimes(ledger)
+        stack.callback(read_times.close)
         config = PixeltableConfig(
-            ledger=PostgresLedger(engines.app),
+            ledger=ledger,
             rows=PixeltableRows(pool, recover=server.recover),
             keyring=keyring,
             sealer=sealer,
             vectorizer=vectorizer,
             hot=HotTier(capacity_bytes=settings.hot_tier_mb * 2**20),
+            read_times=read_times,
             identities=identities,
             clock=system_clock,
             weights=settings.ranking_weights(),
+            deleted_retention=retention_of(settings).deleted,
         )
         return Installation(settings, plans, engines, config, keyring, server, stack.pop_all())
+
+
+def retention_of(settings: CloudSettings) -> Retention:
+    """How long memories that are no longer read are kept."""
+    return Retention(
+        deleted=timedelta(days=settings.deleted_retention_days),
+        expired=timedelta(days=settings.expired_retention_days),
+        superseded=timedelta(days=settings.superseded_retention_days),
+    )
 
 
 def _engines(settings: CloudSettings, server: EmbeddedPostgres) -> Engines:
@@ -188,19 +206,7 @@ def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
 
 def _open_config(home: Path) -> PixeltableConfig:
     installation = open_installation(CloudSettings(home=home))
-    config = installation.config
-    return PixeltableConfig(
-        ledger=config.ledger,
-        rows=config.rows,
-        keyring=config.keyring,
-        sealer=config.sealer,
-        vectorizer=config.vectorizer,
-        hot=config.hot,
-        identities=config.identities,
-        clock=config.clock,
-        weights=config.weights,
-        on_close=installation.close,
-    )
+    return dataclasses.replace(installation.config, on_close=installation.close)
 
 
 PixeltableConfig.opener = _open_config

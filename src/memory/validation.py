@@ -98,6 +98,18 @@ def check_revision(revision: object) -> int | None:
     return int(revision)
 
 
+def wants_duplicates(context: Mapping[str, object]) -> bool:
+    """Whether the context of a `store` asks for the duplicates of what is stored.
+
+    Raises:
+        InvalidMemoryError: `report_duplicates` is neither true nor false.
+    """
+    wanted = context.get("report_duplicates", False) if context else False
+    if not isinstance(wanted, bool):
+        raise InvalidMemoryError(field="report_duplicates", reason="must be true or false")
+    return wanted
+
+
 def check_user_id(user_id: object) -> str:
     """`user_id` itself if a person can have it: 1–256 characters, not blank, no control characters.
 

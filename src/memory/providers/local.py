@@ -24,7 +24,7 @@ from src.memory.providers.people import Kept, Person, read
 from src.memory.ranking import IndexSnapshot
 from src.memory.schemas import Memory, utc_now
 from src.memory.scoring import RankingWeights
-from src.memory.validation import accept, check_limit, check_query, check_user_id
+from src.memory.validation import accept, check_limit, check_query, check_user_id, wants_duplicates
 
 DELETED_RETENTION: Final = timedelta(days=30)
 
@@ -87,10 +87,9 @@ class LocalMemoryProvider(ManagedPeople):
             InvalidMemoryError: A field cannot be stored; the error names it.
             ProviderFullError: The person has `max_memories_per_user` memories.
         """
+        reported = wants_duplicates(context)
         memory_id = (await self.store_many((memory,), context))[0]
-        if context.get("report_duplicates") is not True:
-            return memory_id
-        return StoredMemoryId(memory_id, self._duplicates_of(memory_id))
+        return StoredMemoryId(memory_id, self._duplicates_of(memory_id)) if reported else memory_id
 
     async def store_many(self, memories: Sequence[object], context: Mapping[str, object]) -> list[str]:
         """Store all of the memories or none.

@@ -1,0 +1,141 @@
+-- Storing and deleting as before, and now the ledger keeps which event each was done by.
+
+-- Accept memories: quota, ledgers, intake, idempotency and audit commit together or not at all.
+-- Locks: the tenant's counter, then its subjects. Nothing is written before every decision is taken.
+CREATE OR REPLACE FUNCTION lc_store(
+    p_tenant text, p_ids uuid[], p_subjects uuid[], p_types text[], p_confidences float8[],
+    p_created timestamptz[], p_expires timestamptz[], p_envelopes bytea[],
+    p_key_tag bytea, p_fingerprint bytea, p_event jsonb, p_retry boolean
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    v_count bigint := cardinality(p_ids);
+    v_state text := lc_enter(p_tenant);
+    v_placement text;
+    v_limit bigint;
+    v_used bigint;
+    v_seen jsonb;
+    v_prior idempotency_keys%ROWTYPE;
+    v_generations jsonb;
+    v_people uuid[] := ARRAY(SELECT DISTINCT x FROM unnest(p_subjects) AS x ORDER BY x);
+BEGIN
+    -- The event names whose memories these are, also where they are refused.
+    p_event := p_event || CASE cardinality(v_people)
+        WHEN 1 THEN jsonb_build_object('subject_id', v_people[1])
+        ELSE jsonb_build_object('subject_ids', to_jsonb(v_people))
+    END;
+    IF p_retry THEN
+        -- The earlier attempt may still run: its end is waited for before its record is looked for.
+        PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
+        v_seen := lc_recorded(p_event);
+        IF v_seen IS NOT NULL THEN
+            RETURN lc_replayed(v_seen, 'stored');
+        END IF;
+    END IF;
+    IF v_state <> 'active' THEN
+        RETURN lc_refuse(p_tenant, v_state, p_event);
+    END IF;
+    -- Hold the counter's row lock until commit: two writers must not both see the last unit.
+    SELECT used INTO STRICT v_used FROM usage_counters
+     WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
+    SELECT t.placement, CASE WHEN t.limits ? 'memories' THEN (t.limits->>'memories')::bigint ELSE l.limit_value END
+      INTO STRICT v_placement, v_limit
+      FROM tenants t LEFT JOIN plan_limits l ON l.plan = t.plan AND l.meter = 'memories'
+     WHERE t.tenant_id = p_tenant;
+    IF p_key_tag IS NOT NULL THEN
+        SELECT * INTO v_prior FROM idempotency_keys WHERE tenant_id = p_tenant AND key_tag = p_key_tag;
+        IF FOUND THEN
+            IF v_prior.fingerprint <> p_fingerprint THEN
+                PERFORM lc_append(p_tenant, p_event, 'denied', 'idempotency_conflict', '{}', '{}');
+                RETURN jsonb_build_object('outcome', 'conflict');
+            END IF;
+            PERFORM lc_append(p_tenant, p_event, 'allowed', 'repeated', v_prior.memory_ids, '{"stored": 0}');
+            RETURN jsonb_build_object('outcome', 'stored', 'ids', v_prior.memory_ids, 'generations', '{}'::jsonb);
+        END IF;
+    END IF;
+    IF v_limit IS NOT NULL AND v_used + v_count > v_limit THEN
+        PERFORM lc_append(
+            p_tenant, p_event, 'denied', 'quota_exceeded', '{}',
+            jsonb_build_object('requested', v_count, 'used', v_used, 'limit', v_limit)
+        );
+        RETURN jsonb_build_object('outcome', 'quota', 'meter', 'memories', 'limit', v_limit, 'used', v_used);
+    END IF;
+    WITH named AS (
+        INSERT INTO subjects AS s (subject_id, tenant_id)
+        SELECT x, p_tenant FROM unnest(v_people) AS x ORDER BY x
+        ON CONFLICT (subject_id) DO UPDATE SET generation = s.generation + 1 WHERE s.state = 'active'
+        RETURNING s.subject_id, s.generation
+    )
+    SELECT jsonb_object_agg(subject_id, generation) INTO v_generations FROM named;
+    IF EXISTS (SELECT 1 FROM unnest(v_people) AS x WHERE NOT coalesce(v_generations, '{}') ? x::text) THEN
+        -- A generation counted up without a change behind it is harmless: readers load nothing new.
+        RETURN jsonb_build_object('outcome', 'subject_gone');
+    END IF;
+    INSERT INTO memories (memory_id, tenant_id, subject_id, size_bytes, created_at, expires_at, generation,
+                          stored_event)
+    SELECT r.id, p_tenant, r.subject, octet_length(r.envelope), r.created, r.expires,
+           (v_generations->>r.subject::text)::bigint, (p_event->>'event_id')::uuid
+      FROM unnest(p_ids, p_subjects, p_created, p_expires, p_envelopes)
+           AS r(id, subject, created, expires, envelope);
+    INSERT INTO intake (memory_id, tenant_id, subject_id, placement, revision, generation, memory_type, confidence,
+                        created_at, expires_at, envelope)
+    SELECT r.id, p_tenant, r.subject, v_placement, 1, (v_generations->>r.subject::text)::bigint, r.type,
+           r.confidence, r.created, r.expires, r.envelope
+      FROM unnest(p_ids, p_subjects, p_types, p_confidences, p_created, p_expires, p_envelopes)
+           AS r(id, subject, type, confidence, created, expires, envelope);
+    UPDATE usage_counters SET used = used + v_count WHERE tenant_id = p_tenant AND meter = 'memories';
+    IF p_key_tag IS NOT NULL THEN
+        INSERT INTO idempotency_keys (tenant_id, key_tag, fingerprint, subject_ids, memory_ids)
+        VALUES (p_tenant, p_key_tag, p_fingerprint, v_people, p_ids);
+    END IF;
+    PERFORM lc_append(p_tenant, p_event, 'allowed', NULL, p_ids, jsonb_build_object('stored', v_count));
+    RETURN jsonb_build_object(
+        'outcome', 'stored', 'ids', p_ids, 'generations', v_generations, 'used', v_used + v_count, 'limit', v_limit
+    );
+END $$;
+
+-- Delete softly and give the stock back. The row stays, unreadable by any operation, for the retention time.
+CREATE OR REPLACE FUNCTION lc_delete(
+    p_tenant text, p_memory uuid, p_only_subject uuid, p_restricted boolean, p_event jsonb, p_retry boolean
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    v_state text := lc_enter(p_tenant);
+    v_seen jsonb;
+    v_subject uuid;
+    v_generation bigint;
+    v_memory memories%ROWTYPE;
+BEGIN
+    IF p_retry THEN
+        -- The earlier attempt may still run: its end is waited for before its record is looked for.
+        PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
+        v_seen := lc_recorded(p_event);
+        IF v_seen IS NOT NULL THEN
+            RETURN lc_replayed(v_seen, CASE WHEN v_seen->>'reason' = 'not_found' THEN 'absent' ELSE 'deleted' END);
+        END IF;
+    END IF;
+    IF v_state <> 'active' THEN
+        RETURN lc_refuse(p_tenant, v_state, p_event);
+    END IF;
+    PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
+    SELECT subject_id INTO v_subject FROM memories
+     WHERE memory_id = p_memory AND tenant_id = p_tenant AND state = 'active'
+       AND (expires_at IS NULL OR expires_at > now());
+    IF v_subject IS NOT NULL AND NOT (p_restricted AND v_subject IS DISTINCT FROM p_only_subject) THEN
+        UPDATE subjects SET generation = generation + 1
+         WHERE subject_id = v_subject AND tenant_id = p_tenant AND state = 'active'
+        RETURNING generation INTO v_generation;
+    END IF;
+    IF v_generation IS NULL THEN
+        PERFORM lc_append(p_tenant, p_event, 'allowed', 'not_found', '{}', '{"deleted": 0}');
+        RETURN jsonb_build_object('outcome', 'absent');
+    END IF;
+    UPDATE memories SET state = 'deleted', deleted_at = clock_timestamp(), generation = v_generation
+     WHERE memory_id = p_memory
+    RETURNING * INTO v_memory;
+    PERFORM lc_note(v_memory, v_memory.revision, 'deleted', p_event);
+    UPDATE usage_counters SET used = used - 1 WHERE tenant_id = p_tenant AND meter = 'memories';
+    PERFORM lc_append(
+        p_tenant, p_event || jsonb_build_object('subject_id', v_subject), 'allowed', NULL, ARRAY[p_memory],
+        '{"deleted": 1}'
+    );
+    RETURN jsonb_build_object('outcome', 'deleted', 'subject_id', v_subject, 'generation', v_generation);
+END $$;
