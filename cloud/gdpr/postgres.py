@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.model import Erasure, ErasureState
@@ -28,6 +28,9 @@ from cloud.storage.metadata import (
 from cloud.tenancy.postgres import append_event
 
 _PAGE: Final = 1_000
+_GIVE_BACK: Final = sa.text("SELECT lc_charge(:tenant, :event, :deltas, :subjects)").bindparams(
+    *(sa.bindparam(name, type_=JSONB) for name in ("event", "deltas", "subjects"))
+)
 _FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
     subjects: ("subject_id", "state", "created_at", "erased_at"),
     memories: ("memory_id", "state", "revision", "size_bytes", "stored_at", "deleted_at"),
@@ -129,22 +132,26 @@ class PostgresErasureStore:
         def work(connection: sa.Connection) -> None:
             # The same order of locks as a write's: the tenant's counter first.
             _lock_tenant(connection, tenant_id)
-            stock = connection.execute(
-                sa.select(sa.func.count())
-                .select_from(memories)
+            stock, size_bytes = connection.execute(
+                sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(memories.c.size_bytes), 0))
                 .where(memories.c.tenant_id == tenant_id, memories.c.subject_id == subject_id)
                 .where(memories.c.state == "active")
-            ).scalar_one()
+            ).one()
             for table in (intake, memories, api_keys):
                 connection.execute(
                     sa.delete(table).where(table.c.tenant_id == tenant_id, table.c.subject_id == subject_id)
                 )
             connection.execute(_idempotent(sa.delete(idempotency_keys), tenant_id, subject_id))
-            connection.execute(
-                sa.update(usage_counters)
-                .where(usage_counters.c.tenant_id == tenant_id, usage_counters.c.meter == "memories")
-                .values(used=usage_counters.c.used - stock)
-            )
+            if stock:
+                connection.execute(
+                    _GIVE_BACK,
+                    {
+                        "tenant": tenant_id,
+                        "event": {"action": "gdpr.erase"},
+                        "deltas": {"memories": -stock, "stored_bytes": -int(size_bytes)},
+                        "subjects": {subject_id: -stock},
+                    },
+                )
             connection.execute(
                 sa.update(subjects)
                 .where(subjects.c.tenant_id == tenant_id, subjects.c.subject_id == subject_id)

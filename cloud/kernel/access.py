@@ -5,6 +5,8 @@
 | memories | any user | itself | any user | – | – |
 | a person's erasure and export | – | – | yes | – | – |
 | usage | – | – | yes | – | yes |
+| reserving units for work of its own | yes | yes | yes | – | yes |
+| proving the usage counters | – | – | – | – | yes |
 | audit log of the tenant | – | – | yes | yes | – |
 | the system's audit log | – | – | – | – | yes |
 | tenants, API keys, purge | – | – | – | – | yes |
@@ -41,6 +43,11 @@ class Action(StrEnum):
     ACCESS_REQUEST = "gdpr.export"
     USAGE_READ = "usage.read"
     USAGE_TRACK = "usage.track"
+    USAGE_RESERVE = "usage.reserve"
+    USAGE_COMMIT = "usage.commit"
+    USAGE_RELEASE = "usage.release"
+    USAGE_THRESHOLD = "usage.threshold"
+    USAGE_RECONCILE = "usage.reconcile"
     AUDIT_EXPORT = "audit.export"
     AUDIT_READ = "audit.read"
     AUDIT_SYSTEM = "audit.system"
@@ -75,6 +82,8 @@ _MEMORY: Final = frozenset(
 _PERSON: Final = frozenset({Action.ERASURE_PREVIEW, Action.ERASURE, Action.ACCESS_REQUEST})
 _AUDIT: Final = frozenset({Action.AUDIT_EXPORT, Action.AUDIT_READ})
 _USAGE: Final = frozenset({Action.USAGE_READ})
+_HOLDS: Final = frozenset({Action.USAGE_RESERVE, Action.USAGE_COMMIT, Action.USAGE_RELEASE})
+_BOOKS: Final = frozenset({Action.USAGE_RECONCILE})
 _TENANTS: Final = frozenset(
     {
         Action.TENANT_CREATE,
@@ -90,11 +99,11 @@ _TENANTS: Final = frozenset(
 _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
-    Role.SERVICE: _MEMORY,
-    Role.MEMBER: _MEMORY,
-    Role.TENANT_ADMIN: _MEMORY | _PERSON | _USAGE | _AUDIT,
+    Role.SERVICE: _MEMORY | _HOLDS,
+    Role.MEMBER: _MEMORY | _HOLDS,
+    Role.TENANT_ADMIN: _MEMORY | _HOLDS | _PERSON | _USAGE | _AUDIT,
     Role.AUDITOR: _AUDIT,
-    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM,
+    Role.OPERATOR: _TENANTS | _HOLDS | _USAGE | _BOOKS | _SYSTEM,
 }
 _ANY_USER: Final = frozenset({Role.SERVICE, Role.TENANT_ADMIN})
 

@@ -27,6 +27,7 @@ __all__ = [
     "PermissionDeniedError",
     "ProviderUnavailableError",
     "QuotaExceededError",
+    "ReservationClosedError",
     "RevisionConflictError",
     "SealBrokenError",
     "TenantIsolationError",
@@ -88,13 +89,13 @@ class UnknownTenantError(AuthenticationError):
 
 
 class QuotaExceededError(LuminescentError):
-    """The write was not admitted; nothing was stored.
+    """The operation was not admitted; nothing happened.
 
     Attributes:
         meter: The counter that is used up, such as `memories`.
         limit: Its limit, in the meter's unit.
         used: What is in use now, in the same unit.
-        requested: What this write asked for.
+        requested: What this operation asked for.
         resets_at: When the counter starts anew (UTC), or `None` for a stock that only deleting gives back.
     """
 
@@ -110,6 +111,20 @@ class QuotaExceededError(LuminescentError):
         self.used = used
         self.requested = requested
         self.resets_at = resets_at
+
+
+class ReservationClosedError(LuminescentError):
+    """The reservation cannot be settled so: nothing was booked.
+
+    Attributes:
+        reason: `released` or `absent`; one of another tenant is absent.
+    """
+
+    code = "reservation_closed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the reservation is {reason}: nothing was booked; report what was used with track")
+        self.reason = reason
 
 
 class IdempotencyConflictError(LuminescentError):

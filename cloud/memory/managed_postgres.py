@@ -22,7 +22,7 @@ from cloud.memory.managed_ports import (
 )
 from cloud.memory.model import SealedRow
 from cloud.memory.ports import Absent, IdempotencyTag, KeyConflict, QuotaFull, Stale, TenantRefused
-from cloud.memory.postgres import PostgresLedger, function, gone_or_refused
+from cloud.memory.postgres import PostgresLedger, function, gone_or_refused, quota_full
 from cloud.storage.engine import ControlEngine
 from src.memory.lifecycle import ChangeKind, MemoryChange
 
@@ -202,7 +202,7 @@ def _absent_full_or_refused(answer: Mapping[str, Any]) -> Absent | QuotaFull | T
         case "absent":
             return Absent()
         case "quota":
-            return QuotaFull(meter=answer["meter"], used=answer["used"], limit=answer["limit"])
+            return quota_full(answer)
         case _:
             other = gone_or_refused(answer)
             assert isinstance(other, TenantRefused)

@@ -267,7 +267,7 @@ class MemoryManager:
             case Absent():
                 return MemoryNotFoundError()
             case QuotaFull():
-                return self._writer.full(admitted, answer, requested=1)
+                return self._writer.full(admitted, answer)
             case TenantRefused(reason=reason):
                 return refusal(admitted, reason)
             case _:

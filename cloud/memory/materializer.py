@@ -127,6 +127,7 @@ class Materializer:
                 pause_s = 0.0 if self.round() else _IDLE_S
                 if time.monotonic() >= expire_at_s:
                     self.expire()
+                    self.sweep()
                     expire_at_s = time.monotonic() + _EXPIRY_EVERY_S
             except ProviderUnavailableError as error:
                 _log.warning("the materializer waits: %s", error)
@@ -145,6 +146,11 @@ class Materializer:
     def expire(self) -> int:
         """Take memories whose time is over out of their tenants' stock; returns how many."""
         done = self._engine.call(sa.text("SELECT lc_expire(:batch)"), {"batch": BATCH}, retry_parameter=None)
+        return int(str(done))
+
+    def sweep(self) -> int:
+        """Mark reservations whose time is over, which hold nothing any more; returns how many."""
+        done = self._engine.call(sa.text("SELECT lc_sweep(:batch)"), {"batch": BATCH}, retry_parameter=None)
         return int(str(done))
 
     def batch(self, placement: str) -> Moved:

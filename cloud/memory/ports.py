@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from cloud.audit.model import AuditDraft
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.model import Changes, SealedRow
+from cloud.usage.model import Balance
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,23 +20,31 @@ class Stored:
     Attributes:
         ids: Ids of the memories, in the order given.
         generations: New generation by subject; empty when an earlier attempt had committed.
-        used: Stock after the write, if it was counted now.
-        limit: Its limit; `None` is unlimited.
+        balances: Meters that the write used, as they are after it; empty when an earlier attempt had committed.
     """
 
     ids: tuple[str, ...]
     generations: Mapping[str, int]
-    used: int | None
-    limit: int | None
+    balances: tuple[Balance, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaFull:
-    """The write was not admitted."""
+    """The operation was not admitted; that is recorded.
+
+    Attributes:
+        meter: The meter that it does not fit.
+        used: What is used of it or held by reservations.
+        limit: Its limit.
+        requested: What the operation asked for.
+        resets_at: When the meter starts anew (UTC); `None` for a stock.
+    """
 
     meter: str
     used: int
     limit: int
+    requested: int
+    resets_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +131,8 @@ class Ledger(Protocol):
         ids: Sequence[str],
         include_invalid: bool,
         audit: AuditDraft,
-    ) -> ReadAdmitted | Stale | SubjectGone | TenantRefused:
-        """Record a read and keep of `ids` what the ledger still holds.
+    ) -> ReadAdmitted | QuotaFull | Stale | SubjectGone | TenantRefused:
+        """Charge and record a read and keep of `ids` what the ledger still holds.
 
         Args:
             predicate: The tenant.

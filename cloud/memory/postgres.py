@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ from cloud.memory.ports import (
     TenantRefused,
 )
 from cloud.storage.engine import ControlEngine, Row
+from cloud.usage.model import Balance, Meter
 
 _ID: Final = sa.Uuid(as_uuid=False)
 _INSTANT: Final = sa.DateTime(timezone=True)
@@ -125,11 +127,10 @@ class PostgresLedger:
                 return Stored(
                     ids=tuple(answer["ids"]),
                     generations=answer["generations"],
-                    used=answer.get("used"),
-                    limit=answer.get("limit"),
+                    balances=_balances(answer.get("balances") or {}),
                 )
             case "quota":
-                return QuotaFull(meter=answer["meter"], used=answer["used"], limit=answer["limit"])
+                return quota_full(answer)
             case "conflict":
                 return KeyConflict()
             case _:
@@ -145,7 +146,7 @@ class PostgresLedger:
         ids: Sequence[str],
         include_invalid: bool,
         audit: AuditDraft,
-    ) -> ReadAdmitted | Stale | SubjectGone | TenantRefused:
+    ) -> ReadAdmitted | QuotaFull | Stale | SubjectGone | TenantRefused:
         answer = self.call(
             _READ,
             {
@@ -162,6 +163,8 @@ class PostgresLedger:
         match answer["outcome"]:
             case "allowed":
                 return ReadAdmitted(tuple(answer["ids"]))
+            case "quota":
+                return quota_full(answer)
             case "stale":
                 return Stale(answer["generation"])
             case _:
@@ -251,6 +254,24 @@ class PostgresLedger:
 def sealed_row(row: Row) -> SealedRow:
     """A row of `intake`, as `INTAKE_COLUMNS` selects it."""
     return SealedRow(**row._mapping)
+
+
+def _balances(standing: Mapping[str, Mapping[str, int | None]]) -> tuple[Balance, ...]:
+    return tuple(
+        Balance(Meter(meter), used=balance["used"] or 0, limit=balance["limit"]) for meter, balance in standing.items()
+    )
+
+
+def quota_full(answer: Mapping[str, Any]) -> QuotaFull:
+    """The meter that an operation did not fit."""
+    resets_at = answer["resets_at"]
+    return QuotaFull(
+        meter=answer["meter"],
+        used=answer["used"],
+        limit=answer["limit"],
+        requested=answer["requested"],
+        resets_at=datetime.fromisoformat(resets_at) if resets_at else None,
+    )
 
 
 def gone_or_refused(answer: Mapping[str, Any]) -> SubjectGone | TenantRefused:

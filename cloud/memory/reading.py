@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, assert_never
 
-from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
+from cloud.kernel.errors import ProviderUnavailableError, QuotaExceededError, TenantIsolationError
 from cloud.kernel.ids import parse_memory_id
 from cloud.keys.model import SubjectKey
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.model import HotMemory, SubjectSnapshot
-from cloud.memory.ports import Located, ReadAdmitted, Stale, SubjectGone, TenantRefused
+from cloud.memory.ports import Located, QuotaFull, ReadAdmitted, Stale, SubjectGone, TenantRefused
 from cloud.memory.snapshots import SnapshotLoader
 from cloud.memory.writing import refusal
 from cloud.tenancy.admission import Admitted
@@ -36,6 +36,7 @@ class MemoryReader:
         Raises:
             AuthenticationError: There is no such tenant.
             PermissionDeniedError: The tenant is not active.
+            QuotaExceededError: The tenant's reads of this month are used up.
             ProviderUnavailableError: A plane did not answer.
         """
         vector = self._config.vectorizer.embed([query])[0]
@@ -149,6 +150,14 @@ class MemoryReader:
                     self._config.hot.drop(person.tenant_id, person.subject_id)
                     self._config.keyring.forget(person.tenant_id, person.subject_id)
                     person = None
+                case QuotaFull() as full:
+                    raise QuotaExceededError(
+                        meter=full.meter,
+                        limit=full.limit,
+                        used=full.used,
+                        requested=full.requested,
+                        resets_at=full.resets_at,
+                    )
                 case TenantRefused(reason=reason):
                     raise refusal(admitted, reason)
                 case _:

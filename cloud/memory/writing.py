@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Protocol, assert_never, runtime_checkable
 
-from cloud.audit.model import Outcome
+from cloud.audit.model import Details, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.kernel import failpoints
 from cloud.kernel.errors import (
@@ -110,7 +110,7 @@ class MemoryWriter:
                     self._show(answer, rows, people)
                     return answer.ids
                 case QuotaFull():
-                    raise self.full(admitted, answer, requested=len(rows))
+                    raise self.full(admitted, answer)
                 case KeyConflict():
                     raise IdempotencyConflictError
                 case TenantRefused(reason=reason):
@@ -154,10 +154,15 @@ class MemoryWriter:
             case _:
                 assert_never(answer)
 
-    def full(self, admitted: Admitted, answer: QuotaFull, *, requested: int) -> QuotaExceededError:
+    def full(self, admitted: Admitted, answer: QuotaFull) -> QuotaExceededError:
         """The error for a write that was not admitted."""
         return self._usage.exceeded(
-            admitted.scope.tenant_id, meter=answer.meter, used=answer.used, limit=answer.limit, requested=requested
+            admitted.scope.tenant_id,
+            meter=answer.meter,
+            used=answer.used,
+            limit=answer.limit,
+            requested=answer.requested,
+            resets_at=answer.resets_at,
         )
 
     def own_subject(self, admitted: Admitted) -> str | None:
@@ -183,8 +188,13 @@ class MemoryWriter:
         error = self._usage.denied(tenant_id, requested=requested)
         if error is not None:
             self.served(admitted)
+            facts: Details = {
+                "meter": error.meter,
+                "resets_at": error.resets_at.isoformat() if error.resets_at else None,
+            }
+            draft = replace(admitted.draft, details={**admitted.draft.details, **facts})
             counts = {"requested": requested, "used": error.used, "limit": error.limit}
-            self._audit.record(tenant_id, admitted.draft, Outcome.DENIED, reason=error.code, counts=counts)
+            self._audit.record(tenant_id, draft, Outcome.DENIED, reason=error.code, counts=counts)
             raise error
 
     def _people(self, admitted: Admitted, memories: Sequence[Memory]) -> dict[str, SubjectKey]:
@@ -255,8 +265,8 @@ class MemoryWriter:
 
     def _show(self, answer: Stored, rows: Sequence[SealedRow], people: dict[str, SubjectKey]) -> None:
         """Let this process's next reader find what was written, without a load."""
-        if answer.used is not None and rows:
-            self._usage.observed(rows[0].tenant_id, used=answer.used, limit=answer.limit)
+        if answer.balances and rows:
+            self._usage.observed(rows[0].tenant_id, answer.balances)
         for person in people.values():
             generation = answer.generations.get(person.subject_id)
             held = self._config.hot.get(person.tenant_id, person.subject_id)

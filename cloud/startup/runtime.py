@@ -60,7 +60,7 @@ class CloudRuntime:
         self.pixeltable_config = config
         self.tenant_provider = CloudTenantProvider(config.identities)
         self.audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), config.keyring)
-        self.usage = CloudUsageTracker(PostgresUsageStore(engines.app), config.clock)
+        self.usage = CloudUsageTracker(PostgresUsageStore(engines.app), config.clock, config.keyring)
         store = PostgresTenantStore(engines.maintenance)
         admissions = Administration(self.tenant_provider, config.identities, self.audit, store)
         self.audit.use_admission(admissions)

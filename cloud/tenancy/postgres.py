@@ -70,7 +70,12 @@ class PostgresTenantStore:
                 outcome = Outcome.ALLOWED if existing.same_terms(tenant) else Outcome.DENIED
                 append_event(connection, tenant.tenant_id, audit, outcome, reason="exists")
                 return existing
-            connection.execute(sa.insert(usage_counters).values(tenant_id=tenant.tenant_id, meter="memories"))
+            # The stocks; `memories` is also the tenant's write lock.
+            connection.execute(
+                sa.insert(usage_counters).values(
+                    [{"tenant_id": tenant.tenant_id, "meter": meter} for meter in ("memories", "stored_bytes")]
+                )
+            )
             append_event(connection, tenant.tenant_id, audit, Outcome.ALLOWED)
             return tenant
 

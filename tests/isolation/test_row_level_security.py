@@ -37,13 +37,14 @@ READABLE: dict[str, set[str]] = {
         "tenants",
         "usage_counters",
         "usage_events",
+        "usage_reservations",
         "subjects",
         "memories",
         "intake",
         "idempotency_keys",
         "audit_events",
     },
-    WORKER: {"tenants", "usage_counters", "memories", "intake"},
+    WORKER: {"tenants", "usage_counters", "usage_reservations", "subjects", "memories", "intake"},
     KEYS: {"api_keys"},
     BACKUP: set(_TENANT_COLUMN),
     MAINTENANCE: set(_TENANT_COLUMN),
@@ -72,6 +73,7 @@ async def two_tenants(runtime: CloudRuntime) -> tuple[str, str]:
         with request_context(tenant_id=name, roles={"service"}):
             await runtime.memory.store(sample_memory("alice"), {"idempotency_key": "once"})
             runtime.usage.track("query", 3, {})
+            runtime.usage.reserve(name, "tokens", 5)
     await runtime.drain()
     return names
 
@@ -178,6 +180,7 @@ def test_a_row_of_another_tenant_cannot_be_written(
     "statement",
     [
         "UPDATE usage_counters SET used = 0 WHERE tenant_id = 'rls-two'",
+        "UPDATE usage_reservations SET state = 'released' WHERE tenant_id = 'rls-two'",
         "UPDATE memories SET state = 'deleted' WHERE tenant_id = 'rls-two'",
         "UPDATE subjects SET generation = 99 WHERE tenant_id = 'rls-two'",
     ],
@@ -203,6 +206,8 @@ def test_a_row_of_another_tenant_cannot_be_changed(
         "DELETE FROM subjects",
         "DELETE FROM intake",
         "DELETE FROM usage_counters",
+        "DELETE FROM usage_reservations",
+        "UPDATE usage_reservations SET amount = 1",
         "INSERT INTO tenants (tenant_id, plan, placement) VALUES ('rls-three', 'team', 'pool_00')",
         "INSERT INTO api_keys (key_id, tenant_id, secret_hash, roles) VALUES ('x', 'rls-one', 'x', '{service}')",
         "TRUNCATE memories",
@@ -221,6 +226,8 @@ def test_what_the_request_path_never_does_it_cannot_do(
 @pytest.mark.parametrize(
     "statement",
     [
+        "UPDATE usage_events SET tokens = 0",
+        "TRUNCATE usage_events",
         "UPDATE audit_events SET event = '{}'",
         "UPDATE audit_events SET occurred_at = now()",
         "DELETE FROM audit_events",
@@ -229,7 +236,9 @@ def test_what_the_request_path_never_does_it_cannot_do(
         "DROP TABLE audit_events",
     ],
 )
-def test_no_serving_role_changes_or_deletes_an_audit_event(onlooker: Onlooker, role: str, statement: str) -> None:
+def test_no_serving_role_changes_a_ledger_row_or_an_audit_event_or_deletes_one(
+    onlooker: Onlooker, role: str, statement: str
+) -> None:
     with onlooker.connected_as(role) as connection:
         name_tenant(connection, "rls-one")
         with pytest.raises(InsufficientPrivilege):

@@ -9,8 +9,8 @@ from cloud.storage.metadata import TENANT_TABLES
 from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 
 EVERYTHING = (
-    "tenants", "plan_limits", "usage_counters", "usage_events", "subjects", "memories", "intake", "idempotency_keys",
-    "audit_events", "api_keys", "erasures", "alembic_version",
+    "tenants", "plan_limits", "usage_counters", "usage_events", "usage_reservations", "subjects", "memories", "intake",
+    "idempotency_keys", "audit_events", "api_keys", "erasures", "alembic_version",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -18,8 +18,9 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "alembic_version": READ,
         "plan_limits": READ,
         "tenants": READ,
-        "usage_counters": READ,
+        "usage_counters": READ | {"INSERT"},
         "usage_events": READ | {"INSERT"},
+        "usage_reservations": READ | {"INSERT"},
         "subjects": READ | {"INSERT"},
         "memories": READ | {"INSERT"},
         "intake": READ | {"INSERT"},
@@ -30,6 +31,9 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "alembic_version": READ,
         "tenants": READ,
         "usage_counters": READ,
+        "usage_events": {"INSERT"},
+        "usage_reservations": READ | {"DELETE"},
+        "subjects": READ,
         "memories": READ,
         "intake": READ | {"DELETE"},
     },
@@ -45,7 +49,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "memories": READ | {"DELETE"},
         "intake": READ | {"DELETE"},
         "idempotency_keys": READ | {"DELETE"},
-        "usage_events": READ | {"DELETE"},
+        "usage_events": READ | {"INSERT", "DELETE"},
+        "usage_reservations": READ | {"DELETE"},
         "audit_events": READ | {"INSERT"},
     },
     "luminescent_backup": dict.fromkeys(EVERYTHING, READ),
@@ -56,9 +61,15 @@ COLUMN_RIGHTS = {
     ("luminescent_app", "memories", "generation", "UPDATE"),
     ("luminescent_app", "memories", "state", "UPDATE"),
     ("luminescent_app", "subjects", "generation", "UPDATE"),
+    ("luminescent_app", "subjects", "memories", "UPDATE"),
     ("luminescent_app", "usage_counters", "used", "UPDATE"),
+    ("luminescent_app", "usage_reservations", "actual", "UPDATE"),
+    ("luminescent_app", "usage_reservations", "settled_at", "UPDATE"),
+    ("luminescent_app", "usage_reservations", "state", "UPDATE"),
     ("luminescent_worker", "memories", "state", "UPDATE"),
+    ("luminescent_worker", "subjects", "memories", "UPDATE"),
     ("luminescent_worker", "usage_counters", "used", "UPDATE"),
+    ("luminescent_worker", "usage_reservations", "state", "UPDATE"),
 }
 """Rights on single columns, beyond those on their tables."""
 OWN_TENANT = "current_setting('luminescent.tenant'::text, true)"
@@ -166,9 +177,10 @@ def test_the_policies_are_these(migrated: sa.Engine) -> None:
         }
     expected |= {
         (table, "worker", "{luminescent_worker}", "ALL", "PERMISSIVE", "true", None)
-        for table in ("tenants", "usage_counters", "memories", "intake")
+        for table in ("tenants", "usage_counters", "usage_reservations", "subjects", "memories", "intake")
     }
     expected |= {
+        ("usage_events", "worker", "{luminescent_worker}", "INSERT", "PERMISSIVE", None, "true"),
         ("audit_events", "system_log", "{luminescent_app}", "INSERT", "PERMISSIVE", None, "(log_id = '_system'::text)"),
         ("api_keys", "key_lookup", "{luminescent_keys}", "SELECT", "PERMISSIVE", "true", None),
     }

@@ -21,17 +21,18 @@ TENANTS = {
     "api_key.revoke",
     "api_key.list",
 }
-NOBODY = {"gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start"}
+HOLDS = {"usage.reserve", "usage.commit", "usage.release"}
+NOBODY = {"gdpr.erase.step", "usage.track", "usage.threshold", "external.event", "security.event", "service.start"}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
 GRANTED: dict[Role, set[str]] = {
-    Role.SERVICE: MEMORY,
-    Role.MEMBER: MEMORY,
-    Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | {"usage.read"},
+    Role.SERVICE: MEMORY | HOLDS,
+    Role.MEMBER: MEMORY | HOLDS,
+    Role.TENANT_ADMIN: MEMORY | HOLDS | PERSON | AUDIT | {"usage.read"},
     Role.AUDITOR: AUDIT,
-    Role.OPERATOR: TENANTS | {"usage.read", "audit.system"},
+    Role.OPERATOR: TENANTS | HOLDS | {"usage.read", "usage.reconcile", "audit.system"},
 }
-KNOWN = MEMORY | PERSON | AUDIT | TENANTS | NOBODY | {"usage.read", "audit.system"}
+KNOWN = MEMORY | HOLDS | PERSON | AUDIT | TENANTS | NOBODY | {"usage.read", "usage.reconcile", "audit.system"}
 
 
 def principal(*roles: Role, user_id: str | None = None) -> Principal:
@@ -47,7 +48,7 @@ def test_every_action_stands_in_the_table() -> None:
 def test_a_role_may_what_the_table_says_and_nothing_else(role: Role, action: Action) -> None:
     verdict = decide(principal(role, user_id="alice"), action, user_id="alice")
     if action.value in GRANTED[role]:
-        assert verdict == Allowed(only_own=role is Role.MEMBER)
+        assert verdict == Allowed(only_own=role is Role.MEMBER and action.value in MEMORY)
     else:
         assert verdict == Refused("role_missing")
 

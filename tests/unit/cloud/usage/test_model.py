@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud.kernel.errors import ConfigurationError
-from cloud.usage.model import MAX_LIMIT, Balance, Denied, Granted, Meter, decide, parse_limits, parse_plans
+from cloud.usage.model import MAX_LIMIT, Balance, Denied, Granted, Meter, decide
+from cloud.usage.plan_file import parse_limits, parse_plans
 from cloud.usage.plans import read_plans
 
 UNITS = st.integers(0, MAX_LIMIT)
