@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from cloud.cli import api_keys, audit, bench, demo, gdpr, memory, tenants, usage, worker
+from cloud.cli import api_keys, audit, bench, demo, gdpr, memory, memory_asking, memory_changing, tenants, usage, worker
 from cloud.cli.failures import ExitCode
 from cloud.cli.invocation import Invocation
 from cloud.cli.output import Output
@@ -75,6 +75,8 @@ def build_app(program: Program) -> typer.Typer:
     ) -> None:
         ctx.obj = Invocation(program, home, Output(as_json=as_json))
 
+    memory_asking.add_to(memory.app)
+    memory_changing.add_to(memory.app)
     app.command()(demo.demo)
     for name, noun in (
         ("tenants", tenants.app),

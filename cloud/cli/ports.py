@@ -11,6 +11,7 @@ from typing import Protocol
 from cloud.audit.service import CloudAuditLogger
 from cloud.gdpr.service import CloudGDPRService
 from cloud.memory.provider import CloudMemoryProvider
+from cloud.memory.purge import MemoryPurge
 from cloud.settings import CloudSettings
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.provider import CloudTenantProvider
@@ -22,6 +23,7 @@ class Runtime(Protocol):
     """An open installation, as commands use it."""
 
     memory: CloudMemoryProvider
+    memory_purge: MemoryPurge
     tenant_provider: CloudTenantProvider
     tenants: Tenants
     api_keys: ApiKeys

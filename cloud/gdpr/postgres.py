@@ -21,6 +21,7 @@ from cloud.storage.metadata import (
     idempotency_keys,
     intake,
     memories,
+    memory_changes,
     subjects,
     tenants,
     usage_counters,
@@ -33,7 +34,18 @@ _GIVE_BACK: Final = sa.text("SELECT lc_charge(:tenant, :event, :deltas, :subject
 )
 _FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
     subjects: ("subject_id", "state", "created_at", "erased_at"),
-    memories: ("memory_id", "state", "revision", "size_bytes", "stored_at", "deleted_at"),
+    memories: (
+        "memory_id",
+        "state",
+        "revision",
+        "size_bytes",
+        "stored_at",
+        "last_accessed_at",
+        "deleted_at",
+        "superseded_at",
+        "superseded_by",
+    ),
+    memory_changes: ("memory_id", "revision", "change", "changed_at", "event_id"),
     api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at"),
     idempotency_keys: ("memory_ids", "created_at"),
     erasures: ("erasure_id", "state", "counts", "requested_at", "completed_at"),
@@ -137,7 +149,7 @@ class PostgresErasureStore:
                 .where(memories.c.tenant_id == tenant_id, memories.c.subject_id == subject_id)
                 .where(memories.c.state == "active")
             ).one()
-            for table in (intake, memories, api_keys):
+            for table in (intake, memory_changes, memories, api_keys):
                 connection.execute(
                     sa.delete(table).where(table.c.tenant_id == tenant_id, table.c.subject_id == subject_id)
                 )
@@ -165,7 +177,7 @@ class PostgresErasureStore:
 
         def work(connection: sa.Connection) -> dict[str, int]:
             counts = {}
-            for table in (memories, intake, api_keys):
+            for table in (memories, memory_changes, intake, api_keys):
                 query = (
                     sa.select(sa.func.count())
                     .select_from(table)
@@ -199,6 +211,9 @@ class PostgresErasureStore:
                     query = _idempotent(query, tenant_id, subject_id)
                 else:
                     query = query.where(table.c.subject_id == subject_id)
+                if table is memories:
+                    # What is being purged may have left Pixeltable already.
+                    query = query.where(memories.c.purge_started_at.is_(None))
                 rows = connection.execute(query.order_by(*table.primary_key))
                 found[table.name] = [dict(row._mapping) for row in rows]
             return found

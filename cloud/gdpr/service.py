@@ -192,6 +192,7 @@ class CloudGDPRService:
         self._config.keyring.destroy_subject(erasure.tenant_id, subject_id)
         self._config.keyring.forget(erasure.tenant_id, subject_id)
         self._config.hot.drop(erasure.tenant_id, subject_id)
+        self._config.read_times.drop(erasure.tenant_id, subject_id)
         failpoints.reach("erase.key_destroyed")
         erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, {})
         try:

@@ -21,8 +21,9 @@ from cloud.keys.sqlite import FileKeyring
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.hot import HotTier
 from cloud.memory.managed_ports import Retention
-from cloud.memory.managed_postgres import PostgresManagedLedger
+from cloud.memory.managed_postgres import PostgresManagedLedger, PostgresPurgeLedger
 from cloud.memory.materializer import Materializer
+from cloud.memory.purge import Purger
 from cloud.memory.read_times import ReadTimes
 from cloud.memory.vectors import Vectorizer, install, uninstall
 from cloud.settings import CloudSettings
@@ -77,7 +78,17 @@ class Installation:
         def predicate(tenant_id: str) -> TenantPredicate:
             return system_predicate(tenant_id, "materializer")
 
-        return Materializer(self.engines.worker, self.config.rows, predicate)
+        return Materializer(self.engines.worker, self.config.rows, predicate, hourly=self.purger().run)
+
+    def purger(self) -> Purger:
+        """Removes for good what was kept long enough."""
+
+        def predicate(tenant_id: str) -> TenantPredicate:
+            return system_predicate(tenant_id, "purge")
+
+        maintenance = self.engines.maintenance
+        retention = retention_of(self.settings)
+        return Purger(PostgresPurgeLedger(maintenance), self.config.rows, maintenance, predicate, retention)
 
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""

@@ -19,6 +19,7 @@ from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
 from cloud.memory.provider import CloudMemoryProvider
+from cloud.memory.purge import MemoryPurge
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
 from cloud.startup.installation import Installation, open_installation
@@ -42,6 +43,7 @@ class CloudRuntime:
 
     Attributes:
         memory: `CloudMemoryProvider`.
+        memory_purge: Removes for good what was deleted, expired or superseded long enough ago.
         tenant_provider: `CloudTenantProvider`.
         tenants: Creates, suspends, resumes and lists tenants.
         api_keys: Creates, revokes and lists API keys.
@@ -76,6 +78,7 @@ class CloudRuntime:
         )
         self.api_keys = ApiKeys(store, config.keyring, admissions, self.audit)
         self.memory = CloudMemoryProvider(config, self.tenant_provider, self.audit, self.usage)
+        self.memory_purge = MemoryPurge(installation.purger(), admissions, self.audit)
         self.gdpr = CloudGDPRService(
             PostgresErasureStore(engines.maintenance), engines.maintenance, config, admissions, self.audit
         )

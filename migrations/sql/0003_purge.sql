@@ -61,6 +61,8 @@ BEGIN
      );
     UPDATE memories SET state = 'deleted', purge_started_at = clock_timestamp()
      WHERE tenant_id = p_tenant AND memory_id = ANY(v_ids);
+    -- A materializer that lost its lock unnoticed finds nothing to clear, and takes back what it wrote.
+    DELETE FROM intake WHERE tenant_id = p_tenant AND memory_id = ANY(v_ids);
     PERFORM lc_append(
         p_tenant, p_event || jsonb_build_object('subject_ids', v_people), 'allowed', 'intent', v_ids, v_counts
     );

@@ -85,6 +85,24 @@ def accept_changes(changes: object, now: datetime) -> dict[str, Any]:
     return {name: getattr(accepted, name) for name in changes}
 
 
+def json_changes(changes: Mapping[str, object]) -> dict[str, object]:
+    """Changes as JSON gives them, with times read from ISO 8601 text; everything else is left for `accept_changes`.
+
+    Raises:
+        InvalidMemoryError: A time is no ISO 8601 text; the error names its field.
+    """
+    read = dict(changes)
+    for name in ("created_at", "expires_at"):
+        value = read.get(name)
+        if isinstance(value, str):
+            try:
+                read[name] = as_utc(datetime.fromisoformat(value))
+            except ValueError:
+                # Without its cause: the text of that error quotes the value.
+                raise InvalidMemoryError(field=name, reason="is not an ISO 8601 time") from None
+    return read
+
+
 def check_revision(revision: object) -> int | None:
     """`revision` itself if it is a whole number from 1, or `None`.
 
