@@ -74,6 +74,11 @@ class ReadTimes:
         with self._lock:
             self._count -= len(self._notes.pop((tenant_id, subject_id), ()))
 
+    def noted(self, tenant_id: str, subject_id: str) -> int:
+        """How many memories of a person are noted and not written."""
+        with self._lock:
+            return len(self._notes.get((tenant_id, subject_id), ()))
+
     def pending(self) -> int:
         """How many memories are noted and not written."""
         with self._lock:
