@@ -68,6 +68,9 @@ class CloudSettings(BaseSettings):
         embedder: The embedding model that new tables begin with; those that are there are changed by `embeddings
             migrate`.
         sentence_transformers_dir: Directory of a sentence-transformers model, which is then known by that name.
+        deleted_retention_days: Days that a deleted memory is kept and can be brought back.
+        expired_retention_days: Days that an expired memory is kept.
+        superseded_retention_days: Days that a superseded memory is kept.
         lexical_weight: Weight of the standardized BM25 score; `docs/ranking.md` says more of all seven.
         dense_weight: Weight of the standardized cosine.
         neighbour_weight: Share of its scores that a memory lends to the next one of its session.
@@ -122,6 +125,9 @@ class CloudSettings(BaseSettings):
     statement_s: float = Field(default=3.0, gt=0, le=600)
     embedder: Literal["wordllama", "wordllama-128", "hashing", "sentence-transformers"] = "wordllama"
     sentence_transformers_dir: Path | None = None
+    deleted_retention_days: float = Field(default=30, ge=0, le=36_500)
+    expired_retention_days: float = Field(default=30, ge=0, le=36_500)
+    superseded_retention_days: float = Field(default=365, ge=0, le=36_500)
     lexical_weight: float = Field(default=0.6, ge=0, le=10)
     dense_weight: float = Field(default=0.4, ge=0, le=10)
     neighbour_weight: float = Field(default=0.6, ge=0, le=1)

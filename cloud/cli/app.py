@@ -26,6 +26,8 @@ from cloud.cli import (
     gdpr,
     keyring,
     memory,
+    memory_asking,
+    memory_changing,
     tenants,
     tokens,
     usage,
@@ -93,6 +95,8 @@ def build_app(program: Program) -> typer.Typer:
     ) -> None:
         ctx.obj = Invocation(program, home, Output(as_json=as_json))
 
+    memory_asking.add_to(memory.app)
+    memory_changing.add_to(memory.app)
     app.command()(demo.demo)
     for name, noun in (
         ("tenants", tenants.app),

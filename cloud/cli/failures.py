@@ -15,10 +15,12 @@ from cloud.kernel.errors import (
     InvalidFilterError,
     InvalidMemoryError,
     LuminescentError,
+    MemoryNotFoundError,
     OperationInProgressError,
     PermissionDeniedError,
     ProviderUnavailableError,
     QuotaExceededError,
+    RevisionConflictError,
     TenantIsolationError,
     TokenKeysUnavailableError,
     UnknownTenantError,
@@ -77,6 +79,10 @@ def next_step(error: LuminescentError) -> str | None:
             return "leave out --tenant, or name the tenant that the API key belongs to"
         case QuotaExceededError():
             return "delete memories that are no longer needed, or give the tenant more room"
+        case MemoryNotFoundError():
+            return "luminescent-cloud memory list --user USER shows which there are"
+        case RevisionConflictError():
+            return "luminescent-cloud memory history MEMORY shows who changed it"
         case ErasureIncompleteError():
             return "run the same command again: it continues where it stopped"
         case ProviderUnavailableError():

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from cloud.cli.failures import ExitCode, exit_code
 from cloud.cli.importing import ImportReport, import_file
 from cloud.cli.invocation import ApiKey, ApiKeyFile, Invocation, KeyTenant, UserId, calling, invocation
-from cloud.cli.output import describe, moment, printable
+from cloud.cli.memory_shown import filters_of, shown
+from cloud.cli.output import describe, printable
 from cloud.cli.ports import Runtime
 from cloud.kernel.clock import system_clock
 from cloud.kernel.errors import ProviderUnavailableError
-from src.memory.schemas import Memory
 
 app = typer.Typer(no_args_is_help=True, help="Memories: import a file of them, and ask.")
 
@@ -73,7 +70,7 @@ def retrieve(
     run = invocation(ctx)
     with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
         found = asyncio.run(runtime.memory.retrieve(query, user, limit=limit))
-    run.output.result(*_memories(found))
+    run.output.result(*shown(found))
 
 
 @app.command()
@@ -91,12 +88,12 @@ def search(
 ) -> None:
     """Show the memories of a person that pass a filter: newest first, or ranked by --query."""
     run = invocation(ctx)
-    filters = _filters(filter_)
+    filters = filters_of(filter_)
     if query is not None:
         filters["query"] = query
     with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
         found = asyncio.run(runtime.memory.search(user, filters, limit=limit))
-    run.output.result(*_memories(found))
+    run.output.result(*shown(found))
 
 
 async def _import(run: Invocation, runtime: Runtime, file: Path, *, wait: bool) -> ImportReport:
@@ -145,26 +142,3 @@ def _report(run: Invocation, report: ImportReport) -> None:
             f"stopped at the batch that begins with line {report.stopped_at}: {report.stopped}",
             "what was stored stays; importing the same file again goes on from there",
         )
-
-
-def _filters(text: str) -> dict[str, object]:
-    try:
-        filters = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise typer.BadParameter("is not JSON", param_hint="--filter") from exc
-    if not isinstance(filters, dict):
-        raise typer.BadParameter("is not a JSON object", param_hint="--filter")
-    return filters
-
-
-def _memories(found: list[Memory]) -> tuple[dict[str, object], RenderableType]:
-    document: dict[str, object] = {"memories": [memory.model_dump(mode="json") for memory in found]}
-    if not found:
-        return document, "Nothing found."
-    shown = Text()
-    for place, memory in enumerate(found, start=1):
-        shown.append(f"{place:>3}  ", style="bold").append(printable(memory.content).replace("\n", "\n     "))
-        facts = (memory.memory_type.value, f"{memory.confidence:.2f}", moment(memory.created_at), memory.source)
-        shown.append(f"\n     {' · '.join(map(printable, facts))} · {memory.id}\n", style="dim")
-    shown.rstrip()
-    return document, shown

@@ -15,6 +15,7 @@ from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.findings import Finding
 from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
+from cloud.memory.purge import MemoryPurge
 from cloud.settings import CloudSettings
 from cloud.storage.migrate import Revision
 from cloud.tenancy.api_keys import ApiKeys
@@ -28,6 +29,7 @@ class Runtime(Protocol):
     """An open installation, as commands use it."""
 
     memory: CloudMemoryProvider
+    memory_purge: MemoryPurge
     tenant_provider: CloudTenantProvider
     tenants: Tenants
     embeddings: Embeddings

@@ -31,6 +31,7 @@ class Finder:
             ),
             "keyring.subject": 0 if key is None else 1,
             "process.hot_tier": 0 if self._config.hot.get(tenant_id, subject_id) is None else 1,
+            "process.read_times": self._config.read_times.noted(tenant_id, subject_id),
             # The keyring hands out no cached key whose slot is overwritten, so the two count alike.
             "process.keys": 0 if key is None else 1,
         }

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.model import Erasure, ErasureState
+from cloud.kernel.access import Action
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.placement_store import placements_of
 from cloud.storage.engine import ControlEngine, Row
@@ -21,6 +22,7 @@ from cloud.storage.metadata import (
     idempotency_keys,
     intake,
     memories,
+    memory_changes,
     subjects,
     usage_counters,
 )
@@ -32,7 +34,18 @@ _GIVE_BACK: Final = sa.text("SELECT lc_charge(:tenant, :event, :deltas, :subject
 )
 _FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
     subjects: ("subject_id", "state", "created_at", "erased_at"),
-    memories: ("memory_id", "state", "revision", "size_bytes", "stored_at", "deleted_at"),
+    memories: (
+        "memory_id",
+        "state",
+        "revision",
+        "size_bytes",
+        "stored_at",
+        "last_accessed_at",
+        "deleted_at",
+        "superseded_at",
+        "superseded_by",
+    ),
+    memory_changes: ("memory_id", "revision", "change", "changed_at", "event_id"),
     api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at", "last_used_at"),
     idempotency_keys: ("memory_ids", "created_at"),
     erasures: ("erasure_id", "state", "counts", "requested_at", "completed_at"),
@@ -136,21 +149,13 @@ class PostgresErasureStore:
                 .where(memories.c.tenant_id == tenant_id, memories.c.subject_id == subject_id)
                 .where(memories.c.state == "active")
             ).one()
-            for table in (intake, memories, api_keys):
+            for table in (intake, memory_changes, memories, api_keys):
                 connection.execute(
                     sa.delete(table).where(table.c.tenant_id == tenant_id, table.c.subject_id == subject_id)
                 )
             connection.execute(_idempotent(sa.delete(idempotency_keys), tenant_id, subject_id))
             if stock:
-                connection.execute(
-                    _GIVE_BACK,
-                    {
-                        "tenant": tenant_id,
-                        "event": {"action": "gdpr.erase"},
-                        "deltas": {"memories": -stock, "stored_bytes": -int(size_bytes)},
-                        "subjects": {subject_id: -stock},
-                    },
-                )
+                give_back(connection, tenant_id, Action.ERASURE, stock, int(size_bytes), {subject_id: -stock})
             connection.execute(
                 sa.update(subjects)
                 .where(subjects.c.tenant_id == tenant_id, subjects.c.subject_id == subject_id)
@@ -164,7 +169,7 @@ class PostgresErasureStore:
 
         def work(connection: sa.Connection) -> dict[str, int]:
             counts = {}
-            for table in (memories, intake, api_keys):
+            for table in (memories, memory_changes, intake, api_keys):
                 query = (
                     sa.select(sa.func.count())
                     .select_from(table)
@@ -195,6 +200,9 @@ class PostgresErasureStore:
                     query = _idempotent(query, tenant_id, subject_id)
                 else:
                     query = query.where(table.c.subject_id == subject_id)
+                if table is memories:
+                    # What is being purged may have left Pixeltable already.
+                    query = query.where(memories.c.purge_started_at.is_(None))
                 rows = connection.execute(query.order_by(*table.primary_key))
                 found[table.name] = [dict(row._mapping) for row in rows]
             return found
@@ -226,6 +234,22 @@ class PostgresErasureStore:
             if len(page) < _PAGE:
                 return
             after = (page[-1][1], page[-1][2])
+
+
+def give_back(
+    connection: sa.Connection,
+    tenant_id: str,
+    action: Action,
+    memories: int,
+    stored_bytes: int,
+    subjects: Mapping[str, int] | None = None,
+) -> None:
+    """Take memories that are erased out of the tenant's stock, and out of that of people who stay known."""
+    deltas = {"memories": -memories, "stored_bytes": -stored_bytes}
+    connection.execute(
+        _GIVE_BACK,
+        {"tenant": tenant_id, "event": {"action": action.value}, "deltas": deltas, "subjects": dict(subjects or {})},
+    )
 
 
 def _lock_tenant(connection: sa.Connection, tenant_id: str) -> None:

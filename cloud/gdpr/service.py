@@ -197,6 +197,7 @@ class CloudGDPRService:
         self._config.keyring.destroy_subject(erasure.tenant_id, subject_id)
         self._config.keyring.forget(erasure.tenant_id, subject_id)
         self._config.hot.drop(erasure.tenant_id, subject_id)
+        self._config.read_times.drop(erasure.tenant_id, subject_id)
         failpoints.reach("erase.key_destroyed")
         # The control plane knows of it, so a copy of the keyring from before is recognized as one.
         self._on_key_destroyed()

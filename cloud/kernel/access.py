@@ -10,7 +10,7 @@
 | audit log of the tenant | – | – | yes | yes | – |
 | the system's audit log | – | – | – | – | yes |
 | review of who may enter the tenant | – | – | yes | yes | yes |
-| tenants, API keys, tokens, placements, embedding models | – | – | – | – | yes |
+| tenants, API keys, tokens, placements, embedding models, purge | – | – | – | – | yes |
 | the installation: database, keyring, doctor | – | – | – | – | yes |
 """
 
@@ -32,6 +32,13 @@ class Action(StrEnum):
     MEMORY_SEARCH = "memory.search"
     MEMORY_GET = "memory.get"
     MEMORY_DELETE = "memory.delete"
+    MEMORY_UPDATE = "memory.update"
+    MEMORY_SUPERSEDE = "memory.supersede"
+    MEMORY_UNDELETE = "memory.undelete"
+    MEMORY_HISTORY = "memory.history"
+    MEMORY_LIST = "memory.list"
+    MEMORY_COUNT = "memory.count"
+    MEMORY_PURGE = "memory.purge"
     ERASURE_PREVIEW = "gdpr.preview"
     ERASURE = "gdpr.erase"
     ERASURE_STEP = "gdpr.erase.step"
@@ -94,6 +101,12 @@ _MEMORY: Final = frozenset(
         Action.MEMORY_SEARCH,
         Action.MEMORY_GET,
         Action.MEMORY_DELETE,
+        Action.MEMORY_UPDATE,
+        Action.MEMORY_SUPERSEDE,
+        Action.MEMORY_UNDELETE,
+        Action.MEMORY_HISTORY,
+        Action.MEMORY_LIST,
+        Action.MEMORY_COUNT,
     }
 )
 _PERSON: Final = frozenset({Action.ERASURE_PREVIEW, Action.ERASURE, Action.ACCESS_REQUEST})
@@ -117,6 +130,7 @@ _TENANTS: Final = frozenset(
         Action.API_KEY_CREATE,
         Action.API_KEY_REVOKE,
         Action.API_KEY_LIST,
+        Action.MEMORY_PURGE,
         Action.API_KEY_ROTATE,
         Action.TOKEN_REVOKE,
         Action.TOKEN_CHECK,

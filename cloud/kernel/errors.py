@@ -9,7 +9,9 @@ from src.errors import (
     InvalidFilterError,
     InvalidMemoryError,
     LuminescentError,
+    MemoryNotFoundError,
     ProviderUnavailableError,
+    RevisionConflictError,
 )
 
 __all__ = [
@@ -21,11 +23,13 @@ __all__ = [
     "InvalidMemoryError",
     "KeyDestroyedError",
     "LuminescentError",
+    "MemoryNotFoundError",
     "OperationInProgressError",
     "PermissionDeniedError",
     "ProviderUnavailableError",
     "QuotaExceededError",
     "ReservationClosedError",
+    "RevisionConflictError",
     "SealBrokenError",
     "TenantIsolationError",
     "TokenKeysUnavailableError",

@@ -12,7 +12,12 @@ NAMES = (
     "store.sealed",
     "store.committed",
     "delete.committed",
+    "update.sealed",
+    "update.committed",
+    "supersede.committed",
+    "undelete.committed",
     "materializer.selected",
+    "materializer.replaced",
     "materializer.inserted",
     "materializer.cleared",
     "erase.frozen",
@@ -51,6 +56,9 @@ NAMES = (
     "embeddings.gated",
     "embeddings.switched",
     "embeddings.emptied",
+    "purge.selected",
+    "purge.rows_deleted",
+    "purge.ledger_deleted",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

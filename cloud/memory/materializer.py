@@ -4,8 +4,9 @@ Rules
 1. One materializer works on a placement at a time, under an advisory lock that erasure takes too.
 2. A row leaves intake only after Pixeltable has it, and only the revision that was written leaves.
 3. What is there already is found by (id, revision), so a batch that was interrupted anywhere is simply done again.
-4. A restart of the server takes the lock away unnoticed, and an erasure may pass before the batch is written. So
-   after it is written the ledger is asked once more, and people whom it no longer knows are removed again.
+4. A restart of the server takes the lock away unnoticed, and an erasure or a purge may pass before the batch is
+   written. So after it is written the ledger is asked once more, and people and memories that it no longer knows are
+   removed again.
 5. For the same reason a move of a tenant counts the placement's epoch up before it copies the last rows: a batch that
    was begun before then clears nothing, and its rows stay in intake for the table that the tenant moved to.
 """
@@ -36,6 +37,7 @@ BATCH: Final = 500
 _IDLE_S: Final = 0.1
 _TROUBLE_S: Final = 2.0
 _EXPIRY_EVERY_S: Final = 30.0
+_HOUR_S: Final = 3600.0
 _LOCK_SPACE: Final = 0x6C63  # 'lc': the advisory locks of placements
 
 _log = logging.getLogger(__name__)
@@ -63,9 +65,9 @@ _ELSEWHERE = sa.text(
     " AND NOT EXISTS (SELECT 1 FROM placement_moves m WHERE m.tenant_id = t.tenant_id AND m.state <> 'done'"
     " AND :placement IN (m.source, m.target))"
 ).bindparams(sa.bindparam("tenants", type_=ARRAY(sa.Text())))
-_KNOWN = sa.text("SELECT DISTINCT subject_id::text FROM memories WHERE subject_id = ANY(:subjects)").bindparams(
-    sa.bindparam("subjects", type_=ARRAY(sa.Uuid(as_uuid=False)))
-)
+_KNOWN = sa.text(
+    "SELECT memory_id::text FROM memories WHERE memory_id = ANY(:ids) AND purge_started_at IS NULL"
+).bindparams(sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))))
 
 
 def lock_id(placement: str) -> int:
@@ -142,6 +144,7 @@ class Materializer:
         rows: The data plane.
         predicate_for: Makes the predicate under which a tenant's rows are looked at.
         chores: What else is done now and then, beside taking expired memories out of the stock.
+        hourly: Work that is due now and then, begun with the loop and once an hour.
     """
 
     def __init__(
@@ -151,15 +154,17 @@ class Materializer:
         predicate_for: Callable[[str], TenantPredicate],
         *,
         chores: Sequence[Callable[[], object]] = (),
+        hourly: Callable[[], object] | None = None,
     ) -> None:
         self._engine = engine
         self._rows = rows
         self._predicate_for = predicate_for
         self._chores = chores
+        self._hourly = hourly
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; trouble with a plane is waited out, not died of."""
-        expire_at_s = 0.0
+        expire_at_s = hourly_at_s = 0.0
         while not stop.is_set():
             try:
                 pause_s = 0.0 if self.round() else _IDLE_S
@@ -169,6 +174,10 @@ class Materializer:
                     for chore in self._chores:
                         chore()
                     expire_at_s = time.monotonic() + _EXPIRY_EVERY_S
+                if self._hourly is not None and time.monotonic() >= hourly_at_s:
+                    # Put off before it is begun: what cannot be done now must not keep the batches waiting.
+                    hourly_at_s = time.monotonic() + _HOUR_S
+                    self._hourly()
             except ProviderUnavailableError as error:
                 _log.warning("the materializer waits: %s", error)
                 pause_s = _TROUBLE_S
@@ -230,7 +239,7 @@ class Materializer:
         return self._engine.transaction(lambda connection: set(connection.execute(_CLEAR, parameters).scalars()))
 
     def _take_back(self, placement: str, vanished: Sequence[SealedRow]) -> None:
-        """Remove what was written of people who were erased, or of tenants who moved away, while the batch ran."""
+        """Remove what was written of memories that were erased, purged or moved away while the batch ran."""
         if not vanished:
             return
         remove_unknown(self._engine, self._rows, self._predicate_for, placement, vanished)
@@ -247,9 +256,12 @@ def remove_unknown(
     placement: str,
     written: Sequence[SealedRow],
 ) -> None:
-    """Remove from the placement what was just written of people whom the ledger no longer knows."""
-    found = engine.rows(_KNOWN, {"subjects": list({row.subject_id for row in written})})
-    known = {str(subject_id) for (subject_id,) in found}
-    for tenant_id, subject_id in {(row.tenant_id, row.subject_id) for row in written}:
-        if subject_id not in known:
-            rows.remove_subject(predicate_for(tenant_id), placement, subject_id)
+    """Remove from the placement what was just written of memories that the ledger no longer knows."""
+    found = engine.rows(_KNOWN, {"ids": [row.memory_id for row in written]})
+    known = {str(memory_id) for (memory_id,) in found}
+    gone: dict[str, list[str]] = {}
+    for row in written:
+        if row.memory_id not in known:
+            gone.setdefault(row.tenant_id, []).append(row.memory_id)
+    for tenant_id, ids in gone.items():
+        rows.remove(predicate_for(tenant_id), placement, ids)

@@ -18,6 +18,7 @@ class LedgerState(StrEnum):
 
     ACTIVE = "active"
     EXPIRED = "expired"
+    SUPERSEDED = "superseded"
     DELETED = "deleted"
 
 
@@ -73,6 +74,7 @@ class HotMemory:
     created_at: datetime
     expires_at: datetime | None
     envelope: Envelope = field(repr=False)
+    superseded: bool = False
 
     @property
     def source(self) -> str:
@@ -85,8 +87,8 @@ class HotMemory:
         return self.envelope.metadata
 
     def valid_at(self, now: datetime) -> bool:
-        """Whether its time is not over."""
-        return self.expires_at is None or self.expires_at > now
+        """Whether its time is not over, and none took its place."""
+        return not self.superseded and (self.expires_at is None or self.expires_at > now)
 
     def size_bytes(self) -> int:
         """About how much memory it takes."""
@@ -122,7 +124,7 @@ class SubjectSnapshot:
         tenant_id: Their tenant.
         subject_id: Whose they are.
         generation: The subject's generation it shows.
-        memories: By id, deleted ones left out, expired ones included.
+        memories: By id, deleted ones left out, expired and superseded ones included.
         index: Ranks them.
         size_bytes: About how much memory all of it takes.
         model: The embedding model of all its vectors; queries are embedded with the same.
@@ -145,6 +147,7 @@ class Changes:
         state: The subject's state, or `None` if it never stored anything.
         generation: Its generation now; 0 if it never stored anything.
         placement: The Pixeltable table of its tenant.
+        purged: Its generation when memories that a snapshot may still show were last purged; 0 for never.
         ledger: Rows whose generation is newer.
         waiting: Their sealed rows that are not materialized yet.
         model: The embedding model that is read in the placement; empty for the process's first one.
@@ -154,6 +157,7 @@ class Changes:
     state: str | None
     generation: int
     placement: str
+    purged: int
     ledger: tuple[LedgerRow, ...]
     waiting: tuple[SealedRow, ...]
     model: str = ""

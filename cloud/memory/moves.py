@@ -141,7 +141,7 @@ class Mover:
             there = self._rows.all_revisions(predicate, move.target)
             lacking = [key for key, revision in wanted.items() if there.get(key, 0) < revision]
             for at in range(0, len(lacking), PAGE):
-                rows = self._rows.among(predicate, move.source, lacking[at : at + PAGE])
+                rows = self._rows.named(predicate, move.source, lacking[at : at + PAGE], column=None)
                 self._write(predicate, move.target, rows)
             surplus = [key for key in there if key not in wanted]
             for at in range(0, len(surplus), PAGE):

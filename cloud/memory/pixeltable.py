@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -28,6 +28,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from cloud.kernel import failpoints
 from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.model import SealedRow
@@ -45,6 +46,7 @@ SECOND_COLUMN: Final = "embedding_2"
 _BATCH: Final = 256
 _ATTEMPTS: Final = 3
 _RETRY_WITHIN_S: Final = 8.0
+_IDS_AT_ONCE: Final = 500
 
 _T = TypeVar("_T")
 
@@ -179,16 +181,26 @@ class PixeltableRows:
 
         return self.repeatable(call)
 
-    def among(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> list[SealedRow]:
-        def call() -> list[SealedRow]:
+    def named(
+        self,
+        predicate: TenantPredicate,
+        placement: str,
+        memory_ids: Collection[str],
+        *,
+        column: str | None = FIRST_COLUMN,
+    ) -> list[SealedRow]:
+        ids = list(memory_ids)
+
+        def call(chunk: Sequence[str]) -> list[SealedRow]:
             table = self.existing(placement)
-            if table is None or not memory_ids:
+            if table is None:
                 return []
             mine = TenantTable(table, (predicate,))
-            chosen = table.where(mine.where(table.memory_id.isin(list(memory_ids))))
-            return _sealed_rows(table, predicate, chosen, None)
+            chosen = table.where(mine.where(table.memory_id.isin(chunk)))
+            return _sealed_rows(table, predicate, chosen, column)
 
-        return self.repeatable(call)
+        chunks = [ids[start : start + _IDS_AT_ONCE] for start in range(0, len(ids), _IDS_AT_ONCE)]
+        return [row for chunk in chunks for row in self.repeatable(partial(call, chunk))]
 
     def all_revisions(self, predicate: TenantPredicate, placement: str) -> dict[str, int]:
         def call() -> dict[str, int]:
@@ -254,7 +266,16 @@ class PixeltableRows:
             if inserts:
                 _check(table.insert([_record(row) for row in inserts]))
             if updates:
-                _check(table.batch_update([_record(row) for row in updates]))
+                # Not by an update in place: a process that fell behind, its lock lost to another one, would put an old
+                # revision over a newer one. Taking out what is older and inserting refuses that: ids are unique.
+                older: dict[tuple[str, int], list[str]] = {}
+                for row in updates:
+                    older.setdefault((row.tenant_id, row.revision), []).append(row.memory_id)
+                for (tenant_id, revision), ids in older.items():
+                    mine = (table.tenant_id == tenant_id) & table.memory_id.isin(ids)
+                    table.delete(where=mine & (table.revision < revision))
+                failpoints.reach("materializer.replaced")
+                _check(table.insert([_record(row) for row in updates]))
 
         self.run(call)
 

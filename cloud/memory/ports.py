@@ -80,9 +80,10 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Whose memory it is, or `None`: absent, foreign and forbidden are the same."""
+    """Whose memory it is, at which generation, or `None`: absent, foreign and forbidden are the same."""
 
     subject_id: str | None
+    generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +186,6 @@ class Rows(Protocol):
         """Rows of the tenant by id from the first one after `after`, at most `limit`, without embeddings."""
         ...
 
-    def among(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> list[SealedRow]:
-        """Those of these rows that are there, without embeddings."""
-        ...
-
     def all_revisions(self, predicate: TenantPredicate, placement: str) -> dict[str, int]:
         """Revision of every memory of the tenant that is there."""
         ...
@@ -205,6 +202,17 @@ class Rows(Protocol):
         """How many rows of the tenant are there."""
         ...
 
+    def named(
+        self,
+        predicate: TenantPredicate,
+        placement: str,
+        memory_ids: Collection[str],
+        *,
+        column: str | None = ...,
+    ) -> list[SealedRow]:
+        """Those of these memories that are there, with the sealed embeddings of a column, or without any for `None`."""
+        ...
+
     def revisions(
         self, predicates: Sequence[TenantPredicate], placement: str, memory_ids: Collection[str]
     ) -> dict[str, int]:
@@ -212,7 +220,10 @@ class Rows(Protocol):
         ...
 
     def write(self, placement: str, inserts: Sequence[SealedRow], updates: Sequence[SealedRow]) -> None:
-        """Insert and update rows; their embeddings are computed as they are written."""
+        """Insert rows, and put updates in the place of older revisions; embeddings are computed on the way.
+
+        A row that is newer than what should replace it stays, and the call fails: another process was faster.
+        """
         ...
 
     def remove_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:

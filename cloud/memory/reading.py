@@ -49,7 +49,7 @@ class MemoryReader:
             ranked = index.rank(query, vector, limit=limit, weights=self._config.weights)
             return [scored.id for scored in ranked]
 
-        return self._answer(admitted, self._person(admitted, user_id), choose)
+        return self.answer(admitted, self.person(admitted, user_id), choose)
 
     def search(self, admitted: Admitted, user_id: str, request: SearchRequest, limit: int) -> list[Memory]:
         """The memories of a person that pass the filter: newest first, or ranked if the request has a query.
@@ -79,7 +79,7 @@ class MemoryReader:
             )
             return [scored.id for scored in ranked]
 
-        return self._answer(admitted, self._person(admitted, user_id), choose, include_invalid=request.include_invalid)
+        return self.answer(admitted, self.person(admitted, user_id), choose, include_invalid=request.include_invalid)
 
     def get(self, admitted: Admitted, memory_id: str, own_subject_id: str | None) -> Memory | None:
         """One memory; `None` for one that is absent, foreign, or not the caller's, all alike.
@@ -93,7 +93,7 @@ class MemoryReader:
         def choose(snapshot: SubjectSnapshot) -> list[str]:
             return [known] if known is not None and known in snapshot.memories else []
 
-        found = self._answer(admitted, person, choose)
+        found = self.answer(admitted, person, choose)
         return found[0] if found else None
 
     def _owner(self, admitted: Admitted, memory_id: str, own_subject_id: str | None) -> SubjectKey | None:
@@ -110,7 +110,8 @@ class MemoryReader:
             case _:
                 assert_never(located)
 
-    def _person(self, admitted: Admitted, user_id: str) -> SubjectKey | None:
+    def person(self, admitted: Admitted, user_id: str) -> SubjectKey | None:
+        """The person of this user id, or `None` if nothing is known of them."""
         return self._config.keyring.resolve_subject(admitted.scope.tenant_id, user_id, create=False)
 
     def _embedded(self, query: str, snapshot: SubjectSnapshot) -> NDArray[np.int8]:
@@ -122,9 +123,14 @@ class MemoryReader:
         now = self._config.clock()
         return {key for key, memory in snapshot.memories.items() if not memory.valid_at(now)}
 
-    def _answer(
+    def answer(
         self, admitted: Admitted, person: SubjectKey | None, choose: Choice, *, include_invalid: bool = False
     ) -> list[Memory]:
+        """The chosen memories that the ledger admits; the read is recorded.
+
+        Raises:
+            As `retrieve`.
+        """
         floor: int | None = None
         for _ in range(_ATTEMPTS):
             snapshot = self._loader.at_least(admitted.predicate, person, floor) if person else None
@@ -171,6 +177,7 @@ class MemoryReader:
         if snapshot.tenant_id != admitted.scope.tenant_id:
             raise TenantIsolationError("foreign_tenant")
         now = self._config.clock()
+        self._config.read_times.note(admitted.predicate, snapshot.subject_id, ids, now)
         return [snapshot.memories[memory_id].opened(now) for memory_id in ids]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -64,9 +65,16 @@ class SnapshotLoader:
     def advance(
         self, snapshot: SubjectSnapshot, generation: int, added: Sequence[SealedRow], person: SubjectKey
     ) -> None:
-        """Add what this process just wrote, if nobody else wrote in between."""
+        """Add what this process just wrote, in the place of older revisions, if nobody else wrote in between."""
         if snapshot.generation + 1 == generation:
-            self._hot.put(self._extended(snapshot, generation, added, (), person))
+            self._hot.put(self._extended(snapshot, generation, added, (), (), person))
+
+    def supersede(
+        self, snapshot: SubjectSnapshot, generation: int, added: SealedRow, superseded: str, person: SubjectKey
+    ) -> None:
+        """Let what this process just wrote take the place of another, if nobody else wrote in between."""
+        if snapshot.generation + 1 == generation:
+            self._hot.put(self._extended(snapshot, generation, (added,), (), (superseded,), person))
 
     def retreat(self, snapshot: SubjectSnapshot, generation: int, removed: str) -> None:
         """Take out what this process just deleted, if nobody else wrote in between."""
@@ -80,29 +88,49 @@ class SnapshotLoader:
             if attempt:
                 time.sleep(_PAUSE_S * attempt)
             changes = self._ledger.changes(predicate, person.subject_id, since=base.generation)
-            if changes.generation < base.generation or changes.model != base.model:
-                # The control plane was set back, as by a restore, or another model is read: nothing held is of use.
+            if changes.generation < base.generation or changes.purged > base.generation or changes.model != base.model:
+                # The control plane was set back, as by a restore; or it has forgotten what is shown here still; or
+                # another model is read: nothing held is of use.
                 since, base = base.generation, self._nothing(person, changes.model)
                 if since:
                     changes = self._ledger.changes(predicate, person.subject_id, since=0)
                     if changes.model != base.model:
                         continue
-            rows = self._sealed(predicate, person.subject_id, changes, since=base.generation)
+            rows = self._sealed(predicate, base, changes)
             if rows is not None:
-                removed = [row.memory_id for row in changes.ledger if row.state is LedgerState.DELETED]
-                return self._extended(base, changes.generation, rows, removed, person)
+                return self._brought_up(base, changes, rows, person)
         raise ProviderUnavailableError("data plane", reason="lacks a memory that the ledger holds")
 
-    def _sealed(
-        self, predicate: TenantPredicate, subject_id: str, changes: Changes, *, since: int
-    ) -> list[SealedRow] | None:
-        """The rows of every ledger row that is not deleted, or `None` if one is in neither plane (any more)."""
-        wanted = {row.memory_id: row.revision for row in changes.ledger if row.state is not LedgerState.DELETED}
+    def _brought_up(
+        self, base: SubjectSnapshot, changes: Changes, rows: Sequence[SealedRow], person: SubjectKey
+    ) -> SubjectSnapshot:
+        removed = [row.memory_id for row in changes.ledger if row.state is LedgerState.DELETED]
+        superseded = [row.memory_id for row in changes.ledger if row.state is LedgerState.SUPERSEDED]
+        return self._extended(base, changes.generation, rows, removed, superseded, person)
+
+    def _sealed(self, predicate: TenantPredicate, base: SubjectSnapshot, changes: Changes) -> list[SealedRow] | None:
+        """The rows that `base` lacks of what the ledger holds, or `None` if one is in neither plane (any more)."""
+        wanted = {
+            row.memory_id: row.revision
+            for row in changes.ledger
+            if row.state is not LedgerState.DELETED and not _holds(base, row.memory_id, row.revision)
+        }
         found = {row.memory_id: row for row in changes.waiting if wanted.get(row.memory_id) == row.revision}
-        if len(found) < len(wanted):
-            for row in self._rows.newer(predicate, changes.placement, subject_id, since=since, column=changes.column):
+
+        def take(rows: Iterable[SealedRow]) -> None:
+            for row in rows:
                 if row.memory_id not in found and wanted.get(row.memory_id) == row.revision:
                     found[row.memory_id] = row
+
+        if len(found) < len(wanted):
+            newer = self._rows.newer(
+                predicate, changes.placement, base.subject_id, since=base.generation, column=changes.column
+            )
+            take(newer)
+        if len(found) < len(wanted) and base.generation:
+            # What was deleted and brought back is newer in the ledger alone.
+            missing = wanted.keys() - found.keys()
+            take(self._rows.named(predicate, changes.placement, missing, column=changes.column))
         return list(found.values()) if len(found) == len(wanted) else None
 
     def _extended(
@@ -111,6 +139,7 @@ class SnapshotLoader:
         generation: int,
         rows: Sequence[SealedRow],
         removed: Iterable[str],
+        superseded: Iterable[str],
         person: SubjectKey,
     ) -> SubjectSnapshot:
         # Ids are time-ordered, so the same rows make the same index, whichever plane they came from.
@@ -121,6 +150,7 @@ class SnapshotLoader:
         gone = set(removed)
         memories = {key: memory for key, memory in base.memories.items() if key not in gone}
         memories.update((memory.memory_id, memory) for memory in opened)
+        memories.update((key, replace(memories[key], superseded=True)) for key in superseded if key in memories)
         entries = [
             index_entry(
                 memory.memory_id,
@@ -133,7 +163,8 @@ class SnapshotLoader:
             for memory, vector in zip(opened, vectors, strict=True)
         ]
         growth = sum(_size(memory, vectorizer.dimensions) for memory in opened)
-        shrinkage = sum(_size(base.memories[key], vectorizer.dimensions) for key in gone if key in base.memories)
+        left = gone | {memory.memory_id for memory in opened}
+        shrinkage = sum(_size(base.memories[key], vectorizer.dimensions) for key in left if key in base.memories)
         return SubjectSnapshot(
             tenant_id=base.tenant_id,
             subject_id=base.subject_id,
@@ -154,6 +185,11 @@ class SnapshotLoader:
             size_bytes=512,
             model=model,
         )
+
+
+def _holds(snapshot: SubjectSnapshot, memory_id: str, revision: int) -> bool:
+    held = snapshot.memories.get(memory_id)
+    return held is not None and held.revision == revision
 
 
 def open_memory(vectorizer: Vectorizer, row: SealedRow, key: bytes) -> HotMemory:

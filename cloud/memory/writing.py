@@ -19,6 +19,7 @@ from cloud.kernel.errors import (
     KeyDestroyedError,
     LuminescentError,
     PermissionDeniedError,
+    QuotaExceededError,
 )
 from cloud.kernel.ids import new_memory_id, parse_memory_id
 from cloud.keys.envelope import Envelope, encode_envelope
@@ -81,7 +82,7 @@ class MemoryWriter:
             ProviderUnavailableError: The control plane did not answer; repeat with an idempotency key.
         """
         if not memories:
-            self._served(admitted)
+            self.served(admitted)
             self._audit.record(admitted.scope.tenant_id, admitted.draft, Outcome.ALLOWED, counts={"stored": 0})
             return ()
         if idempotency_key is None:
@@ -90,15 +91,15 @@ class MemoryWriter:
         ids = [new_memory_id() for _ in memories]
         for _ in range(_INCARNATIONS):
             try:
-                tag = self._tag(admitted, memories, idempotency_key)
+                tag = self.tag(admitted, memories, idempotency_key)
                 people = self._people(admitted, memories)
             except KeyDestroyedError as keyless:
-                self._served(admitted)
+                self.served(admitted)
                 raise ConfigurationError(
                     "the keyring lacks this tenant's key; restore the keyring from its backup"
                 ) from keyless
             rows = [
-                self._sealed(people[memory.user_id], memory_id, memory)
+                self.sealed(people[memory.user_id], memory_id, memory)
                 for memory_id, memory in zip(ids, memories, strict=True)
             ]
             failpoints.reach("store.sealed")
@@ -108,15 +109,8 @@ class MemoryWriter:
                     failpoints.reach("store.committed")
                     self._show(answer, rows, people)
                     return answer.ids
-                case QuotaFull() as full:
-                    raise self._usage.exceeded(
-                        admitted.scope.tenant_id,
-                        meter=full.meter,
-                        used=full.used,
-                        limit=full.limit,
-                        requested=full.requested,
-                        resets_at=full.resets_at,
-                    )
+                case QuotaFull():
+                    raise self.full(admitted, answer)
                 case KeyConflict():
                     raise IdempotencyConflictError
                 case TenantRefused(reason=reason):
@@ -160,6 +154,17 @@ class MemoryWriter:
             case _:
                 assert_never(answer)
 
+    def full(self, admitted: Admitted, answer: QuotaFull) -> QuotaExceededError:
+        """The error for a write that was not admitted."""
+        return self._usage.exceeded(
+            admitted.scope.tenant_id,
+            meter=answer.meter,
+            used=answer.used,
+            limit=answer.limit,
+            requested=answer.requested,
+            resets_at=answer.resets_at,
+        )
+
     def own_subject(self, admitted: Admitted) -> str | None:
         """The subject id of the caller, if the caller may touch its own memories alone and has any."""
         user_id = admitted.scope.principal.user_id
@@ -168,7 +173,7 @@ class MemoryWriter:
         person = self._config.keyring.resolve_subject(admitted.scope.tenant_id, user_id, create=False)
         return person.subject_id if person else None
 
-    def _served(self, admitted: Admitted) -> None:
+    def served(self, admitted: Admitted) -> None:
         """Record and raise the refusal of a tenant that is not served."""
         refused = self._config.ledger.refusal(admitted.predicate)
         if refused is not None:
@@ -182,7 +187,7 @@ class MemoryWriter:
             return
         error = self._usage.denied(tenant_id, requested=requested)
         if error is not None:
-            self._served(admitted)
+            self.served(admitted)
             facts: Details = {
                 "meter": error.meter,
                 "resets_at": error.resets_at.isoformat() if error.resets_at else None,
@@ -199,7 +204,7 @@ class MemoryWriter:
             person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
             if person is None:
                 # Nobody new is linked to a tenant that is not served.
-                self._served(admitted)
+                self.served(admitted)
                 person = self._config.keyring.resolve_subject(tenant_id, user_id, create=True)
                 assert person is not None
             people[user_id] = person
@@ -211,7 +216,8 @@ class MemoryWriter:
             self._config.keyring.forget(person.tenant_id, person.subject_id)
             self._config.hot.drop(person.tenant_id, person.subject_id)
 
-    def _sealed(self, person: SubjectKey, memory_id: str, memory: Memory) -> SealedRow:
+    def sealed(self, person: SubjectKey, memory_id: str, memory: Memory, *, revision: int = 1) -> SealedRow:
+        """A revision of a memory, sealed for its person."""
         envelope = encode_envelope(
             Envelope(
                 user_id=memory.user_id,
@@ -228,7 +234,7 @@ class MemoryWriter:
             memory_id=memory_id,
             tenant_id=person.tenant_id,
             subject_id=person.subject_id,
-            revision=1,
+            revision=revision,
             generation=0,
             memory_type=memory.memory_type.value,
             confidence=memory.confidence,
@@ -237,9 +243,10 @@ class MemoryWriter:
             envelope=self._config.sealer.seal(person.key, envelope, place=place),
         )
 
-    def _tag(
-        self, admitted: Admitted, memories: Sequence[Memory], idempotency_key: str | None
+    def tag(
+        self, admitted: Admitted, memories: Sequence[Memory], idempotency_key: str | None, *, superseded: str = ""
     ) -> IdempotencyTag | None:
+        """What the control plane may know of an idempotency key and of the request it stands for."""
         if idempotency_key is None:
             return None
         # The caller's key may be anything, a user id included: what is kept is an HMAC under the tenant's key, the
@@ -249,6 +256,8 @@ class MemoryWriter:
             [memory.model_dump(mode="json", exclude={"id", "created_at", "last_accessed_at"}) for memory in memories],
             sort_keys=True,
         )
+        # A memory that takes another's place is another request than the same one stored.
+        request += superseded
         digest = hashlib.sha256(request.encode("utf-8", "surrogatepass")).digest()
         return IdempotencyTag(
             key=hmac.digest(secret, b"key\0" + idempotency_key.encode("utf-8", "surrogatepass"), "sha256"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -26,11 +28,14 @@ from cloud.keys.sealing import AesGcmSealer
 from cloud.keys.sqlite import FileKeyring
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.hot import HotTier
+from cloud.memory.managed_ports import Retention
+from cloud.memory.managed_postgres import PostgresManagedLedger, PostgresPurgeLedger
 from cloud.memory.materializer import Materializer
 from cloud.memory.moves import Mover
 from cloud.memory.placement_store import PlacementStore, adopt, model_of
 from cloud.memory.ports import Columns
-from cloud.memory.postgres import PostgresLedger
+from cloud.memory.purge import Purger
+from cloud.memory.read_times import ReadTimes
 from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.startup.identity import IdentityParts, build_identity
@@ -89,6 +94,7 @@ class Installation:
             self.config.rows,
             system_predicates("materializer"),
             chores=(self.identity.refusals.report,),
+            hourly=self.purger().run,
         )
 
     def placements(self) -> PlacementStore:
@@ -98,6 +104,13 @@ class Installation:
     def mover(self) -> Mover:
         """Moves tenants between tables."""
         return Mover(self.engines.maintenance, self.placements(), self.config.rows, system_predicates("mover"))
+
+    def purger(self) -> Purger:
+        """Removes for good what was kept long enough."""
+        maintenance = self.engines.maintenance
+        retention = retention_of(self.settings)
+        predicates = system_predicates("purge")
+        return Purger(PostgresPurgeLedger(maintenance), self.config.rows, maintenance, predicates, retention)
 
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""
@@ -155,16 +168,21 @@ def open_installation(settings: CloudSettings) -> Installation:
         identity = build_identity(
             settings, keyring, app=engines.app, worker=engines.worker, keys=engines.keys, on_close=stack.callback
         )
+        ledger = PostgresManagedLedger(engines.app)
+        read_times = ReadTimes(ledger)
+        stack.callback(read_times.close)
         config = PixeltableConfig(
-            ledger=PostgresLedger(engines.app),
+            ledger=ledger,
             rows=rows,
             keyring=keyring,
             sealer=sealer,
             models=models,
             hot=HotTier(capacity_bytes=settings.hot_tier_mb * 2**20),
+            read_times=read_times,
             identities=identity.resolver,
             clock=system_clock,
             weights=settings.ranking_weights(),
+            deleted_retention=retention_of(settings).deleted,
         )
         return Installation(
             settings,
@@ -178,6 +196,15 @@ def open_installation(settings: CloudSettings) -> Installation:
             identity,
             stack.pop_all(),
         )
+
+
+def retention_of(settings: CloudSettings) -> Retention:
+    """How long memories that are no longer read are kept."""
+    return Retention(
+        deleted=timedelta(days=settings.deleted_retention_days),
+        expired=timedelta(days=settings.expired_retention_days),
+        superseded=timedelta(days=settings.superseded_retention_days),
+    )
 
 
 def open_engines(settings: CloudSettings, server: Server) -> Engines:
@@ -287,19 +314,7 @@ def _finish_moves(installation: Installation, stop: threading.Event) -> None:
 
 def _open_config(home: Path) -> PixeltableConfig:
     installation = open_installation(CloudSettings(home=home))
-    config = installation.config
-    return PixeltableConfig(
-        ledger=config.ledger,
-        rows=config.rows,
-        keyring=config.keyring,
-        sealer=config.sealer,
-        models=config.models,
-        hot=config.hot,
-        identities=config.identities,
-        clock=config.clock,
-        weights=config.weights,
-        on_close=installation.close,
-    )
+    return dataclasses.replace(installation.config, on_close=installation.close)
 
 
 PixeltableConfig.opener = _open_config

@@ -30,6 +30,7 @@ from cloud.kernel.errors import (
 )
 from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
+from cloud.memory.purge import MemoryPurge
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
 from cloud.startup.custody import place_of
@@ -57,6 +58,7 @@ class CloudRuntime:
 
     Attributes:
         memory: `CloudMemoryProvider`.
+        memory_purge: Removes for good what was deleted, expired or superseded long enough ago.
         tenant_provider: `CloudTenantProvider`.
         tenants: Creates, changes, moves, suspends, resumes and lists tenants.
         embeddings: Changes embedding models.
@@ -124,6 +126,7 @@ class CloudRuntime:
             self.audit,
             config.clock,
         )
+        self.memory_purge = MemoryPurge(installation.purger(), admissions, self.audit)
         self.gdpr = CloudGDPRService(
             PostgresErasureStore(engines.maintenance),
             engines.maintenance,

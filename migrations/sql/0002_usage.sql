@@ -331,14 +331,11 @@ BEGIN
             RETURN lc_replayed(v_seen, 'stored');
         END IF;
     END IF;
-    -- Hold the counter's row lock until commit: two writers must not both see the last unit.
-    PERFORM lc_lock(p_tenant);
-    -- Looked at again: who closes the tenant changes its state under this lock, and nothing may be written after that.
-    SELECT state INTO v_state FROM tenants WHERE tenant_id = p_tenant;
-    v_state := coalesce(v_state, 'unknown');
     IF v_state <> 'active' THEN
         RETURN lc_refuse(p_tenant, v_state, p_event);
     END IF;
+    -- Hold the counter's row lock until commit: two writers must not both see the last unit.
+    PERFORM lc_lock(p_tenant);
     IF p_key_tag IS NOT NULL THEN
         SELECT * INTO v_prior FROM idempotency_keys WHERE tenant_id = p_tenant AND key_tag = p_key_tag;
         IF FOUND THEN

@@ -117,6 +117,42 @@ class Program:
             tasks,
         )
 
+    async def do_update(self, tenant: str, user: str, memory_id: str, contents: Sequence[str]) -> None:
+        """Each content in turn, as the memory's own."""
+        for content in contents:
+            await operate(
+                "update",
+                tenant,
+                user,
+                {"id": memory_id, "content": content},
+                lambda content=content: self._runtime.memory.update(memory_id, {"content": content}),
+            )
+
+    async def do_supersede(self, tenant: str, user: str, memory_id: str, content: str) -> Any:
+        return await operate(
+            "supersede",
+            tenant,
+            user,
+            {"id": memory_id, "content": content},
+            lambda: self._runtime.memory.supersede(memory_id, memory(user, content), {}),
+        )
+
+    async def do_undelete(self, tenant: str, user: str, memory_id: str) -> Any:
+        return await operate(
+            "undelete", tenant, user, {"id": memory_id}, lambda: self._runtime.memory.undelete(memory_id)
+        )
+
+    async def do_history(self, tenant: str, user: str, memory_id: str) -> list[Json]:
+        async def work() -> list[Json]:
+            lines = await self._runtime.memory.history(memory_id)
+            return [{"revision": line.revision, "kind": line.kind.value, "actor": line.actor} for line in lines]
+
+        return await operate("history", tenant, user, {"id": memory_id}, work)
+
+    async def do_purge(self, tenant: str | None = None) -> Json:
+        purged = await asyncio.to_thread(self._runtime.memory_purge.purge, tenant)
+        return purged.by_tenant
+
     async def do_get(self, tenant: str, user: str, memory_id: str) -> Json | None:
         async def work() -> Json | None:
             found = await self._runtime.memory.get_by_id(memory_id)

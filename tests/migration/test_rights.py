@@ -9,9 +9,10 @@ from cloud.storage.metadata import TENANT_TABLES
 from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 
 EVERYTHING = (
-    "tenants", "plan_limits", "usage_counters", "usage_events", "usage_reservations", "subjects", "memories", "intake",
-    "idempotency_keys", "audit_events", "api_keys", "revoked_tokens", "refusals", "erasures", "placements",
-    "placement_moves", "tenant_closings", "alembic_version", "keyring_state", "keyring_backups",
+    "tenants", "plan_limits", "usage_counters", "usage_events", "usage_reservations", "subjects", "memories",
+    "memory_changes", "intake", "idempotency_keys", "audit_events", "api_keys", "revoked_tokens", "refusals",
+    "erasures", "placements", "placement_moves", "tenant_closings", "alembic_version", "keyring_state",
+    "keyring_backups",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -25,6 +26,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "usage_reservations": READ | {"INSERT"},
         "subjects": READ | {"INSERT"},
         "memories": READ | {"INSERT"},
+        "memory_changes": READ | {"INSERT"},
         "intake": READ | {"INSERT"},
         "idempotency_keys": READ | {"INSERT"},
         "audit_events": READ | {"INSERT"},
@@ -58,6 +60,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "tenant_closings": READ | {"INSERT", "UPDATE"},
         "subjects": READ | {"INSERT", "UPDATE", "DELETE"},
         "memories": READ | {"DELETE"},
+        "memory_changes": READ | {"DELETE"},
         "intake": READ | {"DELETE"},
         "idempotency_keys": READ | {"DELETE"},
         "usage_events": READ | {"INSERT", "DELETE"},
@@ -72,6 +75,24 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
     "luminescent_pixeltable": {},
 }
 COLUMN_RIGHTS = {
+    ("luminescent_app", "intake", "placement", "UPDATE"),
+    ("luminescent_app", "intake", "revision", "UPDATE"),
+    ("luminescent_app", "intake", "generation", "UPDATE"),
+    ("luminescent_app", "intake", "memory_type", "UPDATE"),
+    ("luminescent_app", "intake", "confidence", "UPDATE"),
+    ("luminescent_app", "intake", "created_at", "UPDATE"),
+    ("luminescent_app", "intake", "expires_at", "UPDATE"),
+    ("luminescent_app", "intake", "envelope", "UPDATE"),
+    ("luminescent_app", "memories", "revision", "UPDATE"),
+    ("luminescent_app", "memories", "size_bytes", "UPDATE"),
+    ("luminescent_app", "memories", "created_at", "UPDATE"),
+    ("luminescent_app", "memories", "expires_at", "UPDATE"),
+    ("luminescent_app", "memories", "superseded_by", "UPDATE"),
+    ("luminescent_app", "memories", "superseded_at", "UPDATE"),
+    ("luminescent_app", "memories", "last_accessed_at", "UPDATE"),
+    ("luminescent_maintenance", "memories", "state", "UPDATE"),
+    ("luminescent_maintenance", "memories", "purge_started_at", "UPDATE"),
+    ("luminescent_maintenance", "memories", "generation", "UPDATE"),
     ("luminescent_app", "memories", "deleted_at", "UPDATE"),
     ("luminescent_app", "memories", "generation", "UPDATE"),
     ("luminescent_app", "memories", "state", "UPDATE"),

@@ -76,6 +76,18 @@ class Books:
                 found[memory_id] += 1
         return found
 
+    def revisions(self, tenant_id: str) -> dict[str, int]:
+        """Revision by memory id of everything in Pixeltable."""
+        found: dict[str, int] = {}
+        for table, columns in self._placements():
+            query = (
+                f"SELECT {columns['memory_id']}, {columns['revision']} FROM {table} WHERE {columns['tenant_id']} = %s"
+            )
+            for memory_id, revision in self.query(query, [tenant_id], database="data"):
+                assert memory_id not in found, "a memory is there twice"
+                found[memory_id] = revision
+        return found
+
     def rows_naming(self, subject_id: str) -> dict[str, int]:
         """Rows that hold a subject id anywhere, by table, of both databases."""
         found = {}
@@ -97,4 +109,7 @@ class Books:
             "SELECT relname FROM pg_class WHERE relname LIKE 'tbl\\_%%' AND relkind = 'r'", database="data"
         )
         # The columns of `cloud.memory.pixeltable.SCHEMA`, in order, and the computed one behind them.
-        return [(name, {"memory_id": "col_0", "tenant_id": "col_1", "embedding": "col_10"}) for (name,) in tables]
+        return [
+            (name, {"memory_id": "col_0", "tenant_id": "col_1", "revision": "col_3", "embedding": "col_10"})
+            for (name,) in tables
+        ]
