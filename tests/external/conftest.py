@@ -22,6 +22,14 @@ def server() -> Iterator[ExternalServer]:
 
 
 @pytest.fixture
+def empty_server() -> Iterator[ExternalServer]:
+    """As `server`, and of this test alone: it has no tenant, so a new home may make its keyring."""
+    with external_server() as running:
+        upkeep.upgrade(CloudSettings(**running.settings()))  # type: ignore[arg-type]
+        yield running
+
+
+@pytest.fixture
 def fresh_home() -> Iterator[Path]:
     """A home that nobody has opened."""
     with temporary_home() as home:

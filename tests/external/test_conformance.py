@@ -15,12 +15,12 @@ AT_LEAST = 150
 """How many tests the suites have at least: a run that collects next to nothing has shown nothing."""
 
 
-def test_the_contract_suite_passes_on_an_external_server(server: ExternalServer) -> None:
+def test_the_contract_suite_passes_on_an_external_server(empty_server: ExternalServer) -> None:
     """In a process of its own: the settings of its environment decide where its installation is."""
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", *SUITES],
         cwd=ROOT,
-        env=without_settings(os.environ) | server.environment(owner=False),
+        env=without_settings(os.environ) | empty_server.environment(owner=False),
         capture_output=True,
         text=True,
         timeout=900,
@@ -30,7 +30,7 @@ def test_the_contract_suite_passes_on_an_external_server(server: ExternalServer)
     passed = re.search(r"(\d+) passed", run.stdout)
     assert passed is not None
     assert int(passed[1]) >= AT_LEAST
-    with server.admin("luminescent_control") as admin:
+    with empty_server.admin("luminescent_control") as admin:
         (stored,) = admin.execute(
             "SELECT count(*) FROM audit_events"
             " WHERE event->>'action' = 'memory.store' AND event->>'outcome' = 'allowed'"

@@ -93,9 +93,9 @@ class ExternalServer:
         self, *, user: str = "postgres", user_password: str = SUPERUSER_PASSWORD, **variables: str
     ) -> None:
         """Run `infra/postgres/roles.sql` as its head says."""
-        given = {f"{role.removeprefix('luminescent_')}_password": password(role) for role in ROLE_DATABASES} | variables
+        given = {f"{role.upper()}_PASSWORD": password(role) for role in ROLE_DATABASES}
         command = [self.binaries / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1"]
-        for name, value in given.items():
+        for name, value in variables.items():
             command += ["-v", f"{name}={value}"]
         place = ["-h", "127.0.0.1", "-p", str(self.port), "-U", user, "-d", "postgres"]
         done = subprocess.run(
@@ -103,7 +103,7 @@ class ExternalServer:
             check=False,
             capture_output=True,
             text=True,
-            env={**os.environ, "PGPASSWORD": user_password},
+            env={**os.environ, **given, "PGPASSWORD": user_password},
         )
         assert done.returncode == 0, done.stderr
 
