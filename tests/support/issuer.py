@@ -116,6 +116,8 @@ class Publisher:
     def __init__(self, answer: Callable[[socket.socket], None]) -> None:
         self.answer = answer
         self.asked = 0
+        self.reads_first = True
+        """Whether the request is read before `answer`; not so behind TLS, where `answer` shakes hands first."""
         self._stop = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/keys"
@@ -132,7 +134,8 @@ class Publisher:
 
     def _talk(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):
-            connection.recv(65536)
+            if self.reads_first:
+                connection.recv(65536)
             self.asked += 1
             self.answer(connection)
 
