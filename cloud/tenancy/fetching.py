@@ -15,11 +15,14 @@ import socket
 import ssl
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.tenancy.key_sets import MAX_SET_BYTES
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _COMPONENT: Final = "the issuer's keys"
 
@@ -68,6 +71,8 @@ class UrlKeySet:
             if response.status != http.client.OK:
                 raise ProviderUnavailableError(_COMPONENT, reason=f"were answered with status {response.status}")
             document = response.read(MAX_SET_BYTES + 1)
+            if response.length and len(document) <= MAX_SET_BYTES:
+                raise http.client.IncompleteRead(b"", response.length)
         except (OSError, http.client.HTTPException, ValueError) as exc:
             raise ProviderUnavailableError(_COMPONENT, reason=f"did not come ({type(exc).__name__})") from exc
         finally:
@@ -83,37 +88,45 @@ class UrlKeySet:
         return http.client.HTTPSConnection(host, port, timeout=self._deadline_s, context=self._context)
 
 
-class _Bounded(io.RawIOBase):
+class _Bounded:
     """A connected socket whose reads and writes end at one time together."""
 
     def __init__(self, sock: socket.socket, ends_s: float) -> None:
-        super().__init__()
         self._sock = sock
         self._ends_s = ends_s
 
     def makefile(self, *_: object, **__: object) -> io.BufferedReader:
-        return io.BufferedReader(self)
+        return io.BufferedReader(_Reader(self))
+
+    def sendall(self, data: bytes) -> None:
+        self._in_time().sendall(data)
+
+    def recv_into(self, buffer: WriteableBuffer) -> int:
+        return self._in_time().recv_into(buffer)
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _in_time(self) -> socket.socket:
+        left_s = self._ends_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left_s)
+        return self._sock
+
+
+class _Reader(io.RawIOBase):
+    """What an answer is read from; closing it leaves the socket to the connection."""
+
+    def __init__(self, source: _Bounded) -> None:
+        super().__init__()
+        self._source = source
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: object) -> int:
-        self._sock.settimeout(self._left_s())
-        return self._sock.recv_into(buffer)  # type: ignore[arg-type]
-
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._left_s())
-        self._sock.sendall(data)
-
-    def close(self) -> None:
-        self._sock.close()
-        super().close()
-
-    def _left_s(self) -> float:
-        left_s = self._ends_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        return left_s
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        return self._source.recv_into(buffer)
 
 
 def _checked(url: str) -> SplitResult:
