@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -138,7 +138,7 @@ class Custody:
             for backup in self._keyring().backups()
             if backup.root_key_id == former and backup.expires_at > self._clock()
         )
-        self._record(draft, details, counts={"wrapped": rotated.wrapped, "unreadable": rotated.unreadable})
+        self._record(draft, details, counts=_counts(rotated))
         return RootRotated(rotated, new_id, former, root_keys.file is not None, needed)
 
     def rotate_tenant(self, tenant_id: str, *, progress: Progress = no_progress) -> Rotated:
@@ -150,34 +150,39 @@ class Custody:
             ProviderUnavailableError: Another rotation is under way, or the storage failed; calling again continues.
         """
         draft = self._operators.operate(Action.KEYRING_ROTATE)
-        with recorded_failure(self._audit, draft):
+        with recorded_failure(self._audit, draft, tenant_id):
             if tenant_id != SYSTEM_LOG and tenant_id not in self._store.tenants():
                 raise UnknownTenantError
-            details: Details = {"of": "tenant_key", "tenant_id": tenant_id}
-            self._intend(draft, details)
+            details: Details = {"of": "tenant_key"}
+            self._intend(draft, details, log_id=tenant_id)
             rotated = self._keyring().rotate_tenant(tenant_id, now=self._clock(), progress=progress)
             self.note()
-        self._record(draft, details, counts={"wrapped": rotated.wrapped, "unreadable": rotated.unreadable})
+        self._record(draft, details, log_id=tenant_id, counts=_counts(rotated))
         return rotated
 
     def resume(self) -> int:
-        """Finishes the rotations that a process was killed in; returns how many.
+        """Finishes the rotations that a process was killed in, unless one runs; returns how many.
 
         Raises:
             ConfigurationError: The root key that it moves to is not within reach.
             ProviderUnavailableError: A rotation is under way in another process.
         """
         files = self._keyring().files
+        if files.rotation_lock.is_held():
+            return 0
         finished = 0
         moving_to = files.register.next_root_key_id()
         if moving_to is not None:
             finished += self._resumed(
-                {"of": "root_key", "to": moving_to}, lambda: rotate_root(files, moving_to, now=self._clock())
+                SYSTEM_LOG,
+                {"of": "root_key", "to": moving_to},
+                partial(rotate_root, files, moving_to, now=self._clock()),
             )
         self._promote(files.register.root_key_id())
         for tenant_id in files.register.rotating_tenants():
             finished += self._resumed(
-                {"of": "tenant_key", "tenant_id": tenant_id},
+                tenant_id,
+                {"of": "tenant_key"},
                 partial(self._keyring().rotate_tenant, tenant_id, now=self._clock()),
             )
         return finished
@@ -316,18 +321,17 @@ class Custody:
             root_keys.promote(key_id)
             failpoints.reach("rotate.root.promoted")
 
-    def _resumed(self, details: Details, work: Callable[[], Rotated]) -> int:
+    def _resumed(self, log_id: str, details: Details, work: Callable[[], Rotated]) -> int:
         draft = self._audit.draft(
             system_predicate(_INSTALLATION, _COMPONENT).scope,
             Action.KEYRING_ROTATE,
             category=Category.ADMINISTRATION,
             details=details,
         )
-        with recorded_failure(self._audit, draft):
+        with recorded_failure(self._audit, draft, log_id):
             rotated = work()
             self.note()
-        counts = {"wrapped": rotated.wrapped, "unreadable": rotated.unreadable}
-        self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, reason="resumed", counts=counts)
+        self._audit.record(log_id, draft, Outcome.ALLOWED, reason="resumed", counts=_counts(rotated))
         return 1
 
     def _keyring(self) -> KeptKeyring:
@@ -335,16 +339,25 @@ class Custody:
             raise ConfigurationError(self._place.problem or "there is no keyring")
         return self._place.keyring
 
-    def _intend(self, draft: AuditDraft, details: Details) -> None:
+    def _intend(self, draft: AuditDraft, details: Details, *, log_id: str = SYSTEM_LOG) -> None:
         step = dataclasses.replace(
             draft,
             action=Action.KEYRING_STEP,
             event_id=new_event_id(),
             details={"operation": draft.action.value, **details},
         )
-        self._audit.record(SYSTEM_LOG, step, Outcome.ALLOWED, reason="intent")
+        self._audit.record(log_id, step, Outcome.ALLOWED, reason="intent")
 
-    def _record(self, draft: AuditDraft, details: Details, *, counts: dict[str, int] | None = None) -> None:
-        self._audit.record(
-            SYSTEM_LOG, dataclasses.replace(draft, details=details), Outcome.ALLOWED, counts=counts or {}
-        )
+    def _record(
+        self,
+        draft: AuditDraft,
+        details: Details,
+        *,
+        log_id: str = SYSTEM_LOG,
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        self._audit.record(log_id, dataclasses.replace(draft, details=details), Outcome.ALLOWED, counts=counts or {})
+
+
+def _counts(rotated: Rotated) -> dict[str, int]:
+    return {"wrapped": rotated.wrapped, "unreadable": rotated.unreadable}

@@ -130,18 +130,13 @@ class RootKeys:
             return False
         if LocalRootKey.from_file(self.file).key_id == key_id:
             raise ConfigurationError("this root key is in use")
-        path = self._beside(key_id)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Drafts too, that a process left when it was killed while it wrote them.
+        drafts = [path for path in self.file.parent.glob(f".*{self.file.name}*") if _holds(path, key_id)]
+        for path in (*drafts, self._beside(key_id)):
             try:
-                os.pwrite(descriptor, os.urandom(max(os.fstat(descriptor).st_size, _OVERWRITTEN_BYTES)), 0)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            path.unlink()
-            sync_directory(path.parent)
-        except OSError as exc:
-            raise ConfigurationError(f"the root key file {path} cannot be destroyed: {exc.strerror}") from exc
+                _overwrite(path)
+            except OSError as exc:
+                raise ConfigurationError(f"the root key file {path} cannot be destroyed: {exc.strerror}") from exc
         self._keys.pop(key_id, None)
         return True
 
@@ -182,3 +177,22 @@ class RootKeys:
             except SealBrokenError:
                 continue
         return None
+
+
+def _holds(path: Path, key_id: str) -> bool:
+    try:
+        return LocalRootKey.from_file(path).key_id == key_id
+    except ConfigurationError:
+        return False
+
+
+def _overwrite(path: Path) -> None:
+    """Overwrites a file with random bytes, durably, and removes it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.pwrite(descriptor, os.urandom(max(os.fstat(descriptor).st_size, _OVERWRITTEN_BYTES)), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.unlink()
+    sync_directory(path.parent)

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,11 @@ class Program:
     async def do_has_key(self, tenant: str, subject: str) -> bool:
         keyring = self._runtime.pixeltable_config.keyring
         return await asyncio.to_thread(keyring.subject_key, tenant, subject) is not None
+
+    async def do_rotate(self, tenant: str | None = None) -> None:
+        """A tenant's key, or the root key."""
+        custody = self._runtime.keyring
+        await asyncio.to_thread(custody.rotate_root if tenant is None else partial(custody.rotate_tenant, tenant))
 
     async def do_forget(self) -> None:
         """The next read is a cold one."""
