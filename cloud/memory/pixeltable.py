@@ -362,17 +362,17 @@ class PixeltableRows:
         table = create_operational_table(path, SCHEMA, ["memory_id"])
         with translated():
             table.add_btree_index("subject_id", idx_name="by_subject", if_exists="ignore")
-            # The second column before the first, which says that the table is complete.
-            table.add_computed_column(**{SECOND_COLUMN: embedding_of(table, "")}, if_exists="ignore")
-            model = self._model_of(placement)
-            table.add_computed_column(**{FIRST_COLUMN: embedding_of(table, model)}, if_exists="ignore")
+            first, second = embedding_of(table, self._model_of(placement)), embedding_of(table, "")
+            table.add_computed_column(**{FIRST_COLUMN: first}, if_exists="ignore")
+            table.add_computed_column(**{SECOND_COLUMN: second}, if_exists="ignore")
         with self._lock:
             self._tables[placement] = table
         return table
 
 
 def _complete(table: Table) -> bool:
-    # The column comes last: a table without it was left by a process that was killed, and only a writer completes it.
+    # A table without it was left by a process that was killed, and only a writer completes it. The second column may be
+    # missing, as in tables of the first release: a change of models adds it.
     return FIRST_COLUMN in table.columns()
 
 

@@ -181,9 +181,8 @@ class Models:
                 maker = self._embedders.get(name)
                 if maker is None:
                     raise ConfigurationError(
-                        f"memories here are embedded with the model {name!r}, which this process does not know; it "
-                        f"knows: {', '.join(self.names)}. Give it the model (docs/embeddings.md), or change models "
-                        "with a process that has it"
+                        f"this process does not know the embedding model {name!r}; it knows: {', '.join(self.names)}. "
+                        "If memories are embedded with it, give it the model (docs/embeddings.md)"
                     )
                 found = self._made[name] = Vectorizer(self._keyring, self._sealer, maker())
         return found

@@ -120,7 +120,8 @@ def _assert_audited(installation: Installation, books: Books, tenant_id: str, wr
                 if event["outcome"] == "allowed":
                     recorded_writes.update(event["resource_ids"])
     assert recorded_writes == written, "an event without its memories, or memories without their event"
-    # What nobody announced is the operator's: the tenant itself, its keys, and erasures that were taken up again.
+    # What nobody announced is the operator's: the tenant itself, its table and its models, its keys, and erasures that
+    # were taken up again.
     assert {event["action"] for rest in events.values() for event in rest} <= _OPERATORS
 
 

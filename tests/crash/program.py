@@ -24,6 +24,7 @@ from cloud import CloudRuntime, CloudSettings, init_cloud_extensions, request_co
 from cloud.kernel import failpoints
 from cloud.kernel.errors import LuminescentError
 from cloud.kernel.ids import new_request_id
+from cloud.tenancy.system import system_predicate
 from src.memory.schemas import Memory, MemoryType
 from tests.support.books import Json
 from tests.support.processes import kill_whole_server
@@ -81,6 +82,58 @@ class Program:
 
     async def do_tenant(self, tenant: str, limit: int) -> None:
         await asyncio.to_thread(self._runtime.tenants.create, tenant, plan="team", limits={"memories": limit})
+
+    async def do_move(self, tenant: str, to: str) -> Json:
+        moved = await asyncio.to_thread(self._runtime.tenants.move, tenant, to=to)
+        return {"state": moved.state.value, "source": moved.source, "target": moved.target, "copied": moved.copied}
+
+    async def do_migrate(self, placement: str, model: str, tolerance: float = 1.0) -> Json:
+        ended = await asyncio.to_thread(self._runtime.embeddings.migrate, placement, model, tolerance=tolerance)
+        return {"outcome": ended.outcome, "model": ended.placement.model, "state": ended.placement.state.value}
+
+    async def do_rollback(self, placement: str) -> str:
+        return (await asyncio.to_thread(self._runtime.embeddings.rollback, placement)).model
+
+    async def do_finish(self, placement: str) -> str:
+        return (await asyncio.to_thread(self._runtime.embeddings.finish, placement)).state.value
+
+    async def do_vectors(self, tenant: str, placement: str, model: str) -> dict[str, int]:
+        """Rows of the tenant in a table, and how many have a vector of this model in each column."""
+        config, predicate = self._runtime.pixeltable_config, system_predicate(tenant, "test")
+        store, opens = self._runtime._installation.placements(), config.models.of(model)
+
+        def count() -> dict[str, int]:
+            counts = {"rows": config.rows.count_tenant(predicate, placement), "embedding": 0, "embedding_2": 0}
+            for subject_id in store.people(tenant):
+                person = config.keyring.subject_key(tenant, subject_id)
+                assert person is not None
+                for column in ("embedding", "embedding_2"):
+                    for row in config.rows.newer(predicate, placement, subject_id, since=0, column=column):
+                        counts[column] += opens.open_vector(person.key, row) is not None
+            return counts
+
+        return await asyncio.to_thread(count)
+
+    async def do_hot_model(self, tenant: str, user: str) -> str | None:
+        """The model of the snapshot that this process holds of a person."""
+        config = self._runtime.pixeltable_config
+        person = await asyncio.to_thread(config.keyring.resolve_subject, tenant, user, create=False)
+        held = config.hot.get(tenant, person.subject_id) if person else None
+        return held.model if held else None
+
+    async def do_late_batch(self, tenant: str, placement: str, at: str, to: str) -> int:
+        """One batch of a materializer that lost its lock and does not know; the tenant moves while it is at `at`."""
+
+        def moves() -> None:
+            failpoints.disarm_all()
+            self._runtime.tenants.move(tenant, to=to)
+
+        failpoints.arm(at, moves)
+        return await self.do_batch(placement)
+
+    async def do_batch(self, placement: str) -> int:
+        """One batch without the lock: nobody else materializes here."""
+        return (await asyncio.to_thread(self._runtime._installation.materializer().batch, placement)).total
 
     async def do_store(
         self, tenant: str, user: str, contents: Sequence[str], tasks: int = 1, which: int = -1, **fields: object
