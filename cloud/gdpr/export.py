@@ -39,7 +39,7 @@ def write_bundle(
         SealBrokenError: A row does not open in its place.
     """
     # What is noted in this process of when memories were read belongs to what is told.
-    config.read_times.flush()
+    config.read_times.flush(tenant_id=predicate.tenant_id)
     facts = store.facts(predicate, person.subject_id) if person else {}
     ledger = {str(row["memory_id"]): row for row in facts.pop("memories", [])}
     memories = _memories(person, ledger, predicate, config) if person else []

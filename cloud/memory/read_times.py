@@ -84,17 +84,16 @@ class ReadTimes:
         with self._lock:
             return self._count
 
-    def flush(self) -> bool:
-        """Write what is noted; returns whether all of it could be written now.
+    def flush(self, *, tenant_id: str | None = None) -> bool:
+        """Write what is noted, of one tenant or of all; returns whether all of it could be written now.
 
         Raises:
             ProviderUnavailableError: The control plane did not answer; the notes are kept.
         """
         # One flush at a time, or a close could return before what another thread has taken up is written.
         with self._flushing:
-            with self._lock:
-                taken, predicates = self._notes, self._predicates
-                self._notes, self._predicates, self._count = {}, {}, 0
+            taken = self._taken(tenant_id)
+            predicates = {key[0]: self._predicates[key[0]] for key in taken}
             try:
                 complete = [self._write(predicate, taken) for predicate in predicates.values()]
                 return all(complete)
@@ -102,7 +101,6 @@ class ReadTimes:
                 # What was written has been taken out.
                 with self._lock:
                     for key, times in taken.items():
-                        self._predicates.setdefault(key[0], predicates[key[0]])
                         self._add(key, times)
 
     def close(self) -> None:
@@ -129,6 +127,14 @@ class ReadTimes:
                 self.flush()
             except ProviderUnavailableError as error:
                 _log.warning("when memories were last read is written later: %s", error)
+
+    def _taken(self, tenant_id: str | None) -> dict[_Key, dict[str, datetime]]:
+        with self._lock:
+            taken = {key: times for key, times in self._notes.items() if tenant_id in (None, key[0])}
+            for key, times in taken.items():
+                del self._notes[key]
+                self._count -= len(times)
+            return taken
 
     def _write(self, predicate: TenantPredicate, notes: dict[_Key, dict[str, datetime]]) -> bool:
         """Write a tenant's notes and take them out of `notes`; whether all could be written."""
