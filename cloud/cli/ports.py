@@ -15,6 +15,7 @@ from cloud.settings import CloudSettings
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
+from cloud.transfer.service import CloudTransfer
 from cloud.usage.service import CloudUsageTracker
 
 
@@ -27,6 +28,7 @@ class Runtime(Protocol):
     api_keys: ApiKeys
     usage: CloudUsageTracker
     audit: CloudAuditLogger
+    transfer: CloudTransfer
     gdpr: CloudGDPRService
 
     async def drain(self, *, timeout_s: float = ...) -> None:

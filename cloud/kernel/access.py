@@ -2,7 +2,8 @@
 
 | action group | service | member | tenant_admin | auditor | operator |
 |---|---|---|---|---|---|
-| memories | any user | itself | any user | – | – |
+| memories, their import and export | any user | itself | any user | – | – |
+| export of everybody's memories | – | – | yes | – | – |
 | a person's erasure and export | – | – | yes | – | – |
 | usage | – | – | yes | – | yes |
 | audit log of the tenant | – | – | yes | yes | – |
@@ -28,6 +29,11 @@ class Action(StrEnum):
     MEMORY_SEARCH = "memory.search"
     MEMORY_GET = "memory.get"
     MEMORY_DELETE = "memory.delete"
+    MEMORY_IMPORT = "memory.import"
+    MEMORY_IMPORT_STEP = "memory.import.step"
+    MEMORY_EXPORT = "memory.export"
+    MEMORY_EXPORT_ALL = "memory.export_all"
+    MEMORY_EXPORT_STEP = "memory.export.step"
     ERASURE_PREVIEW = "gdpr.preview"
     ERASURE = "gdpr.erase"
     ERASURE_STEP = "gdpr.erase.step"
@@ -57,8 +63,11 @@ _MEMORY: Final = frozenset(
         Action.MEMORY_SEARCH,
         Action.MEMORY_GET,
         Action.MEMORY_DELETE,
+        Action.MEMORY_IMPORT,
+        Action.MEMORY_EXPORT,
     }
 )
+_EVERYBODY: Final = frozenset({Action.MEMORY_EXPORT_ALL})
 _PERSON: Final = frozenset({Action.ERASURE_PREVIEW, Action.ERASURE, Action.ACCESS_REQUEST})
 _AUDIT: Final = frozenset({Action.AUDIT_EXPORT, Action.AUDIT_READ})
 _USAGE: Final = frozenset({Action.USAGE_READ})
@@ -78,7 +87,7 @@ _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.SERVICE: _MEMORY,
     Role.MEMBER: _MEMORY,
-    Role.TENANT_ADMIN: _MEMORY | _PERSON | _USAGE | _AUDIT,
+    Role.TENANT_ADMIN: _MEMORY | _EVERYBODY | _PERSON | _USAGE | _AUDIT,
     Role.AUDITOR: _AUDIT,
     Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM,
 }

@@ -19,6 +19,15 @@ NAMES = (
     "erase.key_destroyed",
     "erase.ledger_deleted",
     "erase.rows_deleted",
+    "import.begun",
+    "import.batch_stored",
+    "import.chunk_stored",
+    "import.checkpointed",
+    "import.recorded",
+    "export.begun",
+    "export.person_written",
+    "export.written",
+    "export.recorded",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

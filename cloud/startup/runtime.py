@@ -27,6 +27,8 @@ from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.postgres import PostgresTenantStore
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
+from cloud.transfer.checkpoints import FileCheckpoints
+from cloud.transfer.service import CloudTransfer
 from cloud.usage.model import Meter
 from cloud.usage.postgres import PostgresUsageStore
 from cloud.usage.service import CloudUsageTracker
@@ -47,6 +49,7 @@ class CloudRuntime:
         api_keys: Creates, revokes and lists API keys.
         usage: `CloudUsageTracker`.
         audit: `CloudAuditLogger`.
+        transfer: `CloudTransfer`.
         gdpr: `CloudGDPRService`.
         pixeltable_config: What a `CloudMemoryProvider` is built from.
     """
@@ -76,6 +79,8 @@ class CloudRuntime:
         )
         self.api_keys = ApiKeys(store, config.keyring, admissions, self.audit)
         self.memory = CloudMemoryProvider(config, self.tenant_provider, self.audit, self.usage)
+        checkpoints = FileCheckpoints(installation.settings.home / "imports")
+        self.transfer = CloudTransfer(config, self.memory, admissions, self.audit, checkpoints)
         self.gdpr = CloudGDPRService(
             PostgresErasureStore(engines.maintenance), engines.maintenance, config, admissions, self.audit
         )

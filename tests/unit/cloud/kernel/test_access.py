@@ -9,7 +9,17 @@ import pytest
 from cloud.kernel.access import Action, Allowed, Refused, decide
 from cloud.kernel.scope import Principal, PrincipalKind, Role
 
-MEMORY = {"memory.store", "memory.store_many", "memory.retrieve", "memory.search", "memory.get", "memory.delete"}
+MEMORY = {
+    "memory.store",
+    "memory.store_many",
+    "memory.retrieve",
+    "memory.search",
+    "memory.get",
+    "memory.delete",
+    "memory.import",
+    "memory.export",
+}
+EVERYBODY = {"memory.export_all"}
 PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
 AUDIT = {"audit.export", "audit.read"}
 TENANTS = {
@@ -21,17 +31,25 @@ TENANTS = {
     "api_key.revoke",
     "api_key.list",
 }
-NOBODY = {"gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start"}
+NOBODY = {
+    "gdpr.erase.step",
+    "memory.import.step",
+    "memory.export.step",
+    "usage.track",
+    "external.event",
+    "security.event",
+    "service.start",
+}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
 GRANTED: dict[Role, set[str]] = {
     Role.SERVICE: MEMORY,
     Role.MEMBER: MEMORY,
-    Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | {"usage.read"},
+    Role.TENANT_ADMIN: MEMORY | EVERYBODY | PERSON | AUDIT | {"usage.read"},
     Role.AUDITOR: AUDIT,
     Role.OPERATOR: TENANTS | {"usage.read", "audit.system"},
 }
-KNOWN = MEMORY | PERSON | AUDIT | TENANTS | NOBODY | {"usage.read", "audit.system"}
+KNOWN = MEMORY | EVERYBODY | PERSON | AUDIT | TENANTS | NOBODY | {"usage.read", "audit.system"}
 
 
 def principal(*roles: Role, user_id: str | None = None) -> Principal:
