@@ -22,6 +22,7 @@ from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
 from cloud.tenancy.token_administration import TokenAdministration
+from cloud.transfer.service import CloudTransfer
 from cloud.usage.service import CloudUsageTracker
 
 
@@ -37,6 +38,7 @@ class Runtime(Protocol):
     tokens: TokenAdministration
     usage: CloudUsageTracker
     audit: CloudAuditLogger
+    transfer: CloudTransfer
     gdpr: CloudGDPRService
     closing: TenantClosing
     keyring: Custody

@@ -359,6 +359,7 @@ CATALOG: Final[tuple[Place, ...]] = (
     Place("home.postgres", Kind.DIRECTORY, "postgres", {"": Holds.SEALED}, OnErasure.WITH_STORAGE),
     Place("home.pixeltable", Kind.DIRECTORY, "pixeltable", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.secrets", Kind.DIRECTORY, "secrets", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
+    Place("home.imports", Kind.DIRECTORY, "imports", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.locks", Kind.DIRECTORY, "locks", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
 )
 

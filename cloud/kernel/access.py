@@ -2,7 +2,8 @@
 
 | action group | service | member | tenant_admin | auditor | operator |
 |---|---|---|---|---|---|
-| memories | any user | itself | any user | – | – |
+| memories, their import and export | any user | itself | any user | – | – |
+| export of everybody's memories | – | – | yes | – | – |
 | a person's erasure and export | – | – | yes | – | – |
 | usage | – | – | yes | – | yes |
 | reserving units for work of its own | yes | yes | yes | – | yes |
@@ -39,6 +40,11 @@ class Action(StrEnum):
     MEMORY_LIST = "memory.list"
     MEMORY_COUNT = "memory.count"
     MEMORY_PURGE = "memory.purge"
+    MEMORY_IMPORT = "memory.import"
+    MEMORY_IMPORT_STEP = "memory.import.step"
+    MEMORY_EXPORT = "memory.export"
+    MEMORY_EXPORT_ALL = "memory.export_all"
+    MEMORY_EXPORT_STEP = "memory.export.step"
     ERASURE_PREVIEW = "gdpr.preview"
     ERASURE = "gdpr.erase"
     ERASURE_STEP = "gdpr.erase.step"
@@ -107,8 +113,11 @@ _MEMORY: Final = frozenset(
         Action.MEMORY_HISTORY,
         Action.MEMORY_LIST,
         Action.MEMORY_COUNT,
+        Action.MEMORY_IMPORT,
+        Action.MEMORY_EXPORT,
     }
 )
+_EVERYBODY: Final = frozenset({Action.MEMORY_EXPORT_ALL})
 _PERSON: Final = frozenset({Action.ERASURE_PREVIEW, Action.ERASURE, Action.ACCESS_REQUEST})
 _AUDIT: Final = frozenset({Action.AUDIT_EXPORT, Action.AUDIT_READ})
 _USAGE: Final = frozenset({Action.USAGE_READ})
@@ -155,7 +164,7 @@ _INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.SERVICE: _MEMORY | _HOLDS,
     Role.MEMBER: _MEMORY | _HOLDS,
-    Role.TENANT_ADMIN: _MEMORY | _HOLDS | _PERSON | _USAGE | _AUDIT | _REVIEW,
+    Role.TENANT_ADMIN: _MEMORY | _HOLDS | _EVERYBODY | _PERSON | _USAGE | _AUDIT | _REVIEW,
     Role.AUDITOR: _AUDIT | _REVIEW,
     Role.OPERATOR: _TENANTS | _HOLDS | _USAGE | _BOOKS | _SYSTEM | _REVIEW | _INSTALLATION | _KEYRING,
 }

@@ -34,6 +34,7 @@ __all__ = [
     "TenantIsolationError",
     "TokenKeysUnavailableError",
     "UnknownTenantError",
+    "UnreadableFileError",
 ]
 
 
@@ -185,3 +186,18 @@ class ErasureIncompleteError(LuminescentError):
     def __init__(self, places: tuple[str, ...]) -> None:
         super().__init__(f"erasure incomplete: {', '.join(places)} still hold data of the subject; run it again")
         self.places = places
+
+
+class UnreadableFileError(LuminescentError):
+    """A file that was to be imported or checked cannot be read, not from here on, or is not what it should be.
+
+    Attributes:
+        reason: A short code: `encoding`, `format`, `structure`, `compression`, `too_large`, `changed`, `manifest` or
+            `io`.
+    """
+
+    code = "unreadable_file"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -59,6 +59,15 @@ NAMES = (
     "purge.selected",
     "purge.rows_deleted",
     "purge.ledger_deleted",
+    "import.begun",
+    "import.batch_stored",
+    "import.chunk_stored",
+    "import.checkpointed",
+    "import.recorded",
+    "export.begun",
+    "export.person_written",
+    "export.written",
+    "export.recorded",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

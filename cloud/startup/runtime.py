@@ -43,6 +43,8 @@ from cloud.tenancy.postgres_tokens import PostgresRevokedTokens
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
 from cloud.tenancy.token_administration import TokenAdministration
+from cloud.transfer.checkpoints import FileCheckpoints
+from cloud.transfer.service import CloudTransfer
 from cloud.usage.model import Meter
 from cloud.usage.postgres import PostgresUsageStore
 from cloud.usage.service import CloudUsageTracker
@@ -66,6 +68,7 @@ class CloudRuntime:
         tokens: Checks and revokes an issuer's tokens.
         usage: `CloudUsageTracker`.
         audit: `CloudAuditLogger`.
+        transfer: `CloudTransfer`.
         gdpr: `CloudGDPRService`.
         closing: Closes tenants for good.
         keyring: `Custody` of the keyring: rotation, backup, diagnosis.
@@ -127,6 +130,8 @@ class CloudRuntime:
             config.clock,
         )
         self.memory_purge = MemoryPurge(installation.purger(), admissions, self.audit)
+        checkpoints = FileCheckpoints(installation.settings.home / "imports")
+        self.transfer = CloudTransfer(config, self.memory, admissions, self.audit, checkpoints)
         self.gdpr = CloudGDPRService(
             PostgresErasureStore(engines.maintenance),
             engines.maintenance,

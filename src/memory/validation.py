@@ -192,7 +192,8 @@ def _user_id_fault(user_id: str) -> str | None:
         return "is empty"
     if len(user_id) > MAX_USER_ID_CHARACTERS:
         return f"is longer than {MAX_USER_ID_CHARACTERS} characters"
-    if any(unicodedata.category(character) == "Cc" for character in user_id):
+    # Nothing printable is a control character, and most user ids are printable.
+    if not user_id.isprintable() and any(unicodedata.category(character) == "Cc" for character in user_id):
         return "holds a control character"
     return text_fault(user_id)
 
@@ -229,6 +230,8 @@ def _raw_source(memory: object) -> str | None:
 
 def _memory_type(memory: object) -> MemoryType:
     value = _field(memory, "memory_type")
+    if isinstance(value, MemoryType):
+        return value
     if isinstance(value, str):
         for member in MemoryType:
             if member.value == str.__str__(value):

@@ -41,8 +41,8 @@ def test_from_the_first_tenant_to_the_audit_log(served_home: Path, tmp_path: Pat
     imported = run("--json", "memory", "import", file, *with_service, home=served_home)
     assert imported.returncode == 1
     report = document(imported)
-    assert (report["lines"], report["stored"], report["failed"]) == (5, 3, 2)
-    assert [fault["line"] for fault in report["faults"]] == [2, 4]
+    assert (report["entries"], report["stored"], report["failed"]) == (5, 3, 2)
+    assert [fault["entry"] for fault in report["faults"]] == [2, 4]
     full = run("memory", "import", more, "--no-wait", *with_service, home=served_home)
     assert full.returncode == 5
     assert "3 of 3 used" in full.stderr
@@ -71,9 +71,13 @@ def test_from_the_first_tenant_to_the_audit_log(served_home: Path, tmp_path: Pat
         ("tenant.create", "allowed"),
         ("api_key.create", "allowed"),
         ("api_key.create", "allowed"),
+        ("memory.import.step", "allowed"),
         ("memory.store_many", "allowed"),
         ("memory.store_many", "allowed"),
+        ("memory.import", "allowed"),
+        ("memory.import.step", "allowed"),
         ("memory.store_many", "denied"),
+        ("memory.import", "failed"),
         ("memory.retrieve", "allowed"),
         ("gdpr.erase", "denied"),
         ("gdpr.erase", "allowed"),

@@ -254,8 +254,8 @@ class TestMemory:
         result = command("--json", "memory", "import", path, "--no-wait", "--api-key-file", key_file("service"))
         document = json.loads(result.stdout)
         assert result.exit_code == 1
-        assert (document["lines"], document["stored"], document["failed"]) == (3, 1, 2)
-        assert [fault["line"] for fault in document["faults"]] == [2, 3]
+        assert (document["entries"], document["stored"], document["failed"]) == (3, 1, 2)
+        assert [fault["entry"] for fault in document["faults"]] == [2, 3]
         assert "line 2: invalid JSON" in result.stderr
 
     def test_a_member_cannot_import_for_another(self, command: Command, key_file: KeyFile, tmp_path: Path) -> None:

@@ -9,7 +9,17 @@ import pytest
 from cloud.kernel.access import Action, Allowed, Refused, decide
 from cloud.kernel.scope import Principal, PrincipalKind, Role
 
-MEMORY = {"memory.store", "memory.store_many", "memory.retrieve", "memory.search", "memory.get", "memory.delete"}
+MEMORY = {
+    "memory.store",
+    "memory.store_many",
+    "memory.retrieve",
+    "memory.search",
+    "memory.get",
+    "memory.delete",
+    "memory.import",
+    "memory.export",
+}
+EVERYBODY = {"memory.export_all"}
 PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
 AUDIT = {"audit.export", "audit.read"}
 TENANTS = {
@@ -36,6 +46,8 @@ REVIEW = {"access.review"}
 INSTALLATION = {"db.upgrade", "db.check", "doctor.run"}
 NOBODY = {
     "gdpr.erase.step",
+    "memory.import.step",
+    "memory.export.step",
     "keyring.step",
     "tenant.close.step",
     "tenant.move.step",
@@ -63,7 +75,7 @@ HOLDS = {"usage.reserve", "usage.commit", "usage.release"}
 GRANTED: dict[Role, set[str]] = {
     Role.SERVICE: MEMORY | HOLDS,
     Role.MEMBER: MEMORY | HOLDS,
-    Role.TENANT_ADMIN: MEMORY | HOLDS | PERSON | AUDIT | REVIEW | {"usage.read"},
+    Role.TENANT_ADMIN: MEMORY | HOLDS | EVERYBODY | PERSON | AUDIT | REVIEW | {"usage.read"},
     Role.AUDITOR: AUDIT | REVIEW,
     Role.OPERATOR: TENANTS
     | HOLDS
@@ -75,6 +87,7 @@ GRANTED: dict[Role, set[str]] = {
 KNOWN = (
     MEMORY
     | HOLDS
+    | EVERYBODY
     | PERSON
     | AUDIT
     | TENANTS

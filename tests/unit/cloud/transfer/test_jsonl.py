@@ -10,52 +10,66 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.cli import jsonl
-from cloud.cli.jsonl import Line, LineError, chunks, parse
+from cloud.transfer import importing, jsonl
+from cloud.transfer.checking import checked
+from cloud.transfer.model import Entry, EntryError
+from src.memory.schemas import Memory
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 GOOD = {"user_id": "alice", "content": "Prefers tea", "memory_type": "preference", "source": "conversation"}
 
 
-def line(**changes: object) -> Line:
-    return Line(1, json.dumps({**GOOD, **changes}).encode())
+def entries(data: bytes, user_id: str | None = None) -> list[Entry]:
+    return list(jsonl.entries(io.BytesIO(data), user_id))
+
+
+def line(**changes: object) -> bytes:
+    return json.dumps({**GOOD, **changes}).encode()
+
+
+def parse(data: bytes) -> Memory:
+    (entry,) = entries(data)
+    return checked(entry, NOW)
 
 
 def numbers(data: bytes) -> list[int]:
-    return [one.number for chunk in chunks(io.BytesIO(data)) for one in chunk.lines]
+    return [entry.position.number for entry in entries(data)]
 
 
-class TestChunks:
+class TestLines:
     def test_lines_keep_their_numbers_and_blank_ones_are_left_out(self) -> None:
         assert numbers(b"a\n\n  \nb\r\nc") == [1, 4, 5]
 
-    def test_an_empty_file_has_no_chunk(self) -> None:
-        assert list(chunks(io.BytesIO(b""))) == []
+    def test_an_empty_file_has_no_entry(self) -> None:
+        assert entries(b"") == []
 
     def test_a_byte_order_mark_is_no_part_of_the_first_line(self) -> None:
-        ((first, second),) = [chunk.lines for chunk in chunks(io.BytesIO(b"\xef\xbb\xbf{}\n\xef\xbb\xbf{}\n"))]
-        assert (first.data, second.data) == (b"{}", b"\xef\xbb\xbf{}")
-
-    def test_a_chunk_ends_after_500_lines(self) -> None:
-        assert [len(chunk.lines) for chunk in chunks(io.BytesIO(b"x\n" * 1_201))] == [500, 500, 201]
-
-    def test_a_chunk_ends_when_its_bytes_are_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(jsonl, "CHUNK_BYTES", 10)
-        assert [len(chunk.lines) for chunk in chunks(io.BytesIO(b"12345\n" * 5))] == [2, 2, 1]
+        first, second = entries(b"\xef\xbb\xbf{}\n\xef\xbb\xbf{}\n")
+        assert (first.values, second.values) == ({}, None)
 
     def test_a_line_that_is_too_long_is_a_fault_and_the_next_one_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 10)
         monkeypatch.setattr(jsonl, "_SKIP_BYTES", 4)
         data = b"x" * 10 + b"\n" + b"y" * 11 + b"\n" + b"z" * 100 + b"\n{}\n" + b"t" * 30
-        (chunk,) = chunks(io.BytesIO(data))
-        assert [(one.number, one.data is None) for one in chunk.lines] == [
+        found = entries(data)
+        assert [(one.position.number, (one.fault or "").startswith("longer")) for one in found] == [
             (1, False),
             (2, True),
             (3, True),
             (4, False),
             (5, True),
         ]
-        assert chunk.end_bytes == len(data)
+        assert sum(one.size_bytes for one in found) == len(data)
+
+    def test_a_line_of_10_mb_is_a_fault_with_its_number(self) -> None:
+        first, second = entries(line(content="x" * 10_000_000) + b"\n" + line())
+        assert (first.position.number, first.fault) == (1, "longer than 4 MiB")
+        assert checked(second, NOW).content == "Prefers tea"
+
+    def test_the_person_given_is_that_of_lines_that_name_nobody(self) -> None:
+        nobody = json.dumps({name: value for name, value in GOOD.items() if name != "user_id"}).encode()
+        found = entries(b"\n".join([nobody, line(user_id=None), line(user_id="bob")]), "carol")
+        assert [checked(one, NOW).user_id for one in found] == ["carol", "carol", "bob"]
 
     @given(st.lists(st.binary(max_size=20).map(lambda data: data.replace(b"\n", b" ")), max_size=30))
     def test_no_bytes_stop_the_reading_or_shift_a_number(self, written: list[bytes]) -> None:
@@ -66,29 +80,37 @@ class TestChunks:
         found = numbers(data)
         assert found == sorted(set(found))
         assert set(expected) <= set(found)
-        for chunk in chunks(io.BytesIO(data)):
-            for one in chunk.lines:
-                try:
-                    parse(one, NOW)
-                except LineError:
-                    continue
+        for entry in entries(data):
+            try:
+                checked(entry, NOW)
+            except EntryError:
+                continue
+
+
+class TestChunks:
+    def test_a_chunk_ends_after_so_many_entries(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importing, "CHUNK_ENTRIES", 500)
+        found = importing.chunks(jsonl.entries(io.BytesIO(b"x\n" * 1_201), None))
+        assert [len(chunk) for chunk in found] == [500, 500, 201]
+
+    def test_a_chunk_ends_when_its_bytes_are_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importing, "CHUNK_BYTES", 10)
+        found = importing.chunks(jsonl.entries(io.BytesIO(b"12345\n" * 5), None))
+        assert [len(chunk) for chunk in found] == [2, 2, 1]
 
 
 class TestParse:
     def test_a_memory_keeps_what_the_line_says(self) -> None:
-        found = parse(
-            line(id="ignored", created_at="2026-01-08T07:55:14+01:00", confidence=0.5, metadata={"a": [1]}), NOW
-        )
+        found = parse(line(id="ignored", created_at="2026-01-08T07:55:14+01:00", confidence=0.5, metadata={"a": [1]}))
         assert (found.id, found.confidence, found.metadata) == (None, 0.5, {"a": [1]})
         assert found.created_at == datetime(2026, 1, 8, 6, 55, 14, tzinfo=UTC)
 
     def test_a_naive_time_is_utc(self) -> None:
-        assert parse(line(created_at="2026-01-08T07:55:14"), NOW).created_at.isoformat() == "2026-01-08T07:55:14+00:00"
+        assert parse(line(created_at="2026-01-08T07:55:14")).created_at.isoformat() == "2026-01-08T07:55:14+00:00"
 
     @pytest.mark.parametrize(
         ("data", "reason"),
         [
-            (None, "longer than 4 MiB"),
             (b"\xff\xfe", "invalid UTF-8 at byte 1"),
             (b'{"user_id": "\xe4"}', "invalid UTF-8 at byte 14"),
             (b"not json", "invalid JSON: Expecting value at character 1"),
@@ -102,9 +124,9 @@ class TestParse:
             (b"{}", "invalid memory: field 'user_id': Field required"),
         ],
     )
-    def test_what_is_no_memory_says_why(self, data: bytes | None, reason: str) -> None:
-        with pytest.raises(LineError) as caught:
-            parse(Line(7, data), NOW)
+    def test_what_is_no_memory_says_why(self, data: bytes, reason: str) -> None:
+        with pytest.raises(EntryError) as caught:
+            parse(data)
         assert str(caught.value) == reason
 
     @pytest.mark.parametrize(
@@ -126,11 +148,11 @@ class TestParse:
         ],
     )
     def test_a_fault_names_the_field(self, changes: dict[str, object], field: str) -> None:
-        with pytest.raises(LineError, match=f"'{field}'"):
-            parse(line(**changes), NOW)
+        with pytest.raises(EntryError, match=f"'{field}'"):
+            parse(line(**changes))
 
     @pytest.mark.parametrize("name", ["content", "user_id", "memory_type", "created_at", "confidence", "source"])
     def test_no_fault_repeats_a_value(self, name: str) -> None:
-        with pytest.raises(LineError) as caught:
-            parse(line(**{name: ["secret-4711"]}), NOW)
+        with pytest.raises(EntryError) as caught:
+            parse(line(**{name: ["secret-4711"]}))
         assert "4711" not in str(caught.value)
