@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from cloud.cli import api_keys, audit, bench, demo, gdpr, memory, tenants, usage, worker
+from cloud.cli import api_keys, audit, bench, demo, gdpr, leak_test, memory, tenants, usage, worker
 from cloud.cli.failures import ExitCode
 from cloud.cli.invocation import Invocation
 from cloud.cli.output import Output
@@ -86,6 +86,7 @@ def build_app(program: Program) -> typer.Typer:
         ("bench", bench.app),
     ):
         app.add_typer(noun, name=name)
+    app.command()(leak_test.leak_test)
     app.command()(worker.worker)
     return app
 

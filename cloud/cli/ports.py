@@ -10,6 +10,7 @@ from typing import Protocol
 
 from cloud.audit.service import CloudAuditLogger
 from cloud.gdpr.service import CloudGDPRService
+from cloud.leaktest.service import LeakTest
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.settings import CloudSettings
 from cloud.tenancy.api_keys import ApiKeys
@@ -28,6 +29,7 @@ class Runtime(Protocol):
     usage: CloudUsageTracker
     audit: CloudAuditLogger
     gdpr: CloudGDPRService
+    leak_test: LeakTest
 
     async def drain(self, *, timeout_s: float = ...) -> None:
         """Wait until every memory accepted so far is in Pixeltable.

@@ -8,6 +8,7 @@
 | audit log of the tenant | – | – | yes | yes | – |
 | the system's audit log | – | – | – | – | yes |
 | tenants, API keys | – | – | – | – | yes |
+| the leak test | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Action(StrEnum):
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
     SERVICE_START = "service.start"
+    LEAK_TEST = "leak_test.run"
+    LEAK_TEST_STEP = "leak_test.run.step"
 
 
 _MEMORY: Final = frozenset(
@@ -73,7 +76,7 @@ _TENANTS: Final = frozenset(
         Action.API_KEY_LIST,
     }
 )
-_SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
+_SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM, Action.LEAK_TEST})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.SERVICE: _MEMORY,

@@ -18,6 +18,7 @@ from cloud.audit.service import CloudAuditLogger
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
+from cloud.leaktest.service import LeakTest
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
@@ -48,6 +49,7 @@ class CloudRuntime:
         usage: `CloudUsageTracker`.
         audit: `CloudAuditLogger`.
         gdpr: `CloudGDPRService`.
+        leak_test: Sends canaries through every path of reading, in tenants of its own.
         pixeltable_config: What a `CloudMemoryProvider` is built from.
     """
 
@@ -79,6 +81,7 @@ class CloudRuntime:
         self.gdpr = CloudGDPRService(
             PostgresErasureStore(engines.maintenance), engines.maintenance, config, admissions, self.audit
         )
+        self.leak_test = LeakTest(self, admissions, self.audit, engines.maintenance)
 
     def register(self) -> None:
         """Register the extensions in the open core's registry, and in the published package's if it is installed."""

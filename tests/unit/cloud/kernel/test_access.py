@@ -21,7 +21,7 @@ TENANTS = {
     "api_key.revoke",
     "api_key.list",
 }
-NOBODY = {"gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start"}
+NOBODY = {"gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start", "leak_test.run.step"}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
 GRANTED: dict[Role, set[str]] = {
@@ -29,9 +29,9 @@ GRANTED: dict[Role, set[str]] = {
     Role.MEMBER: MEMORY,
     Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | {"usage.read"},
     Role.AUDITOR: AUDIT,
-    Role.OPERATOR: TENANTS | {"usage.read", "audit.system"},
+    Role.OPERATOR: TENANTS | {"usage.read", "audit.system", "leak_test.run"},
 }
-KNOWN = MEMORY | PERSON | AUDIT | TENANTS | NOBODY | {"usage.read", "audit.system"}
+KNOWN = MEMORY | PERSON | AUDIT | TENANTS | NOBODY | {"usage.read", "audit.system", "leak_test.run"}
 
 
 def principal(*roles: Role, user_id: str | None = None) -> Principal:
