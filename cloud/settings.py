@@ -28,6 +28,10 @@ class CloudSettings(BaseSettings):
         deadline_s: Seconds that a call of the control plane may take in all.
         statement_s: Seconds that one of its statements may run.
         embedder: The embedding model.
+        otel_exporter: Where spans and metrics go: nowhere, to standard error, or to an OTLP collector, which needs
+            the extra `otlp`. An application that sets up OpenTelemetry itself gets them without this.
+        log_format: Lines of the log for people, or one JSON object each; of the command and the worker alone.
+        log_level: The least that they log.
         lexical_weight: Weight of the standardized BM25 score; `docs/ranking.md` says more of all seven.
         dense_weight: Weight of the standardized cosine.
         neighbour_weight: Share of its scores that a memory lends to the next one of its session.
@@ -51,6 +55,9 @@ class CloudSettings(BaseSettings):
     deadline_s: float = Field(default=8.0, gt=0, le=600)
     statement_s: float = Field(default=3.0, gt=0, le=600)
     embedder: Literal["wordllama", "hashing"] = "wordllama"
+    otel_exporter: Literal["none", "console", "otlp"] = "none"
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
     lexical_weight: float = Field(default=0.6, ge=0, le=10)
     dense_weight: float = Field(default=0.4, ge=0, le=10)
     neighbour_weight: float = Field(default=0.6, ge=0, le=1)

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     ConfigurationError,
@@ -206,7 +207,7 @@ class CloudMemoryProvider:
     async def _run(self, work: Callable[[], _T]) -> _T:
         # The caller's context travels along: who is calling is decided on the thread.
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, telemetry.observed, work)
 
 
 def _transactional_logger(logger: object) -> TransactionalAuditLogger:

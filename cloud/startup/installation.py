@@ -22,6 +22,7 @@ from cloud.memory.materializer import Materializer
 from cloud.memory.postgres import PostgresLedger
 from cloud.memory.vectors import Vectorizer, install, uninstall
 from cloud.settings import CloudSettings
+from cloud.startup.observability import export_telemetry
 from cloud.storage.durability import check_durability
 from cloud.storage.embedded import EmbeddedPostgres
 from cloud.storage.engine import ControlEngine, Deadline, check_role
@@ -179,6 +180,7 @@ def _embedder(settings: CloudSettings) -> Embedder:
 
 def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
     """Materialize until `stop` is set; several may run on one installation, and one works on a placement at a time."""
+    export_telemetry(settings)
     installation = open_installation(settings)
     try:
         installation.materializer().run(stop)

@@ -23,6 +23,7 @@ from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
 from cloud.startup.installation import Installation, open_installation
+from cloud.startup.observability import export_telemetry
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.postgres import PostgresTenantStore
@@ -196,7 +197,9 @@ def init_cloud_extensions(settings: CloudSettings | None = None) -> CloudRuntime
         ConfigurationError: It cannot be opened; the message says what to change.
         ProviderUnavailableError: A part of it did not answer in time.
     """
-    installation = open_installation(settings or CloudSettings())
+    settings = settings or CloudSettings()
+    export_telemetry(settings)
+    installation = open_installation(settings)
     try:
         runtime = CloudRuntime(installation)
     except BaseException:
