@@ -6,6 +6,7 @@ import sys
 import threading
 from typing import NoReturn
 
+from cloud.kernel.logs import configure_logs
 from cloud.settings import CloudSettings
 from cloud.startup import init_cloud_extensions, open_custody, run_worker
 
@@ -13,6 +14,7 @@ from cloud.startup import init_cloud_extensions, open_custody, run_worker
 def _attached_worker() -> int:
     """The materializer as a child: settings from the first line of standard input, stops when that closes."""
     settings = CloudSettings.model_validate_json(sys.stdin.readline())
+    configure_logs(settings.log_format, settings.log_level)
     stop = threading.Event()
 
     def watch() -> None:

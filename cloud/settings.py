@@ -71,6 +71,10 @@ class CloudSettings(BaseSettings):
         deleted_retention_days: Days that a deleted memory is kept and can be brought back.
         expired_retention_days: Days that an expired memory is kept.
         superseded_retention_days: Days that a superseded memory is kept.
+        otel_exporter: Where spans and metrics go: nowhere, to standard error, or to an OTLP collector, which needs
+            the extra `otlp`. An application that sets up OpenTelemetry itself gets them without this.
+        log_format: Lines of the log for people, or one JSON object each; of the command and the worker alone.
+        log_level: The least that they log.
         lexical_weight: Weight of the standardized BM25 score; `docs/ranking.md` says more of all seven.
         dense_weight: Weight of the standardized cosine.
         neighbour_weight: Share of its scores that a memory lends to the next one of its session.
@@ -128,6 +132,9 @@ class CloudSettings(BaseSettings):
     deleted_retention_days: float = Field(default=30, ge=0, le=36_500)
     expired_retention_days: float = Field(default=30, ge=0, le=36_500)
     superseded_retention_days: float = Field(default=365, ge=0, le=36_500)
+    otel_exporter: Literal["none", "console", "otlp"] = "none"
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
     lexical_weight: float = Field(default=0.6, ge=0, le=10)
     dense_weight: float = Field(default=0.4, ge=0, le=10)
     neighbour_weight: float = Field(default=0.6, ge=0, le=1)

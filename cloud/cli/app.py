@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import signal
 import sys
 import traceback
@@ -25,6 +24,7 @@ from cloud.cli import (
     embeddings,
     gdpr,
     keyring,
+    leak_test,
     memory,
     memory_asking,
     memory_changing,
@@ -38,6 +38,7 @@ from cloud.cli.invocation import Invocation
 from cloud.cli.output import Output
 from cloud.cli.ports import Program
 from cloud.kernel.errors import LuminescentError
+from cloud.kernel.logs import configure_logs
 
 PROGRAM: Final = "luminescent-cloud"
 
@@ -112,6 +113,7 @@ def build_app(program: Program) -> typer.Typer:
         ("bench", bench.app),
     ):
         app.add_typer(noun, name=name)
+    app.command()(leak_test.leak_test)
     app.command()(worker.worker)
     app.command()(doctor.doctor)
     return app
@@ -119,9 +121,7 @@ def build_app(program: Program) -> typer.Typer:
 
 def run(program: Program) -> NoReturn:
     """Run the command that the process was started with, and end the process."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.addLevelName(logging.WARNING, "warning")
-    logging.addLevelName(logging.ERROR, "error")
+    configure_logs("text", "warning")
     sys.excepthook = _unexpected
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)

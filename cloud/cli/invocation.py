@@ -18,6 +18,7 @@ from cloud.cli.output import Output
 from cloud.cli.ports import Program, Runtime
 from cloud.kernel.context import request_context
 from cloud.kernel.errors import AuthenticationError, ConfigurationError, TenantIsolationError
+from cloud.kernel.logs import configure_logs
 from cloud.settings import CloudSettings
 
 API_KEY_VARIABLE: Final = "LUMINESCENT_CLOUD_API_KEY"
@@ -79,6 +80,7 @@ class Invocation:
     def opened(self, *, with_worker: bool = False) -> Iterator[Runtime]:
         """The installation, open; without a worker of its own unless the command leaves work for one."""
         settings = self.settings()
+        configure_logs(settings.log_format, settings.log_level)
         if not with_worker:
             settings = settings.model_copy(update={"worker": "off"})
         with self.program.open(settings) as runtime:

@@ -13,6 +13,7 @@ from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.findings import Finding
+from cloud.leaktest.service import LeakTest
 from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.purge import MemoryPurge
@@ -42,6 +43,7 @@ class Runtime(Protocol):
     gdpr: CloudGDPRService
     closing: TenantClosing
     keyring: Custody
+    leak_test: LeakTest
 
     async def drain(self, *, timeout_s: float = ...) -> None:
         """Wait until every memory accepted so far is in Pixeltable.

@@ -21,7 +21,7 @@ from cloud.gdpr.export import empty_directory, write_bundle
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
 from cloud.gdpr.places import Finder
 from cloud.gdpr.ports import ErasureStore
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     ConfigurationError,
@@ -279,4 +279,4 @@ class CloudGDPRService:
 
 
 async def _in_thread(work: Callable[[], _T]) -> _T:
-    return await asyncio.to_thread(work)
+    return await asyncio.to_thread(telemetry.observed, work)

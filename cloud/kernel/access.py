@@ -12,7 +12,7 @@
 | the system's audit log | – | – | – | – | yes |
 | review of who may enter the tenant | – | – | yes | yes | yes |
 | tenants, API keys, tokens, placements, embedding models, purge | – | – | – | – | yes |
-| the installation: database, keyring, doctor | – | – | – | – | yes |
+| the installation: database, keyring, doctor, leak test | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ class Action(StrEnum):
     DATABASE_UPGRADE = "db.upgrade"
     DATABASE_CHECK = "db.check"
     DOCTOR = "doctor.run"
+    LEAK_TEST = "leak_test.run"
+    LEAK_TEST_STEP = "leak_test.run.step"
 
 
 _MEMORY: Final = frozenset(
@@ -159,7 +161,7 @@ _KEYRING: Final = frozenset(
     }
 )
 _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
-_INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR})
+_INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.SERVICE: _MEMORY | _HOLDS,

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import InvalidMemoryError
 from cloud.tenancy.admission import Admissions, Admitted
@@ -46,7 +47,7 @@ class Calls:
         """What `work` returns, on a thread."""
         # The caller's context travels along: who is calling is decided on the thread.
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, telemetry.observed, work)
 
     def close(self) -> None:
         """Let the threads end once their calls have."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry, telemetry_names
 from cloud.kernel.errors import ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.model import SealedRow
@@ -38,6 +39,7 @@ _IDLE_S: Final = 0.1
 _TROUBLE_S: Final = 2.0
 _EXPIRY_EVERY_S: Final = 30.0
 _HOUR_S: Final = 3600.0
+_LOOK_EVERY_S: Final = 10.0
 _LOCK_SPACE: Final = 0x6C63  # 'lc': the advisory locks of placements
 
 _log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ _WAITING = sa.text(
     " WHERE placement = :placement ORDER BY memory_id LIMIT :batch"
 )
 _EPOCH = sa.text("SELECT epoch FROM placements WHERE placement = :placement")
+_BACKLOG = sa.text("SELECT count(*), min(memory_id::text) FROM intake")
 _CLEAR = sa.text(
     "DELETE FROM intake i USING unnest(:ids, :revisions) AS w(id, revision)"
     " WHERE i.memory_id = w.id AND i.revision = w.revision AND i.placement = :placement"
@@ -135,6 +138,14 @@ class Moved:
         """Rows that left intake."""
         return self.inserted + self.updated + self.present
 
+    def facts(self) -> dict[str, int]:
+        """The same as attributes of a span."""
+        return {
+            telemetry_names.ROWS_INSERTED: self.inserted,
+            telemetry_names.ROWS_UPDATED: self.updated,
+            telemetry_names.ROWS_PRESENT: self.present,
+        }
+
 
 class Materializer:
     """Moves batches; `run` does so until it is told to stop.
@@ -164,10 +175,13 @@ class Materializer:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; trouble with a plane is waited out, not died of."""
-        expire_at_s = hourly_at_s = 0.0
+        expire_at_s = hourly_at_s = look_at_s = 0.0
         while not stop.is_set():
             try:
                 pause_s = 0.0 if self.round() else _IDLE_S
+                if time.monotonic() >= look_at_s:
+                    self.look()
+                    look_at_s = time.monotonic() + _LOOK_EVERY_S
                 if time.monotonic() >= expire_at_s:
                     self.expire()
                     self.sweep()
@@ -208,6 +222,22 @@ class Materializer:
         waiting = self._waiting(placement)
         if not waiting:
             return Moved(0, 0, 0)
+        with telemetry.batch(placement) as span:
+            moved = self._move(placement, epoch, waiting)
+            span.set_attributes(moved.facts())
+        for kind, rows in (("inserted", moved.inserted), ("updated", moved.updated), ("present", moved.present)):
+            telemetry.instruments().rows.add(rows, {telemetry_names.KIND: kind})
+        return moved
+
+    def look(self) -> None:
+        """Measure what waits and for how long."""
+        ((waiting, oldest),) = self._engine.rows(_BACKLOG)
+        telemetry.instruments().backlog.set(int(waiting))
+        # The id says when the memory was accepted.
+        age_s = max(0.0, time.time() - (uuid.UUID(oldest).int >> 80) / 1000) if oldest is not None else 0.0
+        telemetry.instruments().backlog_age.set(age_s)
+
+    def _move(self, placement: str, epoch: int, waiting: Sequence[SealedRow]) -> Moved:
         failpoints.reach("materializer.selected")
         predicates = [self._predicate_for(tenant_id) for tenant_id in sorted({row.tenant_id for row in waiting})]
         there = self._rows.revisions(predicates, placement, [row.memory_id for row in waiting])

@@ -8,6 +8,7 @@ from typing import Final, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud.kernel import telemetry, telemetry_names
 from cloud.kernel.errors import ProviderUnavailableError, QuotaExceededError, TenantIsolationError
 from cloud.kernel.ids import parse_memory_id
 from cloud.keys.model import SubjectKey
@@ -135,6 +136,8 @@ class MemoryReader:
         for _ in range(_ATTEMPTS):
             snapshot = self._loader.at_least(admitted.predicate, person, floor) if person else None
             ids = choose(snapshot) if snapshot else ()
+            telemetry.count(telemetry_names.ATTEMPTS)
+            telemetry.note(telemetry_names.CANDIDATES, len(snapshot.memories) if snapshot else 0)
             answer = self._config.ledger.read(
                 admitted.predicate,
                 person.subject_id if person else None,
@@ -146,6 +149,7 @@ class MemoryReader:
             )
             match answer:
                 case ReadAdmitted(ids=admitted_ids):
+                    telemetry.note(telemetry_names.RETURNED, len(admitted_ids))
                     return self._opened(admitted, snapshot, admitted_ids)
                 case Stale(generation=generation):
                     if snapshot is not None and generation < snapshot.generation:

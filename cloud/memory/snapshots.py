@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud.kernel import telemetry, telemetry_names
 from cloud.kernel.errors import ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import SubjectKey
@@ -31,6 +32,8 @@ from src.memory.ranking import IndexSnapshot
 
 _ATTEMPTS: Final = 4
 _PAUSE_S: Final = 0.05
+_HIT: Final = {telemetry_names.RESULT: "hit"}
+_MISS: Final = {telemetry_names.RESULT: "miss"}
 _INDEX_BYTES_PER_TERM: Final = 14
 _INDEX_BYTES_PER_MEMORY: Final = 130  # Columns besides the vector, and what ranking prepares.
 
@@ -52,7 +55,10 @@ class SnapshotLoader:
             SealBrokenError: A row does not open in its place.
         """
         held = self._hot.get(predicate.tenant_id, person.subject_id)
-        if held is not None and (generation is None or held.generation >= generation):
+        is_hot = held is not None and (generation is None or held.generation >= generation)
+        telemetry.note(telemetry_names.HOT, is_hot)
+        telemetry.instruments().hot_reads.add(1, _HIT if is_hot else _MISS)
+        if held is not None and is_hot:
             return held
         with self._hot.loading(predicate.tenant_id, person.subject_id):
             held = self._hot.get(predicate.tenant_id, person.subject_id)

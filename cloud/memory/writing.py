@@ -11,7 +11,7 @@ from typing import Final, Protocol, assert_never, runtime_checkable
 
 from cloud.audit.model import Details, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry, telemetry_names
 from cloud.kernel.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -107,6 +107,7 @@ class MemoryWriter:
             match answer:
                 case Stored():
                     failpoints.reach("store.committed")
+                    telemetry.note(telemetry_names.STORED, len(answer.ids))
                     self._show(answer, rows, people)
                     return answer.ids
                 case QuotaFull():

@@ -40,6 +40,7 @@ from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.keyring import find_root_keys, keyring_directory
+from cloud.startup.observability import export_telemetry
 from cloud.startup.servers import bring_up_to_date, open_server
 from cloud.storage.durability import check_durability
 from cloud.storage.engine import ControlEngine, Deadline, check_role
@@ -280,6 +281,7 @@ def system_predicates(component: str) -> Callable[[str], TenantPredicate]:
 
 def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
     """Materialize until `stop` is set; several may run on one installation, and one works on a placement at a time."""
+    export_telemetry(settings)
     installation = open_installation(settings)
     try:
         work(installation, stop)

@@ -28,6 +28,7 @@ from cloud.kernel.errors import (
     KeyDestroyedError,
     ProviderUnavailableError,
 )
+from cloud.leaktest.service import LeakTest
 from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.purge import MemoryPurge
@@ -36,6 +37,7 @@ from cloud.settings import CloudSettings
 from cloud.startup.custody import place_of
 from cloud.startup.installation import Installation, open_installation, system_predicates, work
 from cloud.startup.keyring import keyring_directory
+from cloud.startup.observability import export_telemetry
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.postgres import PostgresTenantStore
@@ -72,6 +74,7 @@ class CloudRuntime:
         gdpr: `CloudGDPRService`.
         closing: Closes tenants for good.
         keyring: `Custody` of the keyring: rotation, backup, diagnosis.
+        leak_test: Sends canaries through every path of reading, in tenants of its own.
         pixeltable_config: What a `CloudMemoryProvider` is built from.
     """
 
@@ -143,6 +146,7 @@ class CloudRuntime:
         self.closing = TenantClosing(
             PostgresClosingStore(engines.maintenance), engines.maintenance, config, store, admissions, self.audit
         )
+        self.leak_test = LeakTest(self, admissions, self.audit, engines.maintenance)
 
     def register(self) -> None:
         """Register the extensions in the open core's registry, and in the published package's if it is installed."""
@@ -267,7 +271,9 @@ def init_cloud_extensions(settings: CloudSettings | None = None) -> CloudRuntime
         ConfigurationError: It cannot be opened; the message says what to change.
         ProviderUnavailableError: A part of it did not answer in time.
     """
-    installation = open_installation(settings or CloudSettings())
+    settings = settings or CloudSettings()
+    export_telemetry(settings)
+    installation = open_installation(settings)
     try:
         runtime = CloudRuntime(installation)
     except BaseException:

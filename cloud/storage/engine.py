@@ -24,6 +24,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from cloud.kernel import telemetry, telemetry_names
 from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.storage.connections import bound_waits
 from cloud.storage.metadata import TENANT_TABLES
@@ -188,6 +189,7 @@ class ControlEngine:
             self._recover(max(0.0, self._deadline.total_s - (state.seconds_since_start or 0.0)))
 
     def _translated(self, attempt: Callable[[], _T]) -> _T:
+        telemetry.count(telemetry_names.STATEMENTS)
         try:
             return attempt()
         except _TRANSIENT as exc:

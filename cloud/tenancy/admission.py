@@ -12,6 +12,7 @@ from typing import Final
 
 from cloud.audit.model import AuditDraft, Category, Outcome, reason_of
 from cloud.audit.ports import TransactionalAuditLogger
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action, Allowed, Refused, decide
 from cloud.kernel.context import current_context, current_trace_id
 from cloud.kernel.errors import (
@@ -75,6 +76,7 @@ class Admissions:
             PermissionDeniedError: The caller may not do this.
             TenantIsolationError: The tenant filter or the scope is not the caller's own.
         """
+        telemetry.begin(action.value)
         try:
             identity = self._identity(_NOTHING if context is None else context)
         except (AuthenticationError, TenantIsolationError) as error:
@@ -101,6 +103,7 @@ class Admissions:
             self._refuse(None, action, error)
             raise error
         scope = self._granted(identity.tenant_id, identity.principal)
+        telemetry.of_tenant(scope.tenant_id)
         match decide(identity.principal, action, user_id=user_id):
             case Refused(reason=reason):
                 denied = PermissionDeniedError(action=action.value, reason=reason)

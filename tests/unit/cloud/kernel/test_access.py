@@ -43,12 +43,13 @@ TENANTS = {
     "access.review_all",
 }
 REVIEW = {"access.review"}
-INSTALLATION = {"db.upgrade", "db.check", "doctor.run"}
+INSTALLATION = {"db.upgrade", "db.check", "doctor.run", "leak_test.run"}
 NOBODY = {
     "gdpr.erase.step",
     "memory.import.step",
     "memory.export.step",
     "keyring.step",
+    "leak_test.run.step",
     "tenant.close.step",
     "tenant.move.step",
     "embeddings.migrate.step",
