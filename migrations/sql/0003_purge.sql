@@ -44,7 +44,7 @@ BEGIN
            AND lc_due(m, p_deleted_s, p_expired_s, p_superseded_s)
          ORDER BY m.memory_id LIMIT p_batch
     )
-    SELECT coalesce(array_agg(memory_id), '{}'), array_agg(DISTINCT subject_id),
+    SELECT coalesce(array_agg(memory_id ORDER BY memory_id), '{}'), array_agg(DISTINCT subject_id),
            jsonb_build_object(
                'deleted', count(*) FILTER (WHERE state = 'deleted'),
                'expired', count(*) FILTER (WHERE state = 'expired'),
@@ -87,7 +87,7 @@ BEGIN
          WHERE tenant_id = p_tenant AND memory_id = ANY(p_ids) AND state = 'deleted' AND purge_started_at IS NOT NULL
         RETURNING memory_id, subject_id
     )
-    SELECT coalesce(array_agg(memory_id), '{}'), array_agg(DISTINCT subject_id) INTO v_purged, v_people FROM gone;
+    SELECT coalesce(array_agg(memory_id ORDER BY memory_id), '{}'), array_agg(DISTINCT subject_id) INTO v_purged, v_people FROM gone;
     PERFORM lc_append(
         p_tenant, p_event || jsonb_build_object('subject_ids', v_people), 'allowed', NULL, v_purged,
         jsonb_build_object('purged', cardinality(v_purged), 'rows', p_rows)
