@@ -31,7 +31,7 @@ _PAGE: Final = 1_000
 _FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
     subjects: ("subject_id", "state", "created_at", "erased_at"),
     memories: ("memory_id", "state", "revision", "size_bytes", "stored_at", "deleted_at"),
-    api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at", "last_used_at"),
+    api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at", "last_used_at", "ranges_sealed"),
     idempotency_keys: ("memory_ids", "created_at"),
     erasures: ("erasure_id", "state", "counts", "requested_at", "completed_at"),
 }

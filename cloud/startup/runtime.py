@@ -119,8 +119,11 @@ class CloudRuntime:
         except (ErasureIncompleteError, ProviderUnavailableError) as error:
             # It is recorded, and its subject stays frozen: nobody else has to wait for it.
             _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
+        identity = self._installation.identity
+        if identity.tokens is not None:
+            identity.tokens.warm()
         try:
-            self._installation.identity.refusals.report()
+            identity.refusals.report()
         except ProviderUnavailableError as error:
             _log.warning("refusals of an earlier process are reported later: %s", error)
         match self._installation.settings.worker:
