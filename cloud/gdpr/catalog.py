@@ -29,6 +29,7 @@ class Holds(StrEnum):
     SEALED_TENANT = "sealed under the tenant's key"
     SUBJECT = "subject id"
     TAG = "keyed hash"
+    STRANGER = "keyed hash of a day of the address of somebody who is nobody's data subject"
     FACT = "fact about a memory, such as a time or a size"
     CLEAR = "content in the clear, in this process's memory alone"
     NOTHING = "nothing about a person"
@@ -319,9 +320,9 @@ CATALOG: Final[tuple[Place, ...]] = (
         "control.refusals",
         Kind.CONTROL_TABLE,
         "refusals",
-        {"source": Holds.TAG, "minute": Holds.NOTHING, "failures": Holds.NOTHING, "further": Holds.NOTHING},
+        {"source": Holds.STRANGER, "minute": Holds.NOTHING, "failures": Holds.NOTHING, "further": Holds.NOTHING},
         OnErasure.UNTOUCHED,
-        basis="GDPR Art. 32(1)(b): strangers who were refused, for a minute; an address is a keyed hash of the day",
+        basis="GDPR Art. 32(1)(b): strangers who were refused, until the minute is reported",
     ),
     Place(
         "control.keyring_state",

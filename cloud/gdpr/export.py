@@ -15,6 +15,7 @@ from cloud.keys.model import Place, SubjectKey
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.model import SealedRow
 from cloud.memory.vectors import Vectorizer
+from cloud.tenancy.bound_keys import ranges_told_to
 
 EXPORT_SCHEMA = 1
 FILES = ("person.json", "memories.jsonl", "events.jsonl")
@@ -42,6 +43,8 @@ def write_bundle(
     config.read_times.flush(tenant_id=predicate.tenant_id)
     facts = store.facts(predicate, person.subject_id) if person else {}
     ledger = {str(row["memory_id"]): row for row in facts.pop("memories", [])}
+    if person is not None:
+        facts["api_keys"] = [_key(row, person) for row in facts.get("api_keys", [])]
     memories = _memories(person, ledger, predicate, config) if person else []
     events = store.events(predicate, person.subject_id) if person else iter(())
     mine = {str(memory["id"]) for memory in memories}
@@ -124,6 +127,14 @@ def _memory(
         "provenance": envelope.provenance,
         "embedding": None if vector is None else vector.tolist(),
     }
+
+
+def _key(row: Mapping[str, object], person: SubjectKey) -> dict[str, object]:
+    """A key of the person, with its ranges opened."""
+    sealed = row.get("ranges_sealed")
+    told = {name: value for name, value in row.items() if name != "ranges_sealed"}
+    ranges = ranges_told_to(person, str(row["key_id"]), sealed if isinstance(sealed, bytes) else None)
+    return {**told, "ip_ranges": ranges}
 
 
 def _opened(event: dict[str, object], person: SubjectKey | None, config: PixeltableConfig) -> dict[str, object]:

@@ -46,7 +46,7 @@ _FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
         "superseded_by",
     ),
     memory_changes: ("memory_id", "revision", "change", "changed_at", "event_id"),
-    api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at", "last_used_at"),
+    api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at", "last_used_at", "ranges_sealed"),
     idempotency_keys: ("memory_ids", "created_at"),
     erasures: ("erasure_id", "state", "counts", "requested_at", "completed_at"),
 }

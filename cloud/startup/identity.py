@@ -118,7 +118,7 @@ def _token_keys(settings: CloudSettings, policy: TokenPolicy) -> TokenKeys:
         return FileTokenKeys(file, policy.algorithms)
     if url is None or file is not None:
         raise ConfigurationError("jwt_issuer needs the issuer's keys: jwt_jwks_file or jwt_jwks_url, one of the two")
-    cached = RemoteTokenKeys(
+    return RemoteTokenKeys(
         UrlKeySet(url, deadline_s=settings.jwt_jwks_deadline_s, ca_file=settings.jwt_jwks_ca_file),
         policy.algorithms,
         deadline_s=settings.jwt_jwks_deadline_s,
@@ -126,5 +126,3 @@ def _token_keys(settings: CloudSettings, policy: TokenPolicy) -> TokenKeys:
         refetch_s=settings.jwt_jwks_refetch_s,
         max_age_s=settings.jwt_jwks_max_age_s,
     )
-    cached.warm()
-    return cached

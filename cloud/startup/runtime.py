@@ -178,8 +178,11 @@ class CloudRuntime:
         except (ConfigurationError, KeyDestroyedError, ProviderUnavailableError) as error:
             # Every key can be read meanwhile, under the old or the new one: nobody has to wait for it either.
             _log.warning("a rotation of the keyring could not be finished: %s", error)
+        identity = self._installation.identity
+        if identity.tokens is not None:
+            identity.tokens.warm()
         try:
-            self._installation.identity.refusals.report()
+            identity.refusals.report()
         except ProviderUnavailableError as error:
             _log.warning("refusals of an earlier process are reported later: %s", error)
         match self._installation.settings.worker:

@@ -8,7 +8,7 @@ from typing import Final
 
 from cloud.kernel.addresses import Range, parse_ranges
 from cloud.kernel.errors import KeyDestroyedError, SealBrokenError
-from cloud.keys.model import Place
+from cloud.keys.model import Place, SubjectKey
 from cloud.keys.ports import Keyring
 from cloud.keys.sealing import seal, unseal
 from cloud.tenancy.model import ApiKeyRecord
@@ -70,6 +70,18 @@ def ranges_of(keyring: Keyring, record: ApiKeyRecord) -> tuple[Range, ...]:
     if record.ranges_sealed is None:
         return record.ip_ranges
     return parse_ranges(_opened(keyring, record, record.ranges_sealed, _RANGES).decode().split())
+
+
+def ranges_told_to(person: SubjectKey, key_id: str, ranges_sealed: bytes | None) -> list[str]:
+    """The ranges of a person's own key as that person may read them (GDPR Art. 15).
+
+    Raises:
+        SealBrokenError: The value was altered, or copied from another key.
+    """
+    if ranges_sealed is None:
+        return []
+    place = Place(person.tenant_id, person.subject_id, key_id, _RANGES)
+    return unseal(person.key, ranges_sealed, place=place).decode().split()
 
 
 def _opened(keyring: Keyring, record: ApiKeyRecord, sealed: bytes | None, kind: str) -> bytes:

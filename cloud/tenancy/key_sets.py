@@ -148,8 +148,8 @@ class FileTokenKeys:
         with self._path.open("rb") as file:
             return parse_key_set(file.read(MAX_SET_BYTES + 1), self._allowed)
 
-    def close(self) -> None:
-        """Nothing is held."""
+    def warm(self) -> None:
+        """They are here already."""
 
 
 @dataclass(slots=True)

@@ -173,6 +173,10 @@ class TokenKeys(Protocol):
         """
         ...
 
+    def warm(self) -> None:
+        """Begin to get them, so that the first token need not wait; nobody waits here."""
+        ...
+
 
 class TokenStanding(StrEnum):
     """What the control plane knows of a token whose signature holds."""

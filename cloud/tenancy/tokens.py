@@ -36,6 +36,10 @@ class Tokens:
         """What tokens can bring, for access reviews."""
         return TokenAccess(self._policy.issuer, tuple(sorted(set(self._policy.roles.values()))))
 
+    def warm(self) -> None:
+        """Begin to get the issuer's keys, so that the first call need not wait."""
+        self._keys.warm()
+
     def examine(self, text: str) -> Token:
         """What a token says, if its signature and its claims hold now; nothing is looked up about it.
 

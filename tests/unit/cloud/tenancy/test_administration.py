@@ -199,6 +199,8 @@ def test_a_tenant_that_is_not_there_cannot_be_changed(runtime: CloudRuntime, ten
 
 
 def administration(runtime: CloudRuntime, tenant_id: str) -> dict[Action, Callable[[], Any]]:
+    # A key is rotated once, and each attempt is made a few times.
+    keys = iter([runtime.api_keys.create(tenant_id, roles={"service"}).split("_")[1] for _ in range(4)])
     return {
         Action.TENANT_CREATE: lambda: runtime.tenants.create(new_name()),
         Action.TENANT_SUSPEND: lambda: runtime.tenants.suspend(tenant_id),
@@ -207,6 +209,8 @@ def administration(runtime: CloudRuntime, tenant_id: str) -> dict[Action, Callab
         Action.API_KEY_CREATE: lambda: runtime.api_keys.create(tenant_id, roles={"service"}),
         Action.API_KEY_REVOKE: lambda: runtime.api_keys.revoke(tenant_id, "000000000000"),
         Action.API_KEY_LIST: lambda: runtime.api_keys.list(tenant_id),
+        Action.API_KEY_ROTATE: lambda: runtime.api_keys.rotate(tenant_id, next(keys)),
+        Action.ACCESS_REVIEW_ALL: lambda: runtime.api_keys.review(),
         Action.AUDIT_SYSTEM: lambda: runtime.audit.events(SYSTEM_LOG),
     }
 
