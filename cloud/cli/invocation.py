@@ -73,8 +73,9 @@ class Invocation:
         except ValidationError as exc:
             fault = exc.errors(include_input=False, include_url=False, include_context=False)[0]
             name = "_".join(str(part) for part in fault["loc"]).upper()
+            which = f"setting LUMINESCENT_CLOUD_{name}" if name else "settings"
             # The error's own text quotes the value, and a setting may be a secret.
-            raise ConfigurationError(f"setting LUMINESCENT_CLOUD_{name}: {fault['msg']}") from None
+            raise ConfigurationError(f"{which}: {fault['msg'].removeprefix('Value error, ')}") from None
 
     @contextlib.contextmanager
     def opened(self, *, with_worker: bool = False) -> Iterator[Runtime]:
