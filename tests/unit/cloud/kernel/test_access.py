@@ -17,11 +17,25 @@ TENANTS = {
     "tenant.suspend",
     "tenant.resume",
     "tenant.list",
+    "tenant.move",
+    "embeddings.status",
+    "embeddings.migrate",
+    "embeddings.rollback",
+    "embeddings.finish",
     "api_key.create",
     "api_key.revoke",
     "api_key.list",
 }
-NOBODY = {"gdpr.erase.step", "usage.track", "external.event", "security.event", "service.start"}
+NOBODY = {
+    "gdpr.erase.step",
+    "tenant.move.step",
+    "embeddings.migrate.step",
+    "embeddings.gate",
+    "usage.track",
+    "external.event",
+    "security.event",
+    "service.start",
+}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
 GRANTED: dict[Role, set[str]] = {
