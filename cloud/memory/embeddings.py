@@ -129,11 +129,17 @@ class Embeddings:
         """The placements of these tenants, or all of them if none is named, by name.
 
         Raises:
+            PermissionDeniedError: The caller is no operator.
             UnknownTenantError: There is no such tenant.
         """
-        if not tenant_ids:
-            return [placement.name for placement in self._store.placements()]
-        return sorted({self._store.placement_of(tenant_id) for tenant_id in tenant_ids})
+        draft = self._admissions.operate(Action.EMBEDDINGS_STATUS)
+        with recorded_failure(self._audit, draft):
+            if tenant_ids:
+                found = sorted({self._store.placement_of(tenant_id) for tenant_id in tenant_ids})
+            else:
+                found = [placement.name for placement in self._store.placements()]
+        self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts={"placements": len(found)})
+        return found
 
     def migrate(
         self,
@@ -277,7 +283,8 @@ class Embeddings:
         for _ in range(_PASSES):
             tenants = self._store.tenants_in(placement.name)
             for done, tenant_id in enumerate(tenants, 1):
-                self._paged(tenant_id, placement.name, column, self._columns.compute, "embeddings.page_filled")
+                for _page in self._pages(tenant_id, placement.name, column, self._columns.compute):
+                    failpoints.reach("embeddings.page_filled")
                 if progress is not None:
                     progress(done, len(tenants))
             if not any(self._lacking(tenant_id, placement) for tenant_id in self._store.tenants_in(placement.name)):
@@ -294,7 +301,8 @@ class Embeddings:
         """No row has a vector in the column that is not read, and none gets one."""
         self._columns.name(placement.name, placement.other_column, "")
         for tenant_id in self._store.tenants_in(placement.name):
-            self._paged(tenant_id, placement.name, placement.other_column, self._columns.empty, "embeddings.emptied")
+            for _page in self._pages(tenant_id, placement.name, placement.other_column, self._columns.empty):
+                failpoints.reach("embeddings.emptied")
         return self._store.change(placement, PlacementState.SERVING, audit=audit, counts=counts)
 
     def _settled(
@@ -310,18 +318,14 @@ class Embeddings:
         self._store.make_stale(self._store.tenants_in(placement.name))
         return self._store.change(placement, PlacementState.SWITCHED, audit=audit, counts=counts)
 
-    def _paged(
-        self,
-        tenant_id: str,
-        placement: str,
-        column: str,
-        work: Callable[..., str | None],
-        failpoint: str,
-    ) -> None:
+    def _pages(
+        self, tenant_id: str, placement: str, column: str, work: Callable[..., str | None]
+    ) -> Iterator[str | None]:
+        """Does page after page of a tenant's rows; the last id of each, and `None` at the end."""
         predicate, after = self._predicate_for(tenant_id), ""
         while True:
             last = work(predicate, placement, column, after=after, limit=PAGE)
-            failpoints.reach(failpoint)
+            yield last
             if last is None:
                 return
             after = last
