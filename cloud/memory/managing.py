@@ -118,8 +118,8 @@ class MemoryManager:
         if person is None:
             # Nobody is linked to the tenant because of a memory that cannot be theirs.
             raise self._absent(admitted, {"stored": 0, "superseded": 0})
-        tag = self._writer.tag(admitted, (memory,), idempotency_key, superseded=memory_id)
         whose = self._whose(admitted, memory_id)
+        tag = self._writer.tag(admitted, (memory,), idempotency_key, superseded=whose.memory_id)
         row = self._writer.sealed(person, new_memory_id(), memory)
         answer = self._config.ledger.supersede(admitted.predicate, whose, row, tag, admitted.draft)
         match answer:

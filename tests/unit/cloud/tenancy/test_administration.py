@@ -202,6 +202,7 @@ def test_a_tenant_that_is_not_there_cannot_be_changed(runtime: CloudRuntime, ten
 def administration(runtime: CloudRuntime, tenant_id: str) -> dict[Action, Callable[[], Any]]:
     # A key is rotated once, and each attempt is made a few times.
     keys = iter([runtime.api_keys.create(tenant_id, roles={"service"}).split("_")[1] for _ in range(4)])
+
     def roll_back() -> None:
         # Whoever is let in learns that there is nothing to go back to.
         with contextlib.suppress(ConfigurationError):
