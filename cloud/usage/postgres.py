@@ -20,7 +20,7 @@ from cloud.usage.ports import QuotaRefusal, Settled, TenantNotServed
 _T = TypeVar("_T")
 
 _EVENT: Final = sa.bindparam("event", type_=JSONB)
-_BALANCES = sa.text("SELECT meter, used, held, limit_value FROM lc_balances(:tenant, :meters, lc_now())").bindparams(
+_STANDING = sa.text("SELECT lc_standing(:tenant, :meters, lc_limits(:tenant), lc_now())").bindparams(
     sa.bindparam("meters", type_=ARRAY(sa.Text()))
 )
 _TRACK = sa.text("SELECT lc_track(:tenant, CAST(:entry AS uuid), :operation, :tokens, :event, :retry)").bindparams(
@@ -41,20 +41,20 @@ class PostgresUsageStore:
         self._engine = engine
 
     def balances(self, tenant_id: str, meters: Collection[Meter]) -> dict[Meter, Balance] | None:
-        def work(connection: sa.Connection) -> dict[Meter, Balance]:
-            rows = connection.execute(_BALANCES, {"tenant": tenant_id, "meters": [meter.value for meter in meters]})
-            found = {Meter(m): Balance(Meter(m), used=used, limit=limit, held=held) for m, used, held, limit in rows}
-            if Meter.MEMORIES_PER_SUBJECT in found:
-                most = connection.execute(
-                    sa.select(sa.func.coalesce(sa.func.max(subjects.c.memories), 0)).where(
-                        subjects.c.tenant_id == tenant_id
-                    )
-                ).scalar_one()
-                of_one = found[Meter.MEMORIES_PER_SUBJECT]
-                found[Meter.MEMORIES_PER_SUBJECT] = replace(of_one, used=int(most))
-            return found
+        def work(connection: sa.Connection) -> dict[Meter, Balance] | None:
+            standing = connection.execute(_STANDING, {"tenant": tenant_id, "meters": list(meters)}).scalar_one()
+            if standing["limits"] is None:
+                return None
+            used, held, limits = standing["used"], standing["held"], standing["limits"]
+            if Meter.MEMORIES_PER_SUBJECT in meters:
+                most = sa.select(sa.func.max(subjects.c.memories)).where(subjects.c.tenant_id == tenant_id)
+                used[Meter.MEMORIES_PER_SUBJECT] = connection.execute(most).scalar()
+            return {
+                meter: Balance(meter, used=used.get(meter) or 0, limit=limits.get(meter), held=held.get(meter) or 0)
+                for meter in meters
+            }
 
-        return self._within(tenant_id, work) or None
+        return self._within(tenant_id, work)
 
     def track(self, tenant_id: str, *, entry_id: str, operation: str, tokens: int, audit: AuditDraft) -> bool:
         answer = self._call(

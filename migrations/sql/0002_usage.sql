@@ -28,34 +28,45 @@ CREATE FUNCTION lc_new_id() RETURNS uuid LANGUAGE sql VOLATILE AS $$
       FROM lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0') AS h
 $$;
 
--- The limit of a tenant's meter: its own, or its plan's; null is unlimited.
-CREATE FUNCTION lc_limit(p_tenant text, p_meter text) RETURNS bigint LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN t.limits ? p_meter THEN (t.limits->>p_meter)::bigint ELSE l.limit_value END
-      FROM tenants t LEFT JOIN plan_limits l ON l.plan = t.plan AND l.meter = p_meter
-     WHERE t.tenant_id = p_tenant
-$$;
+-- The limits of a tenant, its own before its plan's: meter to units, without those that are unlimited.
+--
+-- In plpgsql, as is everything that a request calls: its plans are kept, those of an SQL function are made anew.
+CREATE FUNCTION lc_limits(p_tenant text) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT jsonb_strip_nulls(
+                   coalesce((SELECT jsonb_object_agg(l.meter, l.limit_value) FROM plan_limits l WHERE l.plan = t.plan),
+                            '{}') || t.limits
+               )
+          FROM tenants t WHERE t.tenant_id = p_tenant
+    );
+END $$;
 
--- Balances of a tenant's meters at p_at. `held` is reserved and not booked yet; a hold whose time is over counts no
--- more, swept or not. Of `memories_per_subject` there is a limit alone: each person has a balance of its own.
-CREATE FUNCTION lc_balances(p_tenant text, p_meters text[], p_at timestamptz)
-RETURNS TABLE (meter text, used bigint, held bigint, limit_value bigint) LANGUAGE sql STABLE AS $$
-    SELECT m.meter,
-           coalesce((SELECT sum(c.used) FROM usage_counters c
-                      WHERE c.tenant_id = p_tenant AND c.meter = m.meter AND c.period = m.period), 0)::bigint,
-           CASE WHEN m.period > '1970-01-01' THEN
-               coalesce((SELECT sum(r.amount) FROM usage_reservations r
-                          WHERE r.tenant_id = p_tenant AND r.meter = m.meter AND r.state = 'held'
-                            AND r.expires_at > p_at), 0)
-           ELSE 0 END::bigint,
-           CASE WHEN t.limits ? m.meter THEN (t.limits->>m.meter)::bigint ELSE l.limit_value END
-      FROM tenants t
-     CROSS JOIN (VALUES ('memories', '1970-01-01'::date), ('stored_bytes', '1970-01-01'),
-                        ('memories_per_subject', '1970-01-01'),
-                        ('writes', lc_month(p_at)), ('tokens', lc_month(p_at)), ('reads', lc_month(p_at))
-                ) AS m(meter, period)
-      LEFT JOIN plan_limits l ON l.plan = t.plan AND l.meter = m.meter
-     WHERE t.tenant_id = p_tenant AND m.meter = ANY(p_meters)
-$$;
+-- How a tenant's meters stand at p_at: `used`, `held` and `limits`, each meter to units. Held is what is reserved and
+-- not booked yet; a hold whose time is over counts no more, swept or not. What is nothing may be missing.
+CREATE FUNCTION lc_standing(p_tenant text, p_meters text[], p_limits jsonb, p_at timestamptz)
+RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_month date := lc_month(p_at);
+    v_used jsonb;
+    v_held jsonb;
+BEGIN
+    SELECT jsonb_object_agg(meter, used) INTO v_used FROM usage_counters
+     WHERE tenant_id = p_tenant AND meter = ANY(p_meters) AND period IN ('1970-01-01', v_month) AND shard = 0;
+    IF 'reads' = ANY(p_meters) THEN
+        v_used := coalesce(v_used, '{}') || jsonb_build_object('reads', (
+            SELECT sum(used) FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'reads' AND period = v_month
+        ));
+    END IF;
+    IF p_meters && '{writes,reads,tokens}' THEN
+        SELECT jsonb_object_agg(r.meter, r.amount) INTO v_held FROM (
+            SELECT meter, sum(amount) AS amount FROM usage_reservations
+             WHERE tenant_id = p_tenant AND meter = ANY(p_meters) AND state = 'held' AND expires_at > p_at
+             GROUP BY meter
+        ) AS r;
+    END IF;
+    RETURN jsonb_build_object('used', coalesce(v_used, '{}'), 'held', coalesce(v_held, '{}'), 'limits', p_limits);
+END $$;
 
 -- Take the tenant's write lock, held until the transaction ends.
 CREATE FUNCTION lc_lock(p_tenant text) RETURNS void LANGUAGE plpgsql AS $$
@@ -76,34 +87,56 @@ BEGIN
     END IF;
 END $$;
 
--- Decide, under the locks, on everything that would be used; nothing is written. Returns the standing of the meters
--- (meter to used, held and limit) and in `refusal` the first that does not fit, or null. What gives back is never
--- refused. p_subject_deltas: subject id to memories.
+-- Decide, under the locks, on everything that would be used; nothing is written. Returns in `standing` how the meters
+-- with a limit stand, in `refusal` the first that does not fit, or null, and in `passes` whether a threshold may be
+-- passed; null if no meter has a limit. What gives back is never refused.
+--
+-- p_subject_deltas: subject id to memories.
+-- p_most: memories that no subject will have more of, where the caller knows; far below the limit nobody is asked.
 CREATE FUNCTION lc_decide(
-    p_tenant text, p_deltas jsonb, p_subject_deltas jsonb, p_at timestamptz
+    p_tenant text, p_deltas jsonb, p_subject_deltas jsonb, p_at timestamptz, p_most bigint DEFAULT NULL
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
+    v_limits jsonb := lc_limits(p_tenant);
+    v_meters text[] := '{}';
+    v_meter text;
     v_standing jsonb;
     v_refusal jsonb;
-    v_limit bigint;
+    v_limit bigint := (v_limits->'memories_per_subject')::bigint;
+    v_delta bigint;
+    v_used bigint;
+    v_passes boolean;
 BEGIN
-    IF p_deltas ? 'reads' THEN
+    IF v_limits = '{}' THEN
+        RETURN NULL;
+    END IF;
+    IF v_limit IS NULL OR p_most * 100 < v_limit * 80 THEN
+        p_subject_deltas := '{}';
+    END IF;
+    v_passes := p_subject_deltas <> '{}';
+    FOREACH v_meter IN ARRAY '{memories,stored_bytes,writes,reads,tokens}'::text[] LOOP
+        IF p_deltas ? v_meter AND v_limits ? v_meter THEN
+            v_meters := v_meters || v_meter;
+        END IF;
+    END LOOP;
+    IF 'reads' = ANY(v_meters) THEN
         PERFORM lc_lock_reads(p_tenant, lc_month(p_at));
     END IF;
-    SELECT jsonb_object_agg(b.meter, jsonb_build_object('used', b.used, 'held', b.held, 'limit', b.limit_value))
-      INTO v_standing
-      FROM lc_balances(p_tenant, ARRAY(SELECT jsonb_object_keys(p_deltas)) || '{memories_per_subject}', p_at) AS b;
-    SELECT jsonb_build_object(
-               'meter', s.meter, 'limit', s.allowed, 'used', s.used, 'requested', s.delta,
-               'resets_at', lc_resets_at(s.meter, p_at)
-           ) INTO v_refusal
-      FROM (SELECT b.key AS meter, (p_deltas->>b.key)::bigint AS delta, (b.value->>'limit')::bigint AS allowed,
-                   (b.value->>'used')::bigint + (b.value->>'held')::bigint AS used
-              FROM jsonb_each(v_standing) AS b) AS s
-     WHERE s.delta > 0 AND s.used + s.delta > s.allowed
-     ORDER BY s.meter LIMIT 1;
-    v_limit := (v_standing->'memories_per_subject'->>'limit')::bigint;
-    IF v_refusal IS NULL AND v_limit IS NOT NULL THEN
+    v_standing := lc_standing(p_tenant, v_meters, v_limits, p_at);
+    FOREACH v_meter IN ARRAY v_meters LOOP
+        v_delta := (p_deltas->v_meter)::bigint;
+        v_used := coalesce((v_standing->'used'->v_meter)::bigint, 0);
+        v_passes := v_passes OR (v_used + v_delta)::numeric * 100 >= (v_limits->v_meter)::numeric * 80;
+        v_used := v_used + coalesce((v_standing->'held'->v_meter)::bigint, 0);
+        IF v_delta > 0 AND v_used + v_delta > (v_limits->v_meter)::bigint THEN
+            v_refusal := jsonb_build_object(
+                'meter', v_meter, 'limit', v_limits->v_meter, 'used', v_used, 'requested', v_delta,
+                'resets_at', lc_resets_at(v_meter, p_at)
+            );
+            EXIT;
+        END IF;
+    END LOOP;
+    IF v_refusal IS NULL AND p_subject_deltas <> '{}' THEN
         SELECT jsonb_build_object(
                    'meter', 'memories_per_subject', 'limit', v_limit, 'used', coalesce(s.memories, 0),
                    'requested', d.value::bigint, 'resets_at', NULL
@@ -113,7 +146,7 @@ BEGIN
          WHERE d.value::bigint > 0 AND coalesce(s.memories, 0) + d.value::bigint > v_limit
          ORDER BY d.key LIMIT 1;
     END IF;
-    RETURN jsonb_build_object('standing', v_standing, 'refusal', v_refusal);
+    RETURN jsonb_build_object('standing', v_standing, 'refusal', v_refusal, 'passes', v_passes);
 END $$;
 
 -- Book a charge that was decided: one ledger row, and the counters that project from it. An entry is booked once: its
@@ -122,11 +155,18 @@ CREATE FUNCTION lc_book(
     p_tenant text, p_entry uuid, p_operation text, p_deltas jsonb, p_at timestamptz
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    v_memories bigint := coalesce((p_deltas->>'memories')::bigint, 0);
-    v_stored_bytes bigint := coalesce((p_deltas->>'stored_bytes')::bigint, 0);
-    v_writes bigint := coalesce((p_deltas->>'writes')::bigint, 0);
-    v_reads bigint := coalesce((p_deltas->>'reads')::bigint, 0);
-    v_tokens bigint := coalesce((p_deltas->>'tokens')::bigint, 0);
+    v_memories bigint := coalesce((p_deltas->'memories')::bigint, 0);
+    v_stored_bytes bigint := coalesce((p_deltas->'stored_bytes')::bigint, 0);
+    v_writes bigint := coalesce((p_deltas->'writes')::bigint, 0);
+    v_reads bigint := coalesce((p_deltas->'reads')::bigint, 0);
+    v_tokens bigint := coalesce((p_deltas->'tokens')::bigint, 0);
+    v_month date := lc_month(p_at);
+    v_meters text[] := array_remove(ARRAY[
+        CASE WHEN v_memories <> 0 THEN 'memories' END, CASE WHEN v_stored_bytes <> 0 THEN 'stored_bytes' END,
+        CASE WHEN v_writes > 0 THEN 'writes' END, CASE WHEN v_reads > 0 THEN 'reads' END,
+        CASE WHEN v_tokens > 0 THEN 'tokens' END
+    ], NULL);
+    v_counted integer;
 BEGIN
     IF p_deltas - '{memories,stored_bytes,writes,reads,tokens}'::text[] <> '{}' OR least(v_writes, v_reads, v_tokens) < 0
     THEN
@@ -134,93 +174,117 @@ BEGIN
     END IF;
     INSERT INTO usage_events (event_id, tenant_id, operation, occurred_at, memories, stored_bytes, writes, reads, tokens)
     VALUES (p_entry, p_tenant, p_operation, p_at, v_memories, v_stored_bytes, v_writes, v_reads, v_tokens);
-    IF v_memories <> 0 OR v_stored_bytes <> 0 THEN
-        UPDATE usage_counters AS c SET used = c.used + d.delta
-          FROM (VALUES ('memories', v_memories), ('stored_bytes', v_stored_bytes)) AS d(meter, delta)
-         WHERE c.tenant_id = p_tenant AND c.meter = d.meter AND c.period = '1970-01-01' AND c.shard = 0;
+    IF v_reads > 0 THEN
+        PERFORM lc_lock_reads(p_tenant, v_month);
     END IF;
-    IF v_writes > 0 OR v_reads > 0 OR v_tokens > 0 THEN
-        INSERT INTO usage_counters AS c (tenant_id, meter, period, shard, used)
-        SELECT p_tenant, d.meter, lc_month(p_at), 0, d.delta
-          FROM (VALUES ('writes', v_writes), ('reads', v_reads), ('tokens', v_tokens)) AS d(meter, delta)
-         WHERE d.delta > 0
-        ON CONFLICT (tenant_id, meter, period, shard) DO UPDATE SET used = c.used + excluded.used;
+    UPDATE usage_counters SET used = used + (p_deltas->meter)::bigint
+     WHERE tenant_id = p_tenant AND meter = ANY(v_meters) AND period IN ('1970-01-01', v_month) AND shard = 0;
+    GET DIAGNOSTICS v_counted = ROW_COUNT;
+    IF v_counted < cardinality(v_meters) THEN
+        -- The first of the month. Who counts writes or tokens holds the tenant's lock, so nobody else makes the rows.
+        INSERT INTO usage_counters (tenant_id, meter, period, shard, used)
+        SELECT p_tenant, d.meter, v_month, 0, d.units
+          FROM (VALUES ('writes', v_writes), ('tokens', v_tokens)) AS d(meter, units) WHERE d.units > 0
+        ON CONFLICT DO NOTHING;
     END IF;
+END $$;
+
+-- Record what a meter passed on its way from p_before to p_after.
+CREATE FUNCTION lc_passed(
+    p_tenant text, p_event jsonb, p_subject text, p_meter text, p_before numeric, p_after numeric, p_limit numeric
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_percent integer;
+BEGIN
+    FOREACH v_percent IN ARRAY '{80,100}'::integer[] LOOP
+        IF p_before * 100 < p_limit * v_percent AND p_after * 100 >= p_limit * v_percent THEN
+            PERFORM lc_append(
+                p_tenant,
+                p_event - 'subject_ids' || jsonb_build_object(
+                    'event_id', lc_new_id(), 'action', 'usage.threshold', 'subject_id', p_subject, 'latency_us', 0,
+                    'details', jsonb_build_object(
+                        'meter', p_meter, 'percent', v_percent, 'used', p_after::bigint, 'limit', p_limit::bigint
+                    )
+                ),
+                'allowed', NULL, '{}', '{}'
+            );
+        END IF;
+    END LOOP;
 END $$;
 
 -- Record each threshold that a charge took a meter over, 80 % and 100 % of its limit: an event of its own, with the
 -- actor and request that did it. A flow passes each once a month; a stock again after it fell below.
--- p_standing is how things stood before; the subjects' own counts are those after.
+-- p_decided is lc_decide's answer, of before; the subjects' own counts are those after.
 CREATE FUNCTION lc_thresholds(
-    p_tenant text, p_event jsonb, p_deltas jsonb, p_subject_deltas jsonb, p_standing jsonb
+    p_tenant text, p_event jsonb, p_deltas jsonb, p_subject_deltas jsonb, p_decided jsonb
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    v_passed record;
+    v_meter text;
+    v_before numeric;
+    v_after numeric;
+    v_limit numeric;
+    v_standing jsonb := p_decided->'standing';
+    v_subject record;
 BEGIN
-    FOR v_passed IN
-        SELECT m.meter, m.subject_id, m.before + m.delta AS used, m.allowed, p.percent
-          FROM (SELECT b.key AS meter, NULL::text AS subject_id, (b.value->>'used')::bigint AS before,
-                       (p_deltas->>b.key)::bigint AS delta, (b.value->>'limit')::numeric AS allowed
-                  FROM jsonb_each(p_standing) AS b
-                 UNION ALL
-                SELECT 'memories_per_subject', d.key, s.memories - d.value::bigint, d.value::bigint,
-                       (p_standing->'memories_per_subject'->>'limit')::numeric
-                  FROM jsonb_each_text(p_subject_deltas) AS d
-                  JOIN subjects s ON s.subject_id = d.key::uuid AND s.tenant_id = p_tenant
-                 WHERE p_standing->'memories_per_subject'->>'limit' IS NOT NULL) AS m
-         CROSS JOIN (VALUES (80), (100)) AS p(percent)
-         WHERE m.delta > 0 AND m.before * 100 < m.allowed * p.percent
-           AND (m.before + m.delta) * 100 >= m.allowed * p.percent
-         ORDER BY m.meter, m.subject_id, p.percent
-    LOOP
-        PERFORM lc_append(
-            p_tenant,
-            p_event - 'subject_ids' || jsonb_build_object(
-                'event_id', lc_new_id(), 'action', 'usage.threshold', 'subject_id', v_passed.subject_id,
-                'latency_us', 0,
-                'details', jsonb_build_object(
-                    'meter', v_passed.meter, 'percent', v_passed.percent, 'used', v_passed.used,
-                    'limit', v_passed.allowed::bigint
-                )
-            ),
-            'allowed', NULL, '{}', '{}'
-        );
+    IF (p_decided->>'passes')::boolean IS NOT TRUE THEN
+        RETURN;
+    END IF;
+    FOREACH v_meter IN ARRAY '{memories,stored_bytes,writes,reads,tokens}'::text[] LOOP
+        CONTINUE WHEN NOT (p_deltas ? v_meter AND v_standing->'limits' ? v_meter);
+        v_before := coalesce((v_standing->'used'->v_meter)::numeric, 0);
+        v_after := v_before + (p_deltas->v_meter)::numeric;
+        v_limit := (v_standing->'limits'->v_meter)::numeric;
+        IF v_after * 100 >= v_limit * 80 THEN
+            PERFORM lc_passed(p_tenant, p_event, NULL, v_meter, v_before, v_after, v_limit);
+        END IF;
     END LOOP;
+    v_limit := (v_standing->'limits'->'memories_per_subject')::numeric;
+    IF v_limit IS NOT NULL AND p_subject_deltas <> '{}' THEN
+        FOR v_subject IN
+            SELECT d.key AS subject_id, d.value::numeric AS delta, s.memories AS after
+              FROM jsonb_each_text(p_subject_deltas) AS d
+              JOIN subjects s ON s.subject_id = d.key::uuid AND s.tenant_id = p_tenant
+             WHERE s.memories * 100 >= v_limit * 80
+             ORDER BY d.key
+        LOOP
+            PERFORM lc_passed(
+                p_tenant, p_event, v_subject.subject_id, 'memories_per_subject', v_subject.after - v_subject.delta,
+                v_subject.after, v_limit
+            );
+        END LOOP;
+    END IF;
 END $$;
-
--- What lc_store tells of the meters after it: for each with a limit what is used or held, and the limit.
-CREATE FUNCTION lc_after(p_standing jsonb, p_deltas jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
-    SELECT jsonb_object_agg(b.key, jsonb_build_object(
-               'used', (b.value->>'used')::bigint + (b.value->>'held')::bigint + (p_deltas->>b.key)::bigint,
-               'limit', (b.value->>'limit')::bigint
-           ))
-      FROM jsonb_each(p_standing) AS b WHERE p_deltas ? b.key
-$$;
 
 -- Charge reads without taking the tenant's write lock: readers of a tenant must not wait for each other.
 CREATE FUNCTION lc_charge_reads(p_tenant text, p_event jsonb, p_reads bigint) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     v_at timestamptz := lc_now();
+    v_month date := lc_month(v_at);
+    v_limited boolean;
     v_deltas jsonb;
     v_decided jsonb;
 BEGIN
-    IF lc_limit(p_tenant, 'reads') IS NOT NULL THEN
+    SELECT CASE WHEN t.limits ? 'reads' THEN t.limits->>'reads' IS NOT NULL
+                ELSE EXISTS (SELECT 1 FROM plan_limits l
+                              WHERE l.plan = t.plan AND l.meter = 'reads' AND l.limit_value IS NOT NULL) END
+      INTO v_limited FROM tenants t WHERE t.tenant_id = p_tenant;
+    IF v_limited THEN
         v_deltas := jsonb_build_object('reads', p_reads);
         v_decided := lc_decide(p_tenant, v_deltas, '{}', v_at);
         IF v_decided->>'refusal' IS NOT NULL THEN
             RETURN v_decided->'refusal';
         END IF;
         PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', v_deltas, v_at);
-        PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_decided->'standing');
+        PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_decided);
         RETURN NULL;
     END IF;
     INSERT INTO usage_events (event_id, tenant_id, operation, occurred_at, reads)
     VALUES ((p_event->>'event_id')::uuid, p_tenant, p_event->>'action', v_at, p_reads);
     UPDATE usage_counters SET used = used + p_reads
-     WHERE tenant_id = p_tenant AND meter = 'reads' AND period = lc_month(v_at) AND shard = pg_backend_pid() % 16;
+     WHERE tenant_id = p_tenant AND meter = 'reads' AND period = v_month AND shard = pg_backend_pid() % 16;
     IF NOT FOUND THEN
         INSERT INTO usage_counters AS c (tenant_id, meter, period, shard, used)
-        VALUES (p_tenant, 'reads', lc_month(v_at), pg_backend_pid() % 16, p_reads)
+        VALUES (p_tenant, 'reads', v_month, pg_backend_pid() % 16, p_reads)
         ON CONFLICT (tenant_id, meter, period, shard) DO UPDATE SET used = c.used + excluded.used;
     END IF;
     RETURN NULL;
@@ -263,7 +327,7 @@ BEGIN
      WHERE s.subject_id = d.key::uuid AND s.tenant_id = p_tenant;
     PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', p_deltas, v_at);
     IF v_grows THEN
-        PERFORM lc_thresholds(p_tenant, p_event, p_deltas, p_subject_deltas, v_decided->'standing');
+        PERFORM lc_thresholds(p_tenant, p_event, p_deltas, p_subject_deltas, v_decided);
     END IF;
     RETURN NULL;
 END $$;
@@ -313,6 +377,8 @@ DECLARE
     v_deltas jsonb;
     v_subject_deltas jsonb;
     v_decided jsonb;
+    v_gone boolean;
+    v_most bigint;
     v_seen jsonb;
     v_prior idempotency_keys%ROWTYPE;
     v_generations jsonb;
@@ -335,7 +401,7 @@ BEGIN
         RETURN lc_refuse(p_tenant, v_state, p_event);
     END IF;
     -- Hold the counter's row lock until commit: two writers must not both see the last unit.
-    PERFORM lc_lock(p_tenant);
+    PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
     IF p_key_tag IS NOT NULL THEN
         SELECT * INTO v_prior FROM idempotency_keys WHERE tenant_id = p_tenant AND key_tag = p_key_tag;
         IF FOUND THEN
@@ -348,8 +414,9 @@ BEGIN
         END IF;
     END IF;
     -- Who freezes or erases a person holds the tenant's lock, so this stays true until the commit.
-    IF EXISTS (SELECT 1 FROM subjects WHERE subject_id = ANY(v_people) AND (state <> 'active' OR tenant_id <> p_tenant))
-    THEN
+    SELECT bool_or(state <> 'active'), max(memories) INTO v_gone, v_most
+      FROM subjects WHERE subject_id = ANY(v_people) AND tenant_id = p_tenant;
+    IF v_gone THEN
         RETURN jsonb_build_object('outcome', 'subject_gone');
     END IF;
     v_at := lc_now();
@@ -359,7 +426,7 @@ BEGIN
     );
     SELECT jsonb_object_agg(x.id, x.n) INTO v_subject_deltas
       FROM (SELECT x AS id, count(*) AS n FROM unnest(p_subjects) AS x GROUP BY x) AS x;
-    v_decided := lc_decide(p_tenant, v_deltas, v_subject_deltas, v_at);
+    v_decided := lc_decide(p_tenant, v_deltas, v_subject_deltas, v_at, coalesce(v_most, 0) + v_count);
     IF v_decided->>'refusal' IS NOT NULL THEN
         RETURN lc_quota(p_tenant, p_event, v_decided->'refusal');
     END IF;
@@ -388,10 +455,11 @@ BEGIN
     END IF;
     PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', v_deltas, v_at);
     PERFORM lc_append(p_tenant, p_event, 'allowed', NULL, p_ids, jsonb_build_object('stored', v_count));
-    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, v_subject_deltas, v_decided->'standing');
+    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, v_subject_deltas, v_decided);
     RETURN jsonb_build_object(
         'outcome', 'stored', 'ids', p_ids, 'generations', v_generations,
-        'balances', lc_after(v_decided->'standing', v_deltas)
+        -- How limited meters stood before, and by how much all changed: advice on the next write.
+        'standing', v_decided->'standing', 'deltas', v_deltas
     );
 END $$;
 
@@ -547,7 +615,7 @@ DECLARE
     v_state text := lc_enter(p_tenant);
     v_at timestamptz;
     v_deltas jsonb := jsonb_build_object('tokens', p_tokens);
-    v_standing jsonb;
+    v_decided jsonb;
 BEGIN
     IF v_state = 'unknown' THEN
         IF lc_recorded(p_event) IS NULL THEN
@@ -564,10 +632,10 @@ BEGIN
         RETURN jsonb_build_object('outcome', 'kept');
     END IF;
     v_at := lc_now();
-    v_standing := lc_decide(p_tenant, v_deltas, '{}', v_at)->'standing';
+    v_decided := lc_decide(p_tenant, v_deltas, '{}', v_at);
     PERFORM lc_book(p_tenant, p_entry, p_operation, v_deltas, v_at);
     PERFORM lc_append(p_tenant, p_event, 'allowed', NULL, '{}', v_deltas);
-    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_standing);
+    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_decided);
     RETURN jsonb_build_object('outcome', 'kept');
 END $$;
 
@@ -621,7 +689,7 @@ DECLARE
     v_at timestamptz;
     v_actual bigint;
     v_deltas jsonb;
-    v_standing jsonb;
+    v_decided jsonb;
 BEGIN
     IF v_state = 'unknown' THEN
         RETURN lc_refuse(p_tenant, v_state, p_event);
@@ -648,9 +716,9 @@ BEGIN
     v_actual := CASE WHEN p_commit THEN coalesce(p_actual, v_held.amount) ELSE 0 END;
     IF v_actual > 0 THEN
         v_deltas := jsonb_build_object(v_held.meter, v_actual);
-        v_standing := lc_decide(p_tenant, v_deltas, '{}', v_at)->'standing';
+        v_decided := lc_decide(p_tenant, v_deltas, '{}', v_at);
         PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', v_deltas, v_at);
-        PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_standing);
+        PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_decided);
     END IF;
     UPDATE usage_reservations
        SET state = CASE WHEN p_commit THEN 'committed' ELSE 'released' END, actual = v_actual, settled_at = v_at
