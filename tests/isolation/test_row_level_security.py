@@ -29,6 +29,8 @@ _TENANT_COLUMN = {table.name: "log_id" if table.name == "audit_events" else "ten
 WITHOUT_TENANT = {
     "plan_limits": "limits of the plans, the same for every tenant",
     "alembic_version": "which migrations have run",
+    "keyring_state": "which keyring was seen last; the request path may not read it",
+    "keyring_backups": "ids and times of backups; the request path may not read it",
 }
 """Tables without row-level security, and why they need none."""
 
