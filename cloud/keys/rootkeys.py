@@ -72,7 +72,7 @@ class RootKeys:
         if found is None:
             known = set(self._keys)
             self._look_again()
-            found = self._tried([key for name, key in self._keys.items() if name not in known], wrapped, aad)
+            found = self._tried([key for name, key in tuple(self._keys.items()) if name not in known], wrapped, aad)
         if found is None:
             raise SealBrokenError("a wrapped key opens under no root key within reach")
         return found

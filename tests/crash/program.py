@@ -267,6 +267,13 @@ class Program:
         custody = self._runtime.keyring
         await asyncio.to_thread(custody.rotate_root if tenant is None else partial(custody.rotate_tenant, tenant))
 
+    async def do_begin_rotation(self, tenant: str) -> None:
+        """Rotate a tenant's key beside what is asked for next."""
+        self._rotation = asyncio.create_task(self.do_rotate(tenant))
+
+    async def do_end_rotation(self) -> None:
+        await self._rotation
+
     async def do_forget(self) -> None:
         """The next read is a cold one."""
         self._runtime.pixeltable_config.hot.clear()

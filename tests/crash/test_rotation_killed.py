@@ -54,7 +54,8 @@ def test_the_next_start_finishes_a_rotation_that_was_killed_at(
     for one in (child, bystander):
         assert len(one.ask("search", tenant=tenant_id, user="alice")) == 6
         assert len(one.ask("search", tenant=tenant_id, user=f"new-{place}")) == 1
-    bystander.ask("close")
+    bystander.say("quit")
+    assert bystander.ended() == 0
     assert_whole(installation, tenant_id, ("alice", f"new-{place}"))
 
 
@@ -63,11 +64,12 @@ def test_two_rotations_at_once_end_as_one_after_the_other(installation: Installa
     installation.open(other)
     child.ask("store", tenant=tenant_id, user="alice", contents=["a fact"])
     child.ask("arm", name="rotate.tenant.batch", action="wait")
-    child.say("rotate", tenant=tenant_id)
+    child.ask("begin_rotation", tenant=tenant_id)
+    assert child.ask("reached")
     assert other.ask("store", tenant=tenant_id, user="alice", contents=["meanwhile"]) is None
     refused = other.ask("rotate", tenant=tenant_id)
     assert (refused["error"], refused["retryable"]) == ("ProviderUnavailableError", True)
-    child.say("go")
-    assert child.told() is None
+    child.ask("go")
+    assert child.ask("end_rotation") is None
     assert other.ask("rotate", tenant=tenant_id) is None
     assert_whole(installation, tenant_id, ("alice",))

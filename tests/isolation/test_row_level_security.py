@@ -31,6 +31,8 @@ WITHOUT_TENANT = {
     "plan_limits": "limits of the plans, the same for every tenant",
     "alembic_version": "which migrations have run",
     "refusals": "counts of strangers, who belong to no tenant",
+    "keyring_state": "which keyring was seen last; the request path may not read it",
+    "keyring_backups": "ids and times of backups; the request path may not read it",
 }
 """Tables without row-level security, and why they need none."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -25,11 +26,28 @@ from cloud.keys.rootkey import LocalRootKey
 from cloud.keys.rootkeys import RootKeys
 from cloud.keys.rotation import rotate_root
 from cloud.keys.sqlite import FileKeyring
+from tests.unit.cloud.keys.conftest import ROOT_KEY_TEXT
 from tests.unit.cloud.keys.test_rotation import Killed, everything_in, kill_at, people
 from tests.unit.cloud.keys.test_sqlite import resolve
+from tests.unit.cloud.keys.test_sqlite_processes import REPOSITORY
 
 NOW = datetime(2026, 11, 5, tzinfo=UTC)
 KEEP = timedelta(days=30)
+
+
+RESTORE = f"""
+import os, sys, types
+sys.modules["cloud"] = types.ModuleType("cloud")
+sys.modules["cloud"].__path__ = ["cloud"]
+from pathlib import Path
+from cloud.kernel import failpoints
+from cloud.keys.backup import restore
+from cloud.keys.rootkey import LocalRootKey
+from cloud.keys.rootkeys import RootKeys
+failpoints.arm(sys.argv[3], lambda: os._exit(17))
+keys = RootKeys(LocalRootKey.from_text("{ROOT_KEY_TEXT}"))
+restore(Path(sys.argv[1]), Path(sys.argv[2]), keys, replace=True, prepare=lambda draft: None)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -179,13 +197,11 @@ class TestRestoring:
         known = people(keyring, 5)
         back_up(keyring.files, file, now=NOW, keep=KEEP)
         keyring.close()
-        child = os.fork()
-        if child == 0:
-            # For real: what a `finally` would repair must not be repaired.
-            failpoints.arm(place, lambda: os._exit(17))
-            restore(directory, file, RootKeys(root_key), replace=True, prepare=nothing)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+        # For real: what a `finally` would repair must not be repaired.
+        killed = subprocess.run(
+            [sys.executable, "-c", RESTORE, directory, file, place], cwd=REPOSITORY, check=False, timeout=60
+        )
+        assert killed.returncode == 17
         restored = put_back(directory, file, root_key, replace=True)
         assert people(restored, 5) == known
         restored.close()
