@@ -131,6 +131,27 @@ class Program:
         failpoints.arm(at, moves)
         return await self.do_batch(placement)
 
+    async def do_move_past_batch(self, tenant: str, placement: str, to: str) -> Json:
+        """A move; such a materializer took rows from intake before, and writes between its last look and its switch."""
+        loop = self._runtime._installation.materializer()
+        began, go = threading.Event(), threading.Event()
+        late = threading.Thread(target=loop.batch, args=(placement,))
+
+        def begin() -> None:
+            began.set()
+            go.wait(60)
+
+        def let_go() -> None:
+            failpoints.disarm_all()
+            go.set()
+            late.join(60)
+
+        failpoints.arm("materializer.selected", begin)
+        failpoints.arm("move.synced", let_go)
+        late.start()
+        await asyncio.to_thread(began.wait, 60)
+        return await self.do_move(tenant, to)
+
     async def do_batch(self, placement: str) -> int:
         """One batch without the lock: nobody else materializes here."""
         return (await asyncio.to_thread(self._runtime._installation.materializer().batch, placement)).total

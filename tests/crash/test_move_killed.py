@@ -114,3 +114,20 @@ def test_a_materializer_that_lost_its_lock_neither_loses_nor_leaves_anything(pla
         assert len(books.waiting("acme")) == 1, "cleared, though the new table has it not"
         child.ask("batch", placement=own)
         assert_whole(installation, "acme", ("alice",))
+
+
+def test_a_batch_without_a_lock_between_the_last_look_and_the_switch_clears_nothing() -> None:
+    """What it writes is in a table that is looked at no more: the epoch keeps it from clearing intake."""
+    with opened(worker="off") as installation:
+        child, books = installation.child(), installation.books()
+        pool, own = pooled_placement("acme"), own_placement("acme")
+        child.ask("tenant", tenant="acme", limit=100)
+        child.ask("store", tenant="acme", user="alice", contents=["alice grows tall tomatoes"])
+        child.ask("batch", placement=pool)
+        child.ask("store", tenant="acme", user="alice", contents=["forklift seven needs repair"])
+        answer = child.ask("move_past_batch", tenant="acme", placement=pool, to="own")
+        assert answer.get("state") == "done", answer
+        assert len(books.waiting("acme")) == 1
+        child.ask("batch", placement=own)
+        assert child.ask("vectors", tenant="acme", placement=pool, model="hashing")["rows"] == 0
+        assert_whole(installation, "acme", ("alice",))
