@@ -9,7 +9,20 @@ import pytest
 from cloud.kernel.access import Action, Allowed, Refused, decide
 from cloud.kernel.scope import Principal, PrincipalKind, Role
 
-MEMORY = {"memory.store", "memory.store_many", "memory.retrieve", "memory.search", "memory.get", "memory.delete"}
+MEMORY = {
+    "memory.store",
+    "memory.store_many",
+    "memory.retrieve",
+    "memory.search",
+    "memory.get",
+    "memory.delete",
+    "memory.update",
+    "memory.supersede",
+    "memory.undelete",
+    "memory.history",
+    "memory.list",
+    "memory.count",
+}
 PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
 AUDIT = {"audit.export", "audit.read"}
 TENANTS = {
@@ -20,6 +33,7 @@ TENANTS = {
     "api_key.create",
     "api_key.revoke",
     "api_key.list",
+    "memory.purge",
 }
 HOLDS = {"usage.reserve", "usage.commit", "usage.release"}
 NOBODY = {"gdpr.erase.step", "usage.track", "usage.threshold", "external.event", "security.event", "service.start"}
