@@ -128,6 +128,14 @@ class TenantTable:
         """The condition that every row of these tenants meets, and no other."""
         return self._tenants
 
+    @classmethod
+    def of_row(cls, table: Table, row: SealedRow) -> TenantTable:
+        """The table as the tenant of a row may see it that is about to be written for it."""
+        made = cls.__new__(cls)
+        made.table = table
+        made._tenants = table.tenant_id == row.tenant_id
+        return made
+
     def where(self, condition: Expr) -> Expr:
         """`condition`, for these tenants alone."""
         return self._tenants & condition
@@ -268,12 +276,12 @@ class PixeltableRows:
             if updates:
                 # Not by an update in place: a process that fell behind, its lock lost to another one, would put an old
                 # revision over a newer one. Taking out what is older and inserting refuses that: ids are unique.
-                older: dict[tuple[str, int], list[str]] = {}
+                alike: dict[tuple[str, int], list[SealedRow]] = {}
                 for row in updates:
-                    older.setdefault((row.tenant_id, row.revision), []).append(row.memory_id)
-                for (tenant_id, revision), ids in older.items():
-                    mine = (table.tenant_id == tenant_id) & table.memory_id.isin(ids)
-                    table.delete(where=mine & (table.revision < revision))
+                    alike.setdefault((row.tenant_id, row.revision), []).append(row)
+                for (_, revision), rows in alike.items():
+                    mine, ids = TenantTable.of_row(table, rows[0]), [row.memory_id for row in rows]
+                    table.delete(where=mine.where(table.memory_id.isin(ids) & (table.revision < revision)))
                 failpoints.reach("materializer.replaced")
                 _check(table.insert([_record(row) for row in updates]))
 

@@ -14,6 +14,8 @@ DECLARE
     v_deltas jsonb;
     v_subject_deltas jsonb;
     v_decided jsonb;
+    v_gone boolean;
+    v_most bigint;
     v_seen jsonb;
     v_prior idempotency_keys%ROWTYPE;
     v_generations jsonb;
@@ -33,7 +35,7 @@ BEGIN
         END IF;
     END IF;
     -- Hold the counter's row lock until commit: two writers must not both see the last unit.
-    PERFORM lc_lock(p_tenant);
+    PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
     -- Asked again: who closes the tenant changes its state under this lock, and nothing may be added after that.
     SELECT state INTO v_state FROM tenants WHERE tenant_id = p_tenant;
     IF v_state IS DISTINCT FROM 'active' THEN
@@ -51,8 +53,9 @@ BEGIN
         END IF;
     END IF;
     -- Who freezes or erases a person holds the tenant's lock, so this stays true until the commit.
-    IF EXISTS (SELECT 1 FROM subjects WHERE subject_id = ANY(v_people) AND (state <> 'active' OR tenant_id <> p_tenant))
-    THEN
+    SELECT bool_or(state <> 'active'), max(memories) INTO v_gone, v_most
+      FROM subjects WHERE subject_id = ANY(v_people) AND tenant_id = p_tenant;
+    IF v_gone THEN
         RETURN jsonb_build_object('outcome', 'subject_gone');
     END IF;
     v_at := lc_now();
@@ -62,7 +65,7 @@ BEGIN
     );
     SELECT jsonb_object_agg(x.id, x.n) INTO v_subject_deltas
       FROM (SELECT x AS id, count(*) AS n FROM unnest(p_subjects) AS x GROUP BY x) AS x;
-    v_decided := lc_decide(p_tenant, v_deltas, v_subject_deltas, v_at);
+    v_decided := lc_decide(p_tenant, v_deltas, v_subject_deltas, v_at, coalesce(v_most, 0) + v_count);
     IF v_decided->>'refusal' IS NOT NULL THEN
         RETURN lc_quota(p_tenant, p_event, v_decided->'refusal');
     END IF;
@@ -92,10 +95,11 @@ BEGIN
     END IF;
     PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', v_deltas, v_at);
     PERFORM lc_append(p_tenant, p_event, 'allowed', NULL, p_ids, jsonb_build_object('stored', v_count));
-    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, v_subject_deltas, v_decided->'standing');
+    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, v_subject_deltas, v_decided);
     RETURN jsonb_build_object(
         'outcome', 'stored', 'ids', p_ids, 'generations', v_generations,
-        'balances', lc_after(v_decided->'standing', v_deltas)
+        -- How limited meters stood before, and by how much all changed: advice on the next write.
+        'standing', v_decided->'standing', 'deltas', v_deltas
     );
 END $$;
 

@@ -6,6 +6,7 @@ import ast
 import inspect
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 import cloud
 from cloud import CloudRuntime
-from cloud.kernel.errors import TenantIsolationError
+from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
 from cloud.kernel.ids import new_memory_id
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.model import SealedRow
@@ -23,7 +24,7 @@ from cloud.tenancy.system import system_predicate
 
 _SOURCE = Path(cloud.__file__).parent / "memory/pixeltable.py"
 _PLACEMENT = "isolation_test"
-_QUERIES = {"newer", "revisions", "remove_subject", "count_subject"}
+_QUERIES = {"newer", "named", "revisions", "remove", "remove_subject", "count_subject"}
 _WRITES = {"write"}
 _READING_CALLS = {"where", "select", "delete", "update", "collect", "count", "head", "tail", "sample", "order_by"}
 
@@ -100,6 +101,27 @@ def test_revisions_are_those_of_the_tenants_named(runtime: CloudRuntime, held: T
         rows.revisions([], _PLACEMENT, held.ids())
 
 
+def test_named_and_removed_rows_are_the_tenants_own(runtime: CloudRuntime, held: TwoTenants) -> None:
+    rows = runtime.pixeltable_config.rows
+    own = {row.memory_id for row in held.mine}
+    assert {row.memory_id for row in rows.named(predicate("acme"), _PLACEMENT, held.ids())} == own
+    assert rows.named(predicate("acme-1"), _PLACEMENT, held.ids()) == []
+    assert rows.remove(predicate("acme-1"), _PLACEMENT, held.ids()) == 0
+    assert rows.remove(predicate("acme"), _PLACEMENT, held.ids()) == len(own)
+    assert rows.count_subject(predicate("acme2"), _PLACEMENT, held.subject_id) == len(held.theirs)
+
+
+def test_an_update_replaces_the_row_of_its_own_tenant(runtime: CloudRuntime, held: TwoTenants) -> None:
+    rows = runtime.pixeltable_config.rows
+    newer = replace(held.mine[0], revision=2)
+    foreign = replace(held.theirs[0], tenant_id="acme", revision=2)
+    rows.write(_PLACEMENT, [], [newer])
+    assert rows.revisions([predicate("acme")], _PLACEMENT, [newer.memory_id]) == {newer.memory_id: 2}
+    with pytest.raises(ProviderUnavailableError):
+        rows.write(_PLACEMENT, [], [foreign])
+    assert rows.revisions([predicate("acme2")], _PLACEMENT, held.ids()) == {row.memory_id: 1 for row in held.theirs}
+
+
 def test_counting_and_removing_touch_the_tenants_own_rows(runtime: CloudRuntime, held: TwoTenants) -> None:
     rows = runtime.pixeltable_config.rows
     assert rows.count_subject(predicate("acme"), _PLACEMENT, held.subject_id) == 2
@@ -115,6 +137,8 @@ def test_what_is_no_predicate_opens_nothing(runtime: CloudRuntime, held: TwoTena
     for forged in (None, "acme", {"tenant_id": {"$eq": "acme"}}):
         calls: dict[str, Any] = {
             "newer": lambda forged=forged: rows.newer(forged, _PLACEMENT, held.subject_id, since=0),
+            "named": lambda forged=forged: rows.named(forged, _PLACEMENT, held.ids()),
+            "remove": lambda forged=forged: rows.remove(forged, _PLACEMENT, held.ids()),
             "revisions": lambda forged=forged: rows.revisions([forged], _PLACEMENT, held.ids()),
             "remove_subject": lambda forged=forged: rows.remove_subject(forged, _PLACEMENT, held.subject_id),
             "count_subject": lambda forged=forged: rows.count_subject(forged, _PLACEMENT, held.subject_id),

@@ -44,6 +44,7 @@ READABLE: dict[str, set[str]] = {
         "usage_reservations",
         "subjects",
         "memories",
+        "memory_changes",
         "intake",
         "idempotency_keys",
         "audit_events",
@@ -76,7 +77,8 @@ async def two_tenants(runtime: CloudRuntime) -> tuple[str, str]:
         runtime.tenants.create(name, plan="team")
         runtime.api_keys.create(name, roles={"service"})
         with request_context(tenant_id=name, roles={"service"}):
-            await runtime.memory.store(sample_memory("alice"), {"idempotency_key": "once"})
+            memory_id = await runtime.memory.store(sample_memory("alice"), {"idempotency_key": "once"})
+            await runtime.memory.update(memory_id, {"content": "Uses spaces"})
             runtime.usage.track("query", 3, {})
             runtime.usage.reserve(name, "tokens", 5)
         revoked = sa.insert(revoked_tokens).values(tenant_id=name, token_tag=b"t", expires_at=datetime.now(UTC))
@@ -172,6 +174,8 @@ def test_without_a_name_nothing_is_seen(app: psycopg.Connection[tuple[Any, ...]]
         " VALUES ('rls-two', 'x', 'x', '{}', '{}')",
         "INSERT INTO memories (memory_id, tenant_id, subject_id, size_bytes, created_at, generation)"
         " SELECT gen_random_uuid(), 'rls-two', subject_id, 1, now(), 1 FROM subjects LIMIT 1",
+        "INSERT INTO memory_changes (memory_id, event_id, tenant_id, subject_id, revision, change)"
+        " SELECT memory_id, gen_random_uuid(), 'rls-two', subject_id, 2, 'updated' FROM memories LIMIT 1",
         _WAITING.decode().replace("SELECT memory_id, tenant_id", "SELECT memory_id, 'rls-two'"),
     ],
     ids=lambda statement: statement.split()[2],

@@ -149,13 +149,17 @@ async def test_the_export_goes_by_the_data_map(look: Looker, tmp_path: Path) -> 
     assert personal.isdisjoint(silent), "a place about people that no export tells of"
     assert {place.exported_in for place in CATALOG} - {None} == set(FILES)
 
-    await look.store(sample_memory("alice"), idempotency_key="k")
+    (memory_id,) = await look.store(sample_memory("alice"), idempotency_key="k")
+    with request_context(tenant_id=look.tenant_id, roles={"service"}):
+        await look.runtime.memory.update(memory_id, {"content": "Uses spaces"})
+        await look.runtime.memory.get_by_id(memory_id)
     look.runtime.api_keys.create(look.tenant_id, roles={"member"}, user_id="alice")
     await look.runtime.gdpr.delete_user_data("alice", look.tenant_id)
     found = await exported(look, "alice", tmp_path)
     tables = {place.name.removeprefix("control.") for place in CATALOG if place.exported_in == "person.json"}
     tables -= {"keyring.subject"}
     assert tables <= found["person"].keys()
+    assert found["memories"][0]["last_accessed_at"] is not None, "what is noted of reads is told too"
     for table in tables - {"erasures"}:
         assert found["person"][table], f"{table} has a row about the person that is not told"
 

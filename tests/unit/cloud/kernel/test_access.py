@@ -18,6 +18,12 @@ MEMORY = {
     "memory.delete",
     "memory.import",
     "memory.export",
+    "memory.update",
+    "memory.supersede",
+    "memory.undelete",
+    "memory.history",
+    "memory.list",
+    "memory.count",
 }
 EVERYBODY = {"memory.export_all"}
 PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
@@ -37,6 +43,7 @@ TENANTS = {
     "api_key.create",
     "api_key.revoke",
     "api_key.list",
+    "memory.purge",
     "api_key.rotate",
     "token.revoke",
     "token.check",
