@@ -27,6 +27,7 @@ from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.postgres import PostgresTenantStore
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
+from cloud.usage.books import PostgresUsageBooks
 from cloud.usage.model import Meter
 from cloud.usage.postgres import PostgresUsageStore
 from cloud.usage.service import CloudUsageTracker
@@ -65,6 +66,7 @@ class CloudRuntime:
         admissions = Administration(self.tenant_provider, config.identities, self.audit, store)
         self.audit.use_admission(admissions)
         self.usage.use_admission(admissions, self.audit)
+        self.usage.use_books(PostgresUsageBooks(engines.maintenance))
         self.tenants = Tenants(
             store,
             config.keyring,
