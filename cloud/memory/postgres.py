@@ -129,7 +129,7 @@ class PostgresLedger:
                 return Stored(
                     ids=tuple(answer["ids"]),
                     generations=answer["generations"],
-                    balances=_balances(answer.get("standing"), answer.get("deltas") or {}),
+                    balances=_balances(answer.get("balances") or {}),
                 )
             case "quota":
                 return quota_full(answer)
@@ -260,17 +260,9 @@ def sealed_row(row: Row) -> SealedRow:
     return SealedRow(**row._mapping)
 
 
-def _balances(standing: Mapping[str, Mapping[str, int]] | None, deltas: Mapping[str, int]) -> tuple[Balance, ...]:
-    """Balances after a write: how meters with a limit stood before it, and by how much it changed all."""
-    known = standing or {"used": {}, "held": {}, "limits": {}}
+def _balances(standing: Mapping[str, Mapping[str, int | None]]) -> tuple[Balance, ...]:
     return tuple(
-        Balance(
-            Meter(meter),
-            used=known["used"].get(meter, 0) + delta,
-            limit=known["limits"].get(meter),
-            held=known["held"].get(meter, 0),
-        )
-        for meter, delta in deltas.items()
+        Balance(Meter(meter), used=balance["used"] or 0, limit=balance["limit"]) for meter, balance in standing.items()
     )
 
 

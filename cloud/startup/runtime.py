@@ -47,6 +47,7 @@ from cloud.tenancy.service import Tenants
 from cloud.tenancy.token_administration import TokenAdministration
 from cloud.transfer.checkpoints import FileCheckpoints
 from cloud.transfer.service import CloudTransfer
+from cloud.usage.books import PostgresUsageBooks
 from cloud.usage.model import Meter
 from cloud.usage.postgres import PostgresUsageStore
 from cloud.usage.service import CloudUsageTracker
@@ -92,6 +93,7 @@ class CloudRuntime:
         admissions = Administration(self.tenant_provider, config.identities, self.audit, store)
         self.audit.use_admission(admissions)
         self.usage.use_admission(admissions, self.audit)
+        self.usage.use_books(PostgresUsageBooks(engines.maintenance))
         self.tenants = Tenants(
             store,
             config.keyring,

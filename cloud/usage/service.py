@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -27,6 +27,7 @@ from cloud.keys.ports import Keyring
 from cloud.usage.advice import WRITE_METERS, SeenBalances, first_full, meters_of
 from cloud.usage.model import Balance, Meter, PeriodUsage, Reservation
 from cloud.usage.ports import UsageStore
+from cloud.usage.reconciliation import Difference, Reconciliation, UsageBooks
 from cloud.usage.reports import Reports
 from cloud.usage.reservations import DEFAULT_TTL_S, Reservations
 
@@ -52,6 +53,11 @@ class CloudUsageTracker:
         self._seen = SeenBalances()
         self._admission: Admission | None = None
         self._audit: TransactionalAuditLogger | None = None
+        self._books: UsageBooks | None = None
+
+    def use_books(self, books: UsageBooks) -> None:
+        """Let operators reconcile. Called once by start-up: the books are read as another role."""
+        self._books = books
 
     def use_admission(self, admission: Admission, audit: TransactionalAuditLogger) -> None:
         """Let tenancy decide who may see and hold usage, and record who did. Called once by start-up."""
@@ -155,6 +161,32 @@ class CloudUsageTracker:
         """As `daily`, month by month; the beginning of this year when `since` is left out."""
         return self._reports().monthly(tenant_id, since, until)
 
+    def reconcile(
+        self,
+        tenant_id: str | None = None,
+        *,
+        repair: bool = False,
+        progress: Callable[[Sequence[str]], Iterable[str]] | None = None,
+    ) -> list[Difference]:
+        """Prove that counters are the sums of the ledger, and stocks what the memories say; for operators.
+
+        Args:
+            tenant_id: One tenant; all when left out.
+            repair: Mend what differs: counters become what they should be, and where the ledger's stock is not what
+                is there, one more entry corrects it. Of a flow the ledger is right.
+            progress: Wraps the tenants that are gone through, such as a progress bar.
+
+        Returns:
+            What differed, mended or not.
+
+        Raises:
+            UnknownTenantError: There is no such tenant.
+            PermissionDeniedError: The caller is no operator.
+        """
+        if self._books is None:
+            raise ConfigurationError("the usage tracker was built without its books; use init_cloud_extensions")
+        return Reconciliation(self._books, *self._doors()).run(tenant_id, repair=repair, progress=progress)
+
     def reserve(self, tenant_id: str, meter: Meter | str, amount: int, *, ttl_s: float = DEFAULT_TTL_S) -> Reservation:
         """Hold units for work that is about to begin: what is used, held and requested never exceeds the limit.
 
@@ -245,7 +277,7 @@ class CloudUsageTracker:
             raise UnknownTenantError from exc
         # It may say anything, a user id included: the ledger keeps an HMAC, by which another tenant's id is another.
         digest = hmac.digest(secret, b"usage\0" + event_id.encode("utf-8", "surrogatepass"), "sha256")
-        return str(uuid.UUID(bytes=digest[:16], version=8))
+        return str(_uuid_of(digest))
 
     def _reports(self) -> Reports:
         return Reports(self._store, self._clock, *self._doors())
@@ -257,3 +289,9 @@ class CloudUsageTracker:
         if self._admission is None or self._audit is None:
             raise ConfigurationError("the usage tracker was built without tenancy; use init_cloud_extensions")
         return self._admission, self._audit
+
+
+def _uuid_of(digest: bytes) -> uuid.UUID:
+    """A UUIDv8 (RFC 9562 §5.8) of the first bits of a digest."""
+    bits = int.from_bytes(digest[:16])
+    return uuid.UUID(int=bits & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62)

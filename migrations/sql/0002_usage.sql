@@ -88,8 +88,8 @@ BEGIN
 END $$;
 
 -- Decide, under the locks, on everything that would be used; nothing is written. Returns in `standing` how the meters
--- with a limit stand, in `refusal` the first that does not fit, or null, and in `passes` whether a threshold may be
--- passed; null if no meter has a limit. What gives back is never refused.
+-- with a limit stand, and whether one may pass a threshold, and in `refusal` the first that does not fit, or null; null
+-- if no meter has a limit. What gives back is never refused.
 --
 -- p_subject_deltas: subject id to memories.
 -- p_most: memories that no subject will have more of, where the caller knows; far below the limit nobody is asked.
@@ -146,7 +146,9 @@ BEGIN
          WHERE d.value::bigint > 0 AND coalesce(s.memories, 0) + d.value::bigint > v_limit
          ORDER BY d.key LIMIT 1;
     END IF;
-    RETURN jsonb_build_object('standing', v_standing, 'refusal', v_refusal, 'passes', v_passes);
+    RETURN jsonb_build_object(
+        'standing', v_standing || jsonb_build_object('passes', v_passes), 'refusal', v_refusal
+    );
 END $$;
 
 -- Book a charge that was decided: one ledger row, and the counters that project from it. An entry is booked once: its
@@ -214,31 +216,30 @@ END $$;
 
 -- Record each threshold that a charge took a meter over, 80 % and 100 % of its limit: an event of its own, with the
 -- actor and request that did it. A flow passes each once a month; a stock again after it fell below.
--- p_decided is lc_decide's answer, of before; the subjects' own counts are those after.
+-- p_standing is lc_decide's, of before; the subjects' own counts are those after.
 CREATE FUNCTION lc_thresholds(
-    p_tenant text, p_event jsonb, p_deltas jsonb, p_subject_deltas jsonb, p_decided jsonb
+    p_tenant text, p_event jsonb, p_deltas jsonb, p_subject_deltas jsonb, p_standing jsonb
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_meter text;
     v_before numeric;
     v_after numeric;
     v_limit numeric;
-    v_standing jsonb := p_decided->'standing';
     v_subject record;
 BEGIN
-    IF (p_decided->>'passes')::boolean IS NOT TRUE THEN
+    IF (p_standing->>'passes')::boolean IS NOT TRUE THEN
         RETURN;
     END IF;
     FOREACH v_meter IN ARRAY '{memories,stored_bytes,writes,reads,tokens}'::text[] LOOP
-        CONTINUE WHEN NOT (p_deltas ? v_meter AND v_standing->'limits' ? v_meter);
-        v_before := coalesce((v_standing->'used'->v_meter)::numeric, 0);
+        CONTINUE WHEN NOT (p_deltas ? v_meter AND p_standing->'limits' ? v_meter);
+        v_before := coalesce((p_standing->'used'->v_meter)::numeric, 0);
         v_after := v_before + (p_deltas->v_meter)::numeric;
-        v_limit := (v_standing->'limits'->v_meter)::numeric;
+        v_limit := (p_standing->'limits'->v_meter)::numeric;
         IF v_after * 100 >= v_limit * 80 THEN
             PERFORM lc_passed(p_tenant, p_event, NULL, v_meter, v_before, v_after, v_limit);
         END IF;
     END LOOP;
-    v_limit := (v_standing->'limits'->'memories_per_subject')::numeric;
+    v_limit := (p_standing->'limits'->'memories_per_subject')::numeric;
     IF v_limit IS NOT NULL AND p_subject_deltas <> '{}' THEN
         FOR v_subject IN
             SELECT d.key AS subject_id, d.value::numeric AS delta, s.memories AS after
@@ -253,6 +254,23 @@ BEGIN
             );
         END LOOP;
     END IF;
+END $$;
+
+-- What lc_store tells of its meters: for each what is used or held after it, and the limit.
+CREATE FUNCTION lc_after(p_standing jsonb, p_deltas jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_meter text;
+    v_after jsonb := '{}';
+BEGIN
+    FOREACH v_meter IN ARRAY '{memories,stored_bytes,writes,reads,tokens}'::text[] LOOP
+        CONTINUE WHEN NOT p_deltas ? v_meter;
+        v_after := v_after || jsonb_build_object(v_meter, jsonb_build_object(
+            'used', coalesce((p_standing->'used'->v_meter)::bigint, 0)
+                    + coalesce((p_standing->'held'->v_meter)::bigint, 0) + (p_deltas->v_meter)::bigint,
+            'limit', p_standing->'limits'->v_meter
+        ));
+    END LOOP;
+    RETURN v_after;
 END $$;
 
 -- Charge reads without taking the tenant's write lock: readers of a tenant must not wait for each other.
@@ -275,7 +293,7 @@ BEGIN
             RETURN v_decided->'refusal';
         END IF;
         PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', v_deltas, v_at);
-        PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_decided);
+        PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_decided->'standing');
         RETURN NULL;
     END IF;
     INSERT INTO usage_events (event_id, tenant_id, operation, occurred_at, reads)
@@ -327,7 +345,7 @@ BEGIN
      WHERE s.subject_id = d.key::uuid AND s.tenant_id = p_tenant;
     PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', p_deltas, v_at);
     IF v_grows THEN
-        PERFORM lc_thresholds(p_tenant, p_event, p_deltas, p_subject_deltas, v_decided);
+        PERFORM lc_thresholds(p_tenant, p_event, p_deltas, p_subject_deltas, v_decided->'standing');
     END IF;
     RETURN NULL;
 END $$;
@@ -455,11 +473,10 @@ BEGIN
     END IF;
     PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', v_deltas, v_at);
     PERFORM lc_append(p_tenant, p_event, 'allowed', NULL, p_ids, jsonb_build_object('stored', v_count));
-    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, v_subject_deltas, v_decided);
+    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, v_subject_deltas, v_decided->'standing');
     RETURN jsonb_build_object(
         'outcome', 'stored', 'ids', p_ids, 'generations', v_generations,
-        -- How limited meters stood before, and by how much all changed: advice on the next write.
-        'standing', v_decided->'standing', 'deltas', v_deltas
+        'balances', lc_after(v_decided->'standing', v_deltas)
     );
 END $$;
 
@@ -635,7 +652,7 @@ BEGIN
     v_decided := lc_decide(p_tenant, v_deltas, '{}', v_at);
     PERFORM lc_book(p_tenant, p_entry, p_operation, v_deltas, v_at);
     PERFORM lc_append(p_tenant, p_event, 'allowed', NULL, '{}', v_deltas);
-    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_decided);
+    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_decided->'standing');
     RETURN jsonb_build_object('outcome', 'kept');
 END $$;
 
@@ -718,7 +735,7 @@ BEGIN
         v_deltas := jsonb_build_object(v_held.meter, v_actual);
         v_decided := lc_decide(p_tenant, v_deltas, '{}', v_at);
         PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', v_deltas, v_at);
-        PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_decided);
+        PERFORM lc_thresholds(p_tenant, p_event, v_deltas, '{}', v_decided->'standing');
     END IF;
     UPDATE usage_reservations
        SET state = CASE WHEN p_commit THEN 'committed' ELSE 'released' END, actual = v_actual, settled_at = v_at

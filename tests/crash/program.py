@@ -25,6 +25,7 @@ from cloud.kernel import failpoints
 from cloud.kernel.errors import LuminescentError
 from cloud.kernel.ids import new_request_id
 from cloud.tenancy.system import system_predicate
+from cloud.usage.model import Reservation
 from src.memory.schemas import Memory, MemoryType
 from tests.support.books import Json
 from tests.support.processes import kill_whole_server
@@ -50,6 +51,7 @@ class Program:
         self._home = Path()
         self._reached = threading.Event()
         self._go = threading.Event()
+        self._holds: list[Reservation] = []
 
     async def run(self) -> None:
         """Answer commands until `quit` or the end of the input."""
@@ -345,6 +347,47 @@ class Program:
 
         await asyncio.gather(*(writer(user) for user in users))
 
+    async def do_limited(self, tenant: str, limits: Json) -> None:
+        """A tenant with these limits and no other."""
+        await asyncio.to_thread(self._runtime.tenants.create, tenant, plan="enterprise", limits=limits)
+
+    async def do_read_rush(self, tenant: str, user: str, readers: int, at: float) -> None:
+        """As `do_rush`, with readers."""
+        provider = self._runtime.memory
+
+        async def reader() -> None:
+            await asyncio.sleep(max(0.0, at - time.time()))
+            await operate("retrieve", tenant, user, {}, lambda: answered(provider.retrieve("tea", user)))
+
+        await asyncio.gather(*(reader() for _ in range(readers)))
+
+    async def do_hold(self, tenant: str, amount: int, times: int = 1, ttl_s: float = 60.0, at: float = 0.0) -> int:
+        """Reserve tokens, `times` at once, and keep what was got; returns how often that was."""
+        await asyncio.sleep(max(0.0, at - time.time()))
+
+        async def hold() -> str:
+            got = await asyncio.to_thread(self._runtime.usage.reserve, tenant, "tokens", amount, ttl_s=ttl_s)
+            self._holds.append(got)
+            return got.reservation_id
+
+        answers = await asyncio.gather(
+            *(operate("reserve", tenant, "agent", {"amount": amount}, hold) for _ in range(times))
+        )
+        return sum(isinstance(answer, str) for answer in answers)
+
+    async def do_commit(self, actual: int | None = None) -> list[int]:
+        """Commit everything that is held, twice."""
+        commit = self._runtime.usage.commit
+        return [await asyncio.to_thread(commit, hold, actual) for hold in self._holds for _ in range(2)]
+
+    async def do_usage(self, tenant: str) -> Json:
+        """Each meter's used and held, and what differs between the books."""
+        usage = self._runtime.usage
+        summary: Json = await asyncio.to_thread(usage.get_usage_summary, tenant)
+        differing = await asyncio.to_thread(usage.reconcile, tenant)
+        meters = {name: [meter["used"], meter["held"]] for name, meter in summary["meters"].items()}
+        return {**meters, "differences": len(differing)}
+
     async def do_registry(self) -> Json:
         """Which runtime's extensions are registered: its number, or `None`."""
         from src.extensions import ExtensionRegistry
@@ -380,6 +423,12 @@ async def operate(
             return described_error
     say({"done": request_id, "answer": answer})
     return answer
+
+
+async def answered(work: Awaitable[object]) -> bool:
+    """That it was answered is all that is said of it."""
+    await work
+    return True
 
 
 async def in_parallel(works: Sequence[Callable[[], Awaitable[Any]]], tasks: int) -> None:
