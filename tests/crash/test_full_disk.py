@@ -52,7 +52,7 @@ def test_a_full_disk_is_reported_as_passing_trouble_and_loses_nothing() -> None:
             child.ask("store", tenant="acme", user="alice", contents=["before it was full"])
             child.ask("drain")
             ballast = home / "ballast"
-            _fill(ballast)
+            fill(ballast)
             for number in range(40):
                 child.ask("store", tenant="acme", user="alice", contents=[f"{number} " + "x" * 60_000] * 5, tasks=5)
                 if any(operation.error for operation in installation.journal.of("acme")):
@@ -68,7 +68,7 @@ def test_a_full_disk_is_reported_as_passing_trouble_and_loses_nothing() -> None:
             assert last.acknowledged
 
 
-def _fill(ballast: Path) -> None:
+def fill(ballast: Path) -> None:
     with ballast.open("wb") as file:
         try:
             while True:
