@@ -24,6 +24,7 @@ from cloud.kernel.errors import (
     ConfigurationError,
     InvalidFilterError,
     PermissionDeniedError,
+    ProviderUnavailableError,
     UnreadableFileError,
 )
 from cloud.transfer.model import Manifest
@@ -105,6 +106,24 @@ class TestContent:
         report = await exported(runtime, tenant_id, tmp_path / "all.jsonl", include_invalid=True)
         assert {one["content"] for one in documents(tmp_path / "all.jsonl")} == {"kept", "expired"}
         assert report.manifest.include_invalid
+
+    async def test_who_is_being_erased_is_not_in_it(
+        self, runtime: CloudRuntime, tenant_id: str, tmp_path: Path
+    ) -> None:
+        await stored(runtime, tenant_id, sample_memory("alice", content="kept"), sample_memory("bob"))
+
+        def stop() -> None:
+            raise ProviderUnavailableError("erasure")
+
+        failpoints.arm("erase.frozen", stop)
+        try:
+            with pytest.raises(ProviderUnavailableError):
+                await runtime.gdpr.delete_user_data("bob", tenant_id, confirmed=True)
+        finally:
+            failpoints.disarm_all()
+        await exported(runtime, tenant_id, tmp_path / "e.jsonl")
+        assert [one["content"] for one in documents(tmp_path / "e.jsonl")] == ["kept"]
+        assert runtime.gdpr.resume() == 1
 
     async def test_a_filter_chooses_and_a_query_is_refused(
         self, runtime: CloudRuntime, tenant_id: str, tmp_path: Path
