@@ -183,37 +183,36 @@ def new_export(path: Path) -> Iterator[ExportFile]:
     """
     try:
         part = _part(path)
-        raw = _exclusive(part, path)
-        try:
-            with raw:
+        with _exclusive(part, path) as raw:
+            try:
+                if path.exists():
+                    raise ConfigurationError(f"{path} exists; an export never overwrites")
+                # What a killed export left.
+                raw.truncate()
                 yield ExportFile(raw, path)
-        finally:
-            part.unlink(missing_ok=True)
+            finally:
+                part.unlink(missing_ok=True)
     except OSError as exc:
         raise ConfigurationError(f"{path} cannot be written: {exc.strerror or type(exc).__name__}") from exc
 
 
-def _exclusive(part: Path, path: Path) -> BufferedWriter:
+@contextmanager
+def _exclusive(part: Path, path: Path) -> Iterator[BufferedWriter]:
+    """The file at `part`, this account's own and this export's alone."""
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    raw = os.fdopen(descriptor, "wb")
-    try:
+    with os.fdopen(descriptor, "wb") as raw:
+        mine = os.fstat(descriptor)
+        if mine.st_uid != os.geteuid() or mine.st_nlink > 1:
+            raise ConfigurationError(f"{part} is not this export's own: remove it, or export somewhere else")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
+            # The one that held the lock may have ended, and taken the temporary name away.
+            if not os.path.samestat(part.stat(), mine):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError) as exc:
             raise ConfigurationError(f"another export is writing {path}") from exc
-        mine = os.fstat(descriptor)
-        # The one that held the lock may have ended, and taken its file's temporary name away.
-        if not part.exists() or part.stat().st_ino != mine.st_ino or path.exists():
-            raise ConfigurationError(f"{path} exists; an export never overwrites")
-        if mine.st_uid != os.geteuid() or mine.st_nlink != 1:
-            raise ConfigurationError(f"{part} is not this account's own: remove it, or export somewhere else")
         os.fchmod(descriptor, 0o600)
-        # What a killed export left.
-        os.ftruncate(descriptor, 0)
-    except BaseException:
-        raw.close()
-        raise
-    return raw
+        yield raw
 
 
 def _named(part: Path, path: Path) -> None:

@@ -233,7 +233,6 @@ class Importer:
         self._report.stopped_at = batch.positions[0] if at is None else min(at, batch.positions[0])
 
     def _checkpoint(self, chunk: _Chunk) -> None:
-        self._report_file.flush()
         checkpoint = Checkpoint(chunk.last, self._report.counts(), self._report_file.size_bytes)
         self._checkpoints.save(self._report.import_id, checkpoint)
 

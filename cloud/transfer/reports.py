@@ -10,8 +10,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from cloud.kernel.errors import ConfigurationError
 from cloud.transfer.model import Fault, Position
@@ -20,18 +21,15 @@ _HEAD_BYTES: Final = 4096
 
 
 class ReportFile:
-    """Where faults are written; nowhere without a path.
+    """Where faults are written; nowhere without a path. What was added is in the file, and not in this process."""
 
-    Attributes:
-        size_bytes: How large it is.
-    """
-
-    def __init__(self, file: BinaryIO | None, path: Path | None) -> None:
+    def __init__(self, file: FileIO | None, path: Path | None) -> None:
         self._file = file
         self._path = path
 
     @property
     def size_bytes(self) -> int:
+        """How large it is."""
         return self._file.tell() if self._file is not None else 0
 
     def add(self, fault: Fault) -> None:
@@ -40,31 +38,21 @@ class ReportFile:
         Raises:
             ConfigurationError: It cannot be written.
         """
-        self._write({**shown_position(fault.position), "reason": fault.reason})
+        self.write({**shown_position(fault.position), "reason": fault.reason})
 
-    def finish(self, summary: Mapping[str, object]) -> None:
-        """Write the last line.
-
-        Raises:
-            ConfigurationError: It cannot be written.
-        """
-        self._write({"summary": dict(summary)})
-        self.flush()
-
-    def flush(self) -> None:
-        """What was written is in the file.
+    def write(self, line: Mapping[str, object]) -> None:
+        """Write a line.
 
         Raises:
             ConfigurationError: It cannot be written.
         """
-        if self._file is not None:
-            with _writing(self._path):
-                self._file.flush()
-
-    def _write(self, line: Mapping[str, object]) -> None:
-        if self._file is not None:
-            with _writing(self._path):
-                self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        if self._file is None:
+            return
+        data = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        with _writing(self._path):
+            # A disk that fills up takes a part of it first.
+            while data:
+                data = data[self._file.write(data) or 0 :]
 
 
 def shown_position(position: Position) -> dict[str, int]:
@@ -92,17 +80,17 @@ def report_file(
         return
     with _writing(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "r+b") as file:
+    # Not buffered: a file whose last lines could not be written would fail again when it is closed.
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
         _take_back(file, path, import_id, keep_bytes if resumed is not None else 0)
         report = ReportFile(file, path)
         if not report.size_bytes:
             head = {"import": import_id, **({"resumed_after": shown_position(resumed)} if resumed else {})}
-            report._write(head)  # noqa: SLF001 - its own module
+            report.write(head)
         yield report
-        report.flush()
 
 
-def _take_back(file: BinaryIO, path: Path, import_id: str, keep_bytes: int) -> None:
+def _take_back(file: FileIO, path: Path, import_id: str, keep_bytes: int) -> None:
     with _writing(path):
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

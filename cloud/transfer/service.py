@@ -171,6 +171,11 @@ class CloudTransfer:
         return hmac.digest(secret, named.encode("utf-8", "surrogatepass"), "sha256")[:_ID_BYTES].hex()
 
     def _ended(self, admitted: Admitted, made: ImportReport, faults: ReportFile) -> None:
+        if made.stopped is None:
+            try:
+                faults.write({"summary": made.counts()})
+            except ConfigurationError as error:
+                made.stopped = error
         stopped = made.stopped
         self._audit.record(
             admitted.scope.tenant_id,
@@ -182,7 +187,6 @@ class CloudTransfer:
         failpoints.reach("import.recorded")
         if stopped is None:
             self._checkpoints.remove(made.import_id)
-            faults.finish(made.counts())
 
     def _export(
         self,

@@ -34,12 +34,10 @@ class Source:
         size_bytes: Its size.
     """
 
-    def __init__(self, file: io.BufferedReader, name: str, limits: Limits) -> None:
+    def __init__(self, file: io.BufferedReader, limits: Limits) -> None:
         self._file = file
         self._limits = limits
         self._found = os.fstat(file.fileno())
-        if not stat.S_ISREG(self._found.st_mode):
-            raise ConfigurationError(f"{name} is no plain file; an import reads its file more than once")
         self.size_bytes = self._found.st_size
         self.format = Format.JSONL
 
@@ -184,7 +182,10 @@ def open_source(path: Path, wanted: Format | None, limits: Limits) -> Iterator[S
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:
         raise UnreadableFileError("io", f"{path} cannot be opened: {exc.strerror}") from exc
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigurationError(f"{path} is no plain file; an import reads its file more than once")
     with os.fdopen(descriptor, "rb") as file:
-        source = Source(file, str(path), limits)
+        source = Source(file, limits)
         source.recognize(wanted)
         yield source

@@ -103,7 +103,7 @@ def text_stream(raw: io.BufferedReader, limits: Limits, size_bytes: int) -> io.B
     if not raw.peek(2).startswith(GZIP_MAGIC):
         return raw
     unpacked = gzip.GzipFile(fileobj=raw, mode="rb")
-    return io.BufferedReader(_Bounded(unpacked, Bounds(limits, size_bytes)), _BUFFER_BYTES)  # type: ignore[arg-type]
+    return io.BufferedReader(_Bounded(unpacked, Bounds(limits, size_bytes)), _BUFFER_BYTES)
 
 
 def conversation_files(raw: BinaryIO, limits: Limits, size_bytes: int) -> Iterator[Callable[[int], bytes]]:

@@ -25,6 +25,7 @@ from cloud.kernel import failpoints
 from cloud.kernel.errors import LuminescentError
 from cloud.kernel.ids import new_request_id
 from cloud.tenancy.system import system_predicate
+from cloud.transfer import importing
 from cloud.usage.model import Reservation
 from src.memory.schemas import Memory, MemoryType
 from tests.support.books import Json
@@ -261,6 +262,22 @@ class Program:
     async def do_close_tenant(self, tenant: str) -> Json:
         closed = await asyncio.to_thread(self._runtime.closing.close, tenant, confirmed=True)
         return dict(closed.counts)
+
+    async def do_import(self, tenant: str, path: str, report: str | None = None) -> Json:
+        """A file, by a service; its own operations are not announced."""
+        with request_context(tenant_id=tenant, roles={"service"}):
+            made = await self._runtime.transfer.import_file(path, report=report)
+        stopped = described(made.stopped, 0.0) if made.stopped else None
+        return {**made.counts(), "resumed": made.resumed_after is not None, "stopped": stopped}
+
+    async def do_export(self, tenant: str, path: str) -> Json:
+        with request_context(tenant_id=tenant, roles={"tenant_admin"}):
+            made = await self._runtime.transfer.export(path)
+        return {"memories": made.manifest.memories, "content_hash": made.manifest.content_hash}
+
+    async def do_small_chunks(self, entries: int) -> None:
+        """Files are imported in chunks of so many entries from now on."""
+        importing.CHUNK_ENTRIES = entries  # type: ignore[misc]
 
     async def do_everything(self, tenant: str, user: str, memory_id: str) -> None:
         """One operation of each kind, all at once."""

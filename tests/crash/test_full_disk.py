@@ -53,7 +53,7 @@ def test_a_full_disk_is_reported_as_passing_trouble_and_loses_nothing() -> None:
             child.ask("store", tenant="acme", user="alice", contents=["before it was full"])
             child.ask("drain")
             ballast = home / "ballast"
-            _fill(ballast)
+            fill(ballast)
             for number in range(40):
                 child.ask("store", tenant="acme", user="alice", contents=[f"{number} " + "x" * 60_000] * 5, tasks=5)
                 if any(operation.error for operation in installation.journal.of("acme")):
@@ -73,7 +73,7 @@ def test_commands_on_a_full_disk_say_so_and_work_again_with_room() -> None:
     with small_disk() as home:
         assert run("tenants", "create", "acme", home=home).returncode == 0
         ballast = home / "ballast"
-        _fill(ballast)
+        fill(ballast)
         looked, upgraded = run("doctor", home=home), run("db", "upgrade", home=home)
         for full in (looked, upgraded):
             assert full.returncode == 1, full.stdout + full.stderr
@@ -86,7 +86,7 @@ def test_commands_on_a_full_disk_say_so_and_work_again_with_room() -> None:
             assert run(*command, home=home).returncode == 0
 
 
-def _fill(ballast: Path) -> None:
+def fill(ballast: Path) -> None:
     with ballast.open("wb") as file:
         try:
             while True:
