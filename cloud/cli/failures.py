@@ -5,6 +5,7 @@ The codes are a contract with scripts; `docs/cli.md` lists them.
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import IntEnum
 from typing import Final
 
@@ -77,6 +78,10 @@ def next_step(error: LuminescentError) -> str | None:
             return "luminescent-cloud api-keys list --tenant TENANT shows which keys work"
         case TenantIsolationError():
             return "leave out --tenant, or name the tenant that the API key belongs to"
+        case QuotaExceededError(resets_at=datetime()):
+            return (
+                "wait for the new month, or give the tenant more room; luminescent-cloud usage show says how it stands"
+            )
         case QuotaExceededError():
             return "delete memories that are no longer needed, or give the tenant more room"
         case MemoryNotFoundError():

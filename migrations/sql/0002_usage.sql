@@ -262,6 +262,11 @@ DECLARE
     v_meter text;
     v_after jsonb := '{}';
 BEGIN
+    IF p_standing IS NULL THEN
+        -- Of what has no limit nobody asks how much is used.
+        RETURN '{"memories": {"used": 0, "limit": null}, "stored_bytes": {"used": 0, "limit": null}, '
+               ' "writes": {"used": 0, "limit": null}}'::jsonb;
+    END IF;
     FOREACH v_meter IN ARRAY '{memories,stored_bytes,writes,reads,tokens}'::text[] LOOP
         CONTINUE WHEN NOT p_deltas ? v_meter;
         v_after := v_after || jsonb_build_object(v_meter, jsonb_build_object(
@@ -419,7 +424,7 @@ BEGIN
         RETURN lc_refuse(p_tenant, v_state, p_event);
     END IF;
     -- Hold the counter's row lock until commit: two writers must not both see the last unit.
-    PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
+    PERFORM lc_lock(p_tenant);
     IF p_key_tag IS NOT NULL THEN
         SELECT * INTO v_prior FROM idempotency_keys WHERE tenant_id = p_tenant AND key_tag = p_key_tag;
         IF FOUND THEN
@@ -442,8 +447,12 @@ BEGIN
         'memories', v_count, 'writes', v_count,
         'stored_bytes', (SELECT sum(octet_length(x)) FROM unnest(p_envelopes) AS x)
     );
-    SELECT jsonb_object_agg(x.id, x.n) INTO v_subject_deltas
-      FROM (SELECT x AS id, count(*) AS n FROM unnest(p_subjects) AS x GROUP BY x) AS x;
+    IF cardinality(v_people) = 1 THEN
+        v_subject_deltas := jsonb_build_object(v_people[1], v_count);
+    ELSE
+        SELECT jsonb_object_agg(x.id, x.n) INTO v_subject_deltas
+          FROM (SELECT x AS id, count(*) AS n FROM unnest(p_subjects) AS x GROUP BY x) AS x;
+    END IF;
     v_decided := lc_decide(p_tenant, v_deltas, v_subject_deltas, v_at, coalesce(v_most, 0) + v_count);
     IF v_decided->>'refusal' IS NOT NULL THEN
         RETURN lc_quota(p_tenant, p_event, v_decided->'refusal');

@@ -381,7 +381,7 @@ class ProviderMachine(RuleBasedStateMachine):
     def every_operation_left_its_event(self) -> None:
         for model in self.tenants:
             (counted,) = self.onlooker.rows(
-                # Thresholds of meters are told beside the operations that passed them.
+                # A threshold that an operation passes is a fact of its own beside the operation's event.
                 "SELECT count(*) FROM audit_events WHERE log_id = :tenant AND event->>'action' <> 'usage.threshold'",
                 tenant=model.tenant_id,
             )

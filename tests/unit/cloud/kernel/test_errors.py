@@ -54,6 +54,7 @@ def test_a_full_quota_tells_its_facts() -> None:
         (errors.ProviderUnavailableError("x", reason="alice@example.com"), "unavailable"),
         (errors.ConfigurationError("the file /home/alice"), "configuration"),
         (errors.IdempotencyConflictError(), "idempotency_conflict"),
+        (errors.ReservationClosedError("released"), "reservation_closed:released"),
         (errors.QuotaExceededError(meter="memories", limit=1, used=1), "quota_exceeded"),
     ],
 )
