@@ -24,6 +24,7 @@ EXAMPLES: dict[LuminescentError, ExitCode] = {
     errors.TenantIsolationError("conflict"): ExitCode.DENIED,
     errors.QuotaExceededError(meter="memories", limit=1, used=1): ExitCode.QUOTA,
     errors.ProviderUnavailableError("control plane"): ExitCode.UNAVAILABLE,
+    errors.UnreadableFileError("manifest", "x"): ExitCode.FAILED,
     errors.ErasureIncompleteError(("control.memories",)): ExitCode.UNAVAILABLE,
 }
 
