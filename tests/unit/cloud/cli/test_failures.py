@@ -30,6 +30,7 @@ EXAMPLES: dict[LuminescentError, ExitCode] = {
         meter="reads", limit=1, used=1, resets_at=datetime(2026, 2, 1, tzinfo=UTC)
     ): ExitCode.QUOTA,
     errors.ProviderUnavailableError("control plane"): ExitCode.UNAVAILABLE,
+    errors.UnreadableFileError("manifest", "x"): ExitCode.FAILED,
     errors.ErasureIncompleteError(("control.memories",)): ExitCode.UNAVAILABLE,
 }
 
