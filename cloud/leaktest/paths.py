@@ -193,6 +193,10 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
         "exceeded": _PART,
         "track": "counts, and shows nothing",
         "use_admission": _PART,
+        "use_books": _PART,
+        **dict.fromkeys(("reserve", "commit", "release"), "holds units, and shows numbers of its own hold"),
+        **dict.fromkeys(("daily", "monthly"), "the numbers of `get_usage_summary`, by day and month"),
+        "reconcile": "compares numbers, for operators alone",
     },
     "audit": {
         "draft": _PART,
@@ -205,7 +209,37 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
         "use_admission": _PART,
     },
     "tenants": dict.fromkeys(("create", "suspend", "resume", "close", "change", "move"), _ADMINISTERS),
-    "api_keys": dict.fromkeys(("create", "revoke"), _ADMINISTERS),
+    "api_keys": {
+        **dict.fromkeys(("create", "revoke", "rotate"), _ADMINISTERS),
+        "review": "tells of keys, of which none belongs to what the canaries are in",
+    },
+    "tokens": dict.fromkeys(("check", "revoke"), _CALLER),
+    "embeddings": dict.fromkeys(
+        ("chosen", "embedder", "finish", "migrate", "rollback", "status"), "tells of models and numbers of tables"
+    ),
+    "keyring": dict.fromkeys(
+        (
+            "accept",
+            "backup",
+            "backups",
+            "destroy_root_key",
+            "note",
+            "now",
+            "reconcile",
+            "restore",
+            "resume",
+            "rotate_root",
+            "rotate_tenant",
+            "status",
+        ),
+        "keeps keys, and shows numbers of the whole installation to operators alone",
+    ),
+    "memory_purge": {"purge": _ADMINISTERS},
+    "transfer": {
+        "import_file": _WRITES,
+        "export": "writes a file of its caller's own choice; tests/isolation/test_transfer.py attacks it",
+    },
+    "closing": {"close": _ADMINISTERS, "resume": "finishes what was decided before"},
     "tenant_provider": dict.fromkeys(
         ("get_tenant_id", "get_tenant_filter", "validate_tenant_access", "identify"), _CALLER
     ),

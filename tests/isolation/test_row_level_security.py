@@ -30,6 +30,7 @@ _TENANT_COLUMN = {table.name: "log_id" if table.name == "audit_events" else "ten
 WITHOUT_TENANT = {
     "plan_limits": "limits of the plans, the same for every tenant",
     "alembic_version": "which migrations have run",
+    "placements": "tables and embedding models, the same for every tenant",
     "refusals": "counts of strangers, who belong to no tenant",
     "keyring_state": "which keyring was seen last; the request path may not read it",
     "keyring_backups": "ids and times of backups; the request path may not read it",
@@ -50,14 +51,14 @@ READABLE: dict[str, set[str]] = {
         "audit_events",
         "revoked_tokens",
     },
-    WORKER: {"tenants", "usage_counters", "usage_reservations", "subjects", "memories", "intake"},
+    WORKER: {"tenants", "usage_counters", "usage_reservations", "subjects", "memories", "intake", "placement_moves"},
     KEYS: {"api_keys"},
     BACKUP: set(_TENANT_COLUMN),
     MAINTENANCE: set(_TENANT_COLUMN),
 }
 """Tenant tables that each role may read at all."""
 
-_OFTEN_EMPTY = {"intake", "erasures", "revoked_tokens", "tenant_closings"}
+_OFTEN_EMPTY = {"intake", "erasures", "revoked_tokens", "tenant_closings", "placement_moves"}
 
 CROSSING_TENANTS = {WORKER, KEYS, BACKUP, MAINTENANCE}
 """Roles whose duty has no one tenant: the worker's batches, keys before a tenant is known, backup, administration."""

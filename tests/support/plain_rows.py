@@ -37,7 +37,10 @@ class PlainRows:
         self._metadata = sa.MetaData()
         self._made: set[str] = set()
 
-    def newer(self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int) -> list[SealedRow]:
+    def newer(
+        self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int, column: str = "embedding"
+    ) -> list[SealedRow]:
+        assert column == "embedding", "plain tables have one model"
         table = self._table(placement)
         query = sa.select(table).where(self._mine(table, (predicate,)))
         found = self._engine.rows(query.where(table.c.subject_id == subject_id, table.c.generation > since))

@@ -383,16 +383,8 @@ class TestSettings:
 
 def test_every_public_noun_is_documented() -> None:
     text = (Path(__file__).parents[4] / "docs" / "cli.md").read_text("utf-8")
-    for verb in (
-        "tenants create",
-        "api-keys revoke",
-        "memory import",
-        "usage show",
-        "audit export",
-        "gdpr erase",
-        "demo",
-    ):
-        assert f"| `{verb}" in text or f", `{verb}" in text
+    for noun in ("tenants", "api-keys", "memory", "usage", "audit", "gdpr", "keyring", "embeddings", "db", "doctor"):
+        assert f"| `{noun}`" in text
 
 
 def test_the_runtime_is_the_one_that_commands_need(runtime: CloudRuntime) -> None:
