@@ -95,7 +95,7 @@ BEGIN
     END IF;
     PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', v_deltas, v_at);
     PERFORM lc_append(p_tenant, p_event, 'allowed', NULL, p_ids, jsonb_build_object('stored', v_count));
-    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, v_subject_deltas, v_decided);
+    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, v_subject_deltas, v_decided->'standing');
     RETURN jsonb_build_object(
         'outcome', 'stored', 'ids', p_ids, 'generations', v_generations,
         -- How limited meters stood before, and by how much all changed: advice on the next write.
