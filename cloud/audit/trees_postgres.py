@@ -1,18 +1,22 @@
-"""`TreeStore` on the control plane, as the worker's role; the request path only reads trees."""
+"""Trees in the control plane: written as the worker's role, which is the only one that may, and read for an export."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
+from cloud.audit.bundle import Head
 from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
 from cloud.audit.tiles import LoadTile, Place
 from cloud.storage.engine import ControlEngine
-from cloud.storage.metadata import audit_events, audit_pending, audit_tiles, audit_trees
+from cloud.storage.metadata import audit_events, audit_leaves, audit_pending, audit_tiles, audit_trees
 
+_PAGE: Final = 1_000
 _LOCK: Final = sa.text("SELECT pg_try_advisory_xact_lock(:space, 0)").bindparams(space=0x6C73)  # 'ls'
 _PENDING: Final = (
     sa.select(audit_events.c.event_id, audit_events.c.log_id, audit_events.c.event)
@@ -50,6 +54,65 @@ class PostgresTreeStore:
         return self._engine.transaction(work)
 
 
+class PostgresTrees:
+    """`Trees` on the control plane.
+
+    Args:
+        engine: Engine of a role that may read every log.
+    """
+
+    def __init__(self, engine: ControlEngine) -> None:
+        self._engine = engine
+
+    def head(self, log_id: str) -> Head | None:
+        query = sa.select(audit_trees.c.size, audit_trees.c.checkpoint).where(audit_trees.c.log_id == log_id)
+        rows = self._engine.rows(query)
+        return Head(*rows[0]) if rows else None
+
+    def pending(self, log_id: str) -> bool:
+        """Whether an event of this log has no leaf yet."""
+        return bool(
+            self._engine.rows(sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id).limit(1))
+        )
+
+    def span(self, log_id: str, size: int, *, since: datetime | None, until: datetime | None) -> tuple[int, int]:
+        """The shortest run of leaves below `size` that holds every event from `since` to `until`.
+
+        Neighbours may be out of order in time, so it can hold a few events of before and after.
+        """
+        query = (
+            sa.select(sa.func.min(audit_leaves.c.leaf_index), sa.func.max(audit_leaves.c.leaf_index))
+            .join(audit_events, audit_events.c.event_id == audit_leaves.c.event_id)
+            .where(audit_leaves.c.log_id == log_id, audit_leaves.c.leaf_index < size)
+        )
+        if since is not None:
+            query = query.where(audit_events.c.occurred_at >= since)
+        if until is not None:
+            query = query.where(audit_events.c.occurred_at < until)
+        first, last = self._engine.rows(query)[0]
+        return (size, size) if first is None else (int(first), int(last) + 1)
+
+    def leaves(self, log_id: str, first: int, end: int) -> Iterator[Mapping[str, object]]:
+        while first < end:
+            query = (
+                sa.select(audit_events.c.event)
+                .join(audit_leaves, audit_leaves.c.event_id == audit_events.c.event_id)
+                .where(audit_leaves.c.log_id == log_id)
+                .where(audit_leaves.c.leaf_index >= first, audit_leaves.c.leaf_index < min(end, first + _PAGE))
+                .order_by(audit_leaves.c.leaf_index)
+            )
+            for (event,) in self._engine.rows(query):
+                yield event
+            first += _PAGE
+
+    def tiles(self, log_id: str) -> LoadTile:
+        def load(place: Place) -> bytes:
+            rows = self._engine.rows(_tile(log_id, place))
+            return bytes(rows[0][0]) if rows else b""
+
+        return _cached(load)
+
+
 class PostgresTreeReader:
     """`TreeReader` within one transaction."""
 
@@ -61,17 +124,18 @@ class PostgresTreeReader:
         return {row.log_id: row.size for row in self._connection.execute(query)}
 
     def tiles(self, log_id: str) -> LoadTile:
-        held: dict[Place, bytes] = {}
+        return _cached(lambda place: self._connection.execute(_tile(log_id, place)).scalar() or b"")
 
-        def load(place: Place) -> bytes:
-            if place not in held:
-                query = sa.select(audit_tiles.c.hashes).where(
-                    audit_tiles.c.log_id == log_id, audit_tiles.c.level == place[0], audit_tiles.c.number == place[1]
-                )
-                held[place] = self._connection.execute(query).scalar() or b""
-            return held[place]
 
-        return load
+def _tile(log_id: str, place: Place) -> sa.Select[bytes]:
+    return sa.select(audit_tiles.c.hashes).where(
+        audit_tiles.c.log_id == log_id, audit_tiles.c.level == place[0], audit_tiles.c.number == place[1]
+    )
+
+
+def _cached(load: LoadTile) -> LoadTile:
+    """`load`, asked once for each tile: one proof looks into the same few again and again."""
+    return functools.cache(load)
 
 
 def _write(connection: sa.Connection, growth: Growth) -> None:
