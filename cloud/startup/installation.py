@@ -123,6 +123,7 @@ def open_installation(settings: CloudSettings) -> Installation:
         # Only now: the modules import Pixeltable, which must find its environment prepared.
         from cloud.memory.pixeltable import PixeltableRows
         from cloud.memory.pixeltable_columns import PixeltableColumns
+        from cloud.memory.pixeltable_handles import Tables
 
         pool = PixeltablePool()
         stack.callback(pool.close)
@@ -131,7 +132,7 @@ def open_installation(settings: CloudSettings) -> Installation:
         _check_models(models, adopt(engines.maintenance, models.first))
         install(models)
         stack.callback(uninstall, models)
-        rows = PixeltableRows(
+        tables = Tables(
             pool,
             recover=server.recover,
             model_of=lambda placement: model_of(engines.worker, placement, first=models.first),
@@ -145,7 +146,7 @@ def open_installation(settings: CloudSettings) -> Installation:
         )
         config = PixeltableConfig(
             ledger=PostgresLedger(engines.app),
-            rows=rows,
+            rows=PixeltableRows(tables),
             keyring=keyring,
             sealer=sealer,
             models=models,
@@ -154,7 +155,9 @@ def open_installation(settings: CloudSettings) -> Installation:
             clock=system_clock,
             weights=settings.ranking_weights(),
         )
-        return Installation(settings, plans, engines, config, keyring, PixeltableColumns(rows), server, stack.pop_all())
+        return Installation(
+            settings, plans, engines, config, keyring, PixeltableColumns(tables), server, stack.pop_all()
+        )
 
 
 def _engines(settings: CloudSettings, server: EmbeddedPostgres) -> Engines:

@@ -29,6 +29,7 @@ _TENANT_COLUMN = {table.name: "log_id" if table.name == "audit_events" else "ten
 WITHOUT_TENANT = {
     "plan_limits": "limits of the plans, the same for every tenant",
     "alembic_version": "which migrations have run",
+    "placements": "tables of memories and their embedding models, which tenants share",
 }
 """Tables without row-level security, and why they need none."""
 
@@ -43,14 +44,14 @@ READABLE: dict[str, set[str]] = {
         "idempotency_keys",
         "audit_events",
     },
-    WORKER: {"tenants", "usage_counters", "memories", "intake"},
+    WORKER: {"tenants", "usage_counters", "memories", "intake", "placement_moves"},
     KEYS: {"api_keys"},
     BACKUP: set(_TENANT_COLUMN),
     MAINTENANCE: set(_TENANT_COLUMN),
 }
 """Tenant tables that each role may read at all."""
 
-_OFTEN_EMPTY = {"intake", "erasures"}
+_OFTEN_EMPTY = {"intake", "erasures", "placement_moves"}
 
 CROSSING_TENANTS = {WORKER, KEYS, BACKUP, MAINTENANCE}
 """Roles whose duty has no one tenant: the worker's batches, keys before a tenant is known, backup, administration."""

@@ -107,6 +107,6 @@ class Books:
         tables = self.query(
             "SELECT relname FROM pg_class WHERE relname LIKE 'tbl\\_%%' AND relkind = 'r'", database="data"
         )
-        # The columns of `cloud.memory.pixeltable.SCHEMA`, in order, and the computed ones behind them.
+        # The columns of `cloud.memory.pixeltable_handles.SCHEMA`, in order, and the computed ones behind them.
         columns = {"memory_id": "col_0", "tenant_id": "col_1", "embedding": "col_10", "embedding_2": "col_11"}
         return [(name, columns) for (name,) in tables]
