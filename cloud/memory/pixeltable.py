@@ -94,10 +94,6 @@ class TenantTable:
         """`condition`, for these tenants alone."""
         return self._tenants & condition
 
-    def all(self) -> Expr:
-        """Everything of these tenants."""
-        return self._tenants
-
 
 class PixeltableRows:
     """`Rows` on Pixeltable. Each call runs on the pool's threads, with its deadline.
@@ -199,7 +195,8 @@ class PixeltableRows:
             table = self._existing(placement)
             if table is None:
                 return 0
-            status = table.delete(where=TenantTable(table, (predicate,)).all())
+            mine = TenantTable(table, (predicate,))
+            status = table.delete(where=mine.where(table.tenant_id == predicate.tenant_id))
             return int(status.row_count_stats.del_rows)
 
         return self._repeatable(call)
@@ -207,7 +204,10 @@ class PixeltableRows:
     def count_tenant(self, predicate: TenantPredicate, placement: str) -> int:
         def call() -> int:
             table = self._existing(placement)
-            return 0 if table is None else int(table.where(TenantTable(table, (predicate,)).all()).count())
+            if table is None:
+                return 0
+            mine = TenantTable(table, (predicate,))
+            return int(table.where(mine.where(table.tenant_id == predicate.tenant_id)).count())
 
         return self._repeatable(call)
 

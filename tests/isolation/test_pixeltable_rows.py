@@ -23,7 +23,7 @@ from cloud.tenancy.system import system_predicate
 
 _SOURCE = Path(cloud.__file__).parent / "memory/pixeltable.py"
 _PLACEMENT = "isolation_test"
-_QUERIES = {"newer", "revisions", "remove_subject", "count_subject"}
+_QUERIES = {"newer", "revisions", "remove_subject", "count_subject", "remove_tenant", "count_tenant"}
 _WRITES = {"write"}
 _READING_CALLS = {"where", "select", "delete", "update", "collect", "count", "head", "tail", "sample", "order_by"}
 
@@ -118,6 +118,8 @@ def test_what_is_no_predicate_opens_nothing(runtime: CloudRuntime, held: TwoTena
             "revisions": lambda forged=forged: rows.revisions([forged], _PLACEMENT, held.ids()),
             "remove_subject": lambda forged=forged: rows.remove_subject(forged, _PLACEMENT, held.subject_id),
             "count_subject": lambda forged=forged: rows.count_subject(forged, _PLACEMENT, held.subject_id),
+            "remove_tenant": lambda forged=forged: rows.remove_tenant(forged, _PLACEMENT),
+            "count_tenant": lambda forged=forged: rows.count_tenant(forged, _PLACEMENT),
         }
         with pytest.raises(TenantIsolationError):
             calls[name]()
