@@ -75,7 +75,7 @@ def close(
 ) -> None:
     """Close a tenant, irrevocably: everything of its people is erased when this returns, and its name stays taken.
 
-    What the tenant shall keep is exported before: `memory export` and `audit export`.
+    What the tenant shall keep is exported before: `gdpr export` and `audit export`.
     """
     run = invocation(ctx)
     if not yes and (run.output.as_json or not somebody_can_be_asked()):
