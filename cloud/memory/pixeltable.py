@@ -51,7 +51,7 @@ class PixeltableRows:
         self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int, column: str = FIRST_COLUMN
     ) -> list[SealedRow]:
         def call() -> list[SealedRow]:
-            table = self._tables.existing(placement)
+            table = self._tables.existing(placement, column=column)
             if table is None:
                 return []
             mine = TenantTable(table, (predicate,))

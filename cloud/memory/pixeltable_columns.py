@@ -32,7 +32,9 @@ class PixeltableColumns:
 
     def name(self, placement: str, column: str, model: str) -> None:
         def call() -> None:
-            table = self._tables.written(placement)
+            self._tables.written(placement)
+            table = self._tables.existing(placement, column=column)
+            assert table is not None
             if column not in table.columns():
                 models = installed()
                 assert models is not None
@@ -51,7 +53,7 @@ class PixeltableColumns:
 
     def lacking(self, predicate: TenantPredicate, placement: str, column: str, *, beside: str) -> int:
         def call() -> int:
-            table = self._tables.existing(placement)
+            table = self._tables.existing(placement, column=column)
             if table is None:
                 return 0
             mine = TenantTable(table, (predicate,))
@@ -64,7 +66,7 @@ class PixeltableColumns:
         self, predicate: TenantPredicate, placement: str, column: str, after: str, limit: int, *, has_vector: bool
     ) -> str | None:
         def call() -> str | None:
-            table = self._tables.existing(placement)
+            table = self._tables.existing(placement, column=column)
             if table is None:
                 return None
             mine = TenantTable(table, (predicate,))

@@ -176,11 +176,12 @@ class Tables:
                 self._named.add(placement)
         return table
 
-    def existing(self, placement: str) -> Table | None:
-        """The table of a placement, if it was made."""
+    def existing(self, placement: str, *, column: str = FIRST_COLUMN) -> Table | None:
+        """The table of a placement, if it was made; a handle that knows `column`, if the table has it."""
         with self._lock:
             table = self._tables.get(placement)
-        if table is None:
+        # A handle does not hear of a column that was added since, in another process or thread.
+        if table is None or column not in table.columns():
             with translated():
                 table = pxt.get_table(f"{DIRECTORY}.{placement}", if_not_exists="ignore")
             if table is None or not _complete(table):
