@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cloud.kernel.scope import TenantPredicate
-from cloud.memory.pixeltable import PixeltableRows, TenantTable, embedding_of
+from cloud.memory.pixeltable_handles import Tables, TenantTable, embedding_of
 from cloud.memory.vectors import installed
 
 if TYPE_CHECKING:
@@ -25,14 +25,16 @@ _ADDING_S = 600.0
 
 
 class PixeltableColumns:
-    """`Columns` over the tables that `rows` opens."""
+    """`Columns` over the tables of the placements."""
 
-    def __init__(self, rows: PixeltableRows) -> None:
-        self._rows = rows
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
 
     def name(self, placement: str, column: str, model: str) -> None:
         def call() -> None:
-            table = self._rows.written(placement)
+            self._tables.written(placement)
+            table = self._tables.existing(placement, column=column)
+            assert table is not None
             if column not in table.columns():
                 models = installed()
                 assert models is not None
@@ -41,7 +43,7 @@ class PixeltableColumns:
             else:
                 table.alter_computed_column(recompute=False, **{column: embedding_of(table, model)})
 
-        self._rows.repeatable(call, deadline_s=_ADDING_S)
+        self._tables.repeatable(call, deadline_s=_ADDING_S)
 
     def compute(self, predicate: TenantPredicate, placement: str, column: str, *, after: str, limit: int) -> str | None:
         return self._page(predicate, placement, column, after, limit, has_vector=False)
@@ -51,32 +53,37 @@ class PixeltableColumns:
 
     def lacking(self, predicate: TenantPredicate, placement: str, column: str, *, beside: str) -> int:
         def call() -> int:
-            table = self._rows.existing(placement)
+            table = self._tables.existing(placement, column=column)
             if table is None:
                 return 0
             mine = TenantTable(table, (predicate,))
             lacks = _has(table, column, vector=False) & _has(table, beside, vector=True)
             return int(table.where(mine.where(lacks)).count())
 
-        return self._rows.repeatable(call)
+        return self._tables.repeatable(call)
 
     def _page(
         self, predicate: TenantPredicate, placement: str, column: str, after: str, limit: int, *, has_vector: bool
     ) -> str | None:
         def call() -> str | None:
-            table = self._rows.existing(placement)
+            table = self._tables.existing(placement, column=column)
             if table is None:
                 return None
             mine = TenantTable(table, (predicate,))
-            wanted = mine.where(_has(table, column, vector=has_vector) & (table.memory_id > after))
-            found = table.where(wanted).order_by(table.memory_id).limit(limit).select(table.memory_id).collect()
+            found = (
+                table.where(mine.where(_has(table, column, vector=has_vector) & (table.memory_id > after)))
+                .order_by(table.memory_id)
+                .limit(limit)
+                .select(table.memory_id)
+                .collect()
+            )
             ids = [row["memory_id"] for row in found]
             if not ids:
                 return None
             table.update({"envelope": table.envelope}, where=mine.where(table.memory_id.isin(ids)))
             return str(ids[-1])
 
-        return self._rows.repeatable(call)
+        return self._tables.repeatable(call)
 
 
 def _has(table: Table, column: str, *, vector: bool) -> Expr:

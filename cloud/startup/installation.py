@@ -153,6 +153,7 @@ def open_installation(settings: CloudSettings) -> Installation:
         # Only now: the modules import Pixeltable, which must find its environment prepared.
         from cloud.memory.pixeltable import PixeltableRows
         from cloud.memory.pixeltable_columns import PixeltableColumns
+        from cloud.memory.pixeltable_handles import Tables
 
         pool = PixeltablePool()
         stack.callback(pool.close)
@@ -161,7 +162,7 @@ def open_installation(settings: CloudSettings) -> Installation:
         _check_models(models, adopt(engines.maintenance, models.first))
         install(models)
         stack.callback(uninstall, models)
-        rows = PixeltableRows(
+        tables = Tables(
             pool,
             recover=server.recover,
             model_of=lambda placement: model_of(engines.worker, placement, first=models.first),
@@ -174,7 +175,7 @@ def open_installation(settings: CloudSettings) -> Installation:
         stack.callback(read_times.close)
         config = PixeltableConfig(
             ledger=ledger,
-            rows=rows,
+            rows=PixeltableRows(tables),
             keyring=keyring,
             sealer=sealer,
             models=models,
@@ -192,7 +193,7 @@ def open_installation(settings: CloudSettings) -> Installation:
             config,
             keyring,
             root_keys,
-            PixeltableColumns(rows),
+            PixeltableColumns(tables),
             server,
             identity,
             stack.pop_all(),

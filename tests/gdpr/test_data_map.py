@@ -71,7 +71,7 @@ def pixeltable_tables(runtime: CloudRuntime) -> dict[str, Any]:
     def call() -> dict[str, Any]:
         return {path.replace("/", "."): pxt.get_table(path) for path in pxt.list_tables()}
 
-    pool = runtime.pixeltable_config.rows._pool  # type: ignore[attr-defined]
+    pool = runtime.pixeltable_config.rows._tables._pool  # type: ignore[attr-defined]
     return dict(pool.run_blocking(call))
 
 

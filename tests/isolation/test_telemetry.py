@@ -72,7 +72,9 @@ async def test_every_operation_has_one_span_and_is_counted_once_without_anything
     labels = {names.OPERATION: operation.action, names.OUTCOME: "allowed"}
 
     def counted() -> int:
-        return sum(int(value) for name, found, value in seen.points() if (name, found) == (names.OPERATIONS.name, labels))
+        return sum(
+            int(value) for name, found, value in seen.points() if (name, found) == (names.OPERATIONS.name, labels)
+        )
 
     before = counted()
     with onlooker.new_events() as events, request_context(tenant_id=tenant_id, roles={operation.role}):

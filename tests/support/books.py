@@ -124,7 +124,7 @@ class Books:
         tables = self.query(
             "SELECT relname FROM pg_class WHERE relname LIKE 'tbl\\_%%' AND relkind = 'r'", database="data"
         )
-        # The columns of `cloud.memory.pixeltable.SCHEMA`, in order, and the computed ones behind them.
+        # The columns of `cloud.memory.pixeltable_handles.SCHEMA`, in order, and the computed ones behind them.
         columns = {
             "memory_id": "col_0",
             "tenant_id": "col_1",

@@ -20,6 +20,7 @@ LINT = [sys.executable, "-c", "from importlinter.cli import lint_imports_command
 PIXELTABLE = {
     "cloud.memory.pixeltable",
     "cloud.memory.pixeltable_columns",
+    "cloud.memory.pixeltable_handles",
     "cloud.storage.pixeltable_env",
     "cloud.storage.pixeltable_tables",
 }

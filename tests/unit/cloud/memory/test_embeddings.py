@@ -303,3 +303,44 @@ async def test_a_tenant_that_moves_in_during_a_migration_has_vectors_of_both_mod
     assert place.vectors("wordllama") == {"embedding": 62, "embedding_2": 0}
     assert len(await place.retrieve("alice", "fog", 1000)) == 52
     assert place.snapshot_model("alice") == "hashing"
+
+
+async def test_a_table_of_the_first_release_gets_a_model_by_name_and_its_second_column(runtime: CloudRuntime) -> None:
+    import pixeltable as pxt
+
+    from cloud.memory.pixeltable import sealed_embedding
+    from cloud.memory.pixeltable_handles import DIRECTORY, SCHEMA
+    from cloud.storage.pixeltable_tables import create_operational_table
+
+    tenant_id = "of-the-first-release"
+    place = Place(runtime, tenant_id)
+    path = f"{DIRECTORY}.{place.name}"
+
+    def as_it_was() -> None:
+        pxt.create_dir(DIRECTORY, if_exists="ignore")
+        table = create_operational_table(path, SCHEMA, ["memory_id"])
+        table.add_btree_index("subject_id", idx_name="by_subject")
+        table.add_computed_column(
+            embedding=sealed_embedding(table.tenant_id, table.subject_id, table.memory_id, table.envelope)
+        )
+
+    def columns() -> dict[str, str]:
+        return {
+            name: str(column["computed_with"])
+            for name, column in pxt.get_table(path).get_metadata()["columns"].items()
+            if column["is_computed"]
+        }
+
+    pool = runtime.pixeltable_config.rows._tables._pool  # type: ignore[attr-defined]
+    pool.run_blocking(as_it_was)
+    runtime.tenants.create(tenant_id, plan="team", placement="own")
+    ids = set(await place.store("alice", 12))
+    await runtime.drain()
+    (written,) = pool.run_blocking(columns).items()
+    assert written[0] == "embedding"
+    assert "sealed_embedding_of" in written[1]
+    assert "'wordllama'" in written[1]
+    assert runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS).outcome == "switched"
+    assert place.vectors("hashing") == {"embedding": 0, "embedding_2": 12}
+    assert place.vectors("wordllama") == {"embedding": 12, "embedding_2": 0}
+    assert set(await place.retrieve("alice", "fog", 100)) == ids
