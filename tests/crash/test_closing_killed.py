@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -29,7 +30,11 @@ def assert_closed(installation: Installation, tenant_id: str) -> None:
     child.ask("drain")
     assert books.tenant_state(tenant_id) == "closed"
     assert books.ledger(tenant_id) == {}
-    assert not books.materialized(tenant_id)
+    # A materializer that lost its lock with the server takes back what it wrote, a moment later.
+    give_up_at = time.monotonic() + 10
+    while books.rows_in_pixeltable(tenant_id):
+        assert time.monotonic() < give_up_at, "rows of a closed tenant stay"
+        time.sleep(0.05)
     assert books.used(tenant_id) == 0
     assert child.ask("subject", tenant=tenant_id, user="alice") is None
     done = [event for event in books.events(tenant_id) if event["action"] == "tenant.close"]
@@ -57,6 +62,7 @@ def test_a_closing_survives_that_the_server_is_killed_at(
     two_people(installation, tenant_id)
     child = installation.child()
     child.ask("arm", name=place, action="kill_server", how=how)
-    assert child.ask("close_tenant", tenant=tenant_id)["control.memories"] == 12
+    answer = child.ask("close_tenant", tenant=tenant_id)
+    assert answer.get("control.memories") == 12, answer
     child.ask("disarm")
     assert_closed(installation, tenant_id)

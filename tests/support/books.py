@@ -77,6 +77,16 @@ class Books:
         ((state,),) = self.query("SELECT state FROM tenants WHERE tenant_id = %s", [tenant_id])
         return str(state)
 
+    def rows_in_pixeltable(self, tenant_id: str) -> int:
+        """How many rows of the tenant are in Pixeltable's physical tables, with a vector or without."""
+        return sum(
+            int(count)
+            for table, columns in self._placements()
+            for (count,) in self.query(
+                f"SELECT count(*) FROM {table} WHERE {columns['tenant_id']} = %s", [tenant_id], database="data"
+            )
+        )
+
     def materialized(self, tenant_id: str) -> Counter[str]:
         """How often each memory id is in Pixeltable's physical tables; a row without a vector fails."""
         found: Counter[str] = Counter()
