@@ -148,17 +148,18 @@ def _opened(context: Context) -> PixeltableRows:
         open_pixeltable(settings.home, url, pool_size=settings.data_pool_size)
         context.closing(disconnect_pixeltable)
         from cloud.memory.pixeltable import PixeltableRows
+        from cloud.memory.pixeltable_handles import Tables
 
         pool = PixeltablePool()
         context.closing(pool.close)
-        return PixeltableRows(pool)
+        return PixeltableRows(Tables(pool))
 
     return context.once("pixeltable", make)
 
 
 def _directory(context: Context) -> str:
     _opened(context)
-    from cloud.memory.pixeltable import DIRECTORY
+    from cloud.memory.pixeltable_handles import DIRECTORY
 
     return DIRECTORY
 
