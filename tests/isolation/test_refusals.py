@@ -16,6 +16,7 @@ from cloud.kernel.access import Action
 from cloud.kernel.errors import AuthenticationError, LuminescentError, PermissionDeniedError, TenantIsolationError
 from cloud.kernel.ids import new_request_id
 from cloud.memory import CloudMemoryProvider
+from cloud.memory.calls import Calls
 from cloud.tenancy.admission import Admissions
 from cloud.tenancy.identity import IdentityResolver
 from cloud.tenancy.postgres_refusals import PostgresRefusals
@@ -246,7 +247,7 @@ def memory(runtime: CloudRuntime, book: Book) -> Iterator[CloudMemoryProvider]:
     config = runtime.pixeltable_config
     resolver = IdentityResolver(config.identities._keys, config.keyring, config.clock, refusals=book.refusals)
     made = CloudMemoryProvider(config, CloudTenantProvider(resolver), runtime.audit, runtime.usage)
-    made._admissions = Admissions(CloudTenantProvider(resolver), resolver, runtime.audit)
+    made._calls = Calls(Admissions(CloudTenantProvider(resolver), resolver, runtime.audit), runtime.audit)
     yield made
     made.close()
 

@@ -275,13 +275,14 @@ async def test_a_counter_that_is_off_by_one_is_noticed(
 
 
 async def test_vectors_of_another_model_are_noticed(
-    runtime: CloudRuntime, settings: CloudSettings, tenant_id: str
+    runtime: CloudRuntime, settings: CloudSettings, tenant_id: str, altered: Altered
 ) -> None:
+    """As they were if a table's model were replaced without the vectors."""
     await stored(runtime, tenant_id)
     other = "hashing" if settings.embedder == "wordllama" else "wordllama"
-    assert faults(look(settings.model_copy(update={"embedder": other}), memories.embeddings)) == [
-        ("embeddings", "warning")
-    ]
+    with altered(f"UPDATE placements SET model = '{other}'", f"UPDATE placements SET model = '{settings.embedder}'"):
+        assert faults(look(settings, memories.embeddings)) == [("embeddings", "warning")]
+    assert faults(look(settings, memories.embeddings)) == []
 
 
 def test_a_table_that_keeps_versions_is_named(runtime: CloudRuntime, settings: CloudSettings) -> None:
