@@ -17,7 +17,15 @@ _ACTIONS = {
     "search": "memory.search",
     "erase": "gdpr.erase",
 }
-_OPERATORS = {"tenant.create", "gdpr.erase", "keyring.step", "keyring.rotate"}
+_OPERATORS = {
+    "tenant.create",
+    "tenant.move",
+    "tenant.move.step",
+    "embeddings.gate",
+    "gdpr.erase",
+    "keyring.step",
+    "keyring.rotate",
+}
 
 
 def assert_whole(
