@@ -21,6 +21,7 @@ from cloud.gdpr.export import empty_directory, write_bundle
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
 from cloud.gdpr.places import Finder
 from cloud.gdpr.ports import ErasureStore
+from cloud.gdpr.removal import emptied
 from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import (
@@ -202,14 +203,10 @@ class CloudGDPRService:
         # The control plane knows of it, so a copy of the keyring from before is recognized as one.
         self._on_key_destroyed()
         erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, {})
-        try:
-            self._remove_rows(predicate, subject_id)
-        except ProviderUnavailableError:
-            # A restart of the server takes the lock away: what was done since was done without it, so once more.
-            self._remove_rows(predicate, subject_id)
-        failpoints.reach("erase.rows_deleted")
+        left = emptied(
+            lambda: self._remove_rows(predicate, subject_id), lambda: self._finder.counts(predicate, subject_id)
+        )
         erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED, {})
-        left = tuple(name for name, count in self._finder.counts(predicate, subject_id).items() if count)
         finished = self._store.finish(erasure, ErasureState.INCOMPLETE if left else ErasureState.VERIFIED, audit)
         if left:
             raise ErasureIncompleteError(left)
@@ -229,7 +226,8 @@ class CloudGDPRService:
                 failpoints.reach("erase.ledger_deleted")
                 for placement in placements:
                     self._config.rows.remove_subject(predicate, placement, subject_id)
-                return
+            failpoints.reach("erase.rows_deleted")
+            return
         raise ProviderUnavailableError("data plane", reason="moves the tenant again and again")
 
     def _export(self, user_id: str, tenant_id: str, directory: Path) -> ExportBundle:
