@@ -6,13 +6,15 @@ import sys
 import threading
 from typing import NoReturn
 
+from cloud.kernel.logs import configure_logs
 from cloud.settings import CloudSettings
-from cloud.startup import init_cloud_extensions, run_worker
+from cloud.startup import init_cloud_extensions, open_custody, run_worker
 
 
 def _attached_worker() -> int:
     """The materializer as a child: settings from the first line of standard input, stops when that closes."""
     settings = CloudSettings.model_validate_json(sys.stdin.readline())
+    configure_logs(settings.log_format, settings.log_level)
     stop = threading.Event()
 
     def watch() -> None:
@@ -31,8 +33,17 @@ def main() -> NoReturn:
     # Only now: the child above needs none of it.
     from cloud.cli.app import run
     from cloud.cli.ports import Program
+    from cloud.startup import upkeep
 
-    run(Program(settings=CloudSettings, open=init_cloud_extensions, run_worker=run_worker))
+    run(
+        Program(
+            settings=CloudSettings,
+            open=init_cloud_extensions,
+            open_custody=open_custody,
+            run_worker=run_worker,
+            upkeep=upkeep,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -54,6 +54,33 @@ class InvalidFilterError(LuminescentError, ValueError):
         self.reason = reason
 
 
+class MemoryNotFoundError(LuminescentError, LookupError):
+    """There is no such memory to be seen by the caller: absent, deleted, expired and another's are the same."""
+
+    code = "memory_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("there is no such memory; it may have been deleted, or have expired")
+
+
+class RevisionConflictError(LuminescentError):
+    """The memory was changed since the caller looked at it; nothing was changed now.
+
+    Attributes:
+        expected: The revision that the caller named.
+        current: The revision it has.
+    """
+
+    code = "revision_conflict"
+
+    def __init__(self, *, expected: int, current: int) -> None:
+        super().__init__(
+            f"the memory has revision {current}, not {expected}: read it again and decide anew whether to change it"
+        )
+        self.expected = expected
+        self.current = current
+
+
 class ProviderUnavailableError(LuminescentError):
     """A part the provider stands on did not answer in time; the call may be repeated.
 

@@ -37,8 +37,12 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def runtime(home: Path) -> Iterator[CloudRuntime]:
-    """The run's installation, with its extensions registered."""
-    with init_cloud_extensions(CloudSettings(home=home, worker="thread")) as opened:
+    """The run's installation, with its extensions registered.
+
+    Every refusal has an event of its own: tests of one minute are one source, and each looks for its own event.
+    """
+    settings = CloudSettings(home=home, worker="thread", refusals_recorded_each=1_000_000)
+    with init_cloud_extensions(settings) as opened:
         yield opened
 
 

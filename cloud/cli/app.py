@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import signal
 import sys
 import traceback
@@ -14,14 +13,37 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from cloud.cli import api_keys, audit, bench, demo, gdpr, memory, tenants, usage, worker
+from cloud.cli import (
+    access_review,
+    api_keys,
+    audit,
+    bench,
+    db,
+    demo,
+    doctor,
+    embeddings,
+    gdpr,
+    keyring,
+    leak_test,
+    memory,
+    memory_asking,
+    memory_changing,
+    tenants,
+    tokens,
+    usage,
+    worker,
+)
 from cloud.cli.failures import ExitCode
 from cloud.cli.invocation import Invocation
 from cloud.cli.output import Output
 from cloud.cli.ports import Program
 from cloud.kernel.errors import LuminescentError
+from cloud.kernel.logs import configure_logs
 
 PROGRAM: Final = "luminescent-cloud"
+
+# A verb of tenants with a file of its own.
+tenants.app.command("access-review")(access_review.access_review)
 
 
 class _Guarded(TyperGroup):
@@ -74,26 +96,32 @@ def build_app(program: Program) -> typer.Typer:
     ) -> None:
         ctx.obj = Invocation(program, home, Output(as_json=as_json))
 
+    memory_asking.add_to(memory.app)
+    memory_changing.add_to(memory.app)
     app.command()(demo.demo)
     for name, noun in (
         ("tenants", tenants.app),
         ("api-keys", api_keys.app),
+        ("tokens", tokens.app),
         ("memory", memory.app),
         ("usage", usage.app),
         ("audit", audit.app),
         ("gdpr", gdpr.app),
+        ("keyring", keyring.app),
+        ("db", db.app),
+        ("embeddings", embeddings.app),
         ("bench", bench.app),
     ):
         app.add_typer(noun, name=name)
+    app.command()(leak_test.leak_test)
     app.command()(worker.worker)
+    app.command()(doctor.doctor)
     return app
 
 
 def run(program: Program) -> NoReturn:
     """Run the command that the process was started with, and end the process."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.addLevelName(logging.WARNING, "warning")
-    logging.addLevelName(logging.ERROR, "error")
+    configure_logs("text", "warning")
     sys.excepthook = _unexpected
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)

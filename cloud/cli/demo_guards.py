@@ -104,6 +104,8 @@ async def fill_up(play: Play) -> None:
     play.stage.did(TRIAL, Action.MEMORY_STORE, Outcome.DENIED, times=_WRITERS - admitted)
     used = play.runtime.usage.get_usage_summary(TRIAL)["memories"]
     play.stage.did(TRIAL, Action.USAGE_READ)
+    # Of four fifths of the room, and of all of it.
+    play.stage.did(TRIAL, Action.USAGE_THRESHOLD, times=2)
     stock = len(await play.everything(TRIAL, PERSON))
     play.stage.check(
         f"{_WRITERS} writers at once, room for {TRIAL_ROOM}: {admitted} admitted, {_WRITERS - admitted} refused,"
@@ -177,7 +179,7 @@ async def erase(play: Play) -> None:
 
 
 def read_log(play: Play, directory: Path) -> None:
-    """The exported log of each tenant has one event for each operation of this demo, and no other."""
+    """The exported log of each tenant has one event for each operation and each passed threshold, and no other."""
     play.stage.scene("The audit log of all of it")
     logs = (*TENANTS, TRIAL, SYSTEM_LOG)
     events = []
@@ -196,9 +198,9 @@ def read_log(play: Play, directory: Path) -> None:
         operation for operation in recorded | play.stage.done if recorded[operation] != play.stage.done[operation]
     }
     play.stage.check(
-        f"{play.stage.done.total()} operations done, {recorded.total()} events recorded: one for each",
+        f"{play.stage.done.total()} operations and passed thresholds, {recorded.total()} events recorded: one for each",
         not differing,
-        expected="one event for each operation",
+        expected="one event for each of them",
         found="; ".join(
             f"{log_id} {action.value} {outcome.value}: {play.stage.done[log_id, action, outcome]} done,"
             f" {recorded[log_id, action, outcome]} recorded"

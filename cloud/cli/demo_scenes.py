@@ -12,10 +12,8 @@ from typing import Final
 
 from cloud.cli.demo_data import TENANTS, Question, contents, memory_file, questions
 from cloud.cli.demo_stage import Stage, stopwatch
-from cloud.cli.importing import import_file
 from cloud.cli.ports import Runtime
 from cloud.kernel.access import Action
-from cloud.kernel.clock import system_clock
 from cloud.kernel.context import request_context
 from src.memory.schemas import Memory
 
@@ -90,14 +88,16 @@ async def store(play: Play) -> None:
     for tenant in TENANTS:
         watch = stopwatch()
         with memory_file(tenant) as path, play.acting(tenant):
-            report = await import_file(play.runtime.memory, path, now=system_clock)
+            report = await play.runtime.transfer.import_file(path)
         took_s = watch.s()
+        play.stage.did(tenant, Action.MEMORY_IMPORT_STEP)
         play.stage.did(tenant, Action.MEMORY_STORE_MANY, times=report.batches)
+        play.stage.did(tenant, Action.MEMORY_IMPORT)
         play.written[tenant] = contents(tenant)
         count = sum(map(len, play.written[tenant].values()))
         play.stage.check(
             f"{tenant}: {report.stored} memories of {len(play.written[tenant])} people stored, can be found",
-            report.stored == report.lines == count and report.stopped is None,
+            report.stored == report.entries == count and report.stopped is None,
             expected=f"{count} memories stored",
             found=f"{report.stored} stored, {report.failed} lines at fault, stopped by {report.stopped}",
             took_s=took_s,

@@ -5,6 +5,7 @@ The codes are a contract with scripts; `docs/cli.md` lists them.
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import IntEnum
 from typing import Final
 
@@ -15,10 +16,14 @@ from cloud.kernel.errors import (
     InvalidFilterError,
     InvalidMemoryError,
     LuminescentError,
+    MemoryNotFoundError,
+    OperationInProgressError,
     PermissionDeniedError,
     ProviderUnavailableError,
     QuotaExceededError,
+    RevisionConflictError,
     TenantIsolationError,
+    TokenKeysUnavailableError,
     UnknownTenantError,
 )
 
@@ -41,7 +46,7 @@ _USAGE: Final = (InvalidFilterError, InvalidMemoryError)
 
 def exit_code(error: LuminescentError) -> ExitCode:
     """The exit code that `error` ends a command with."""
-    if isinstance(error, _DENIED):
+    if isinstance(error, _DENIED) and not error.retryable:
         return ExitCode.DENIED
     if isinstance(error, QuotaExceededError):
         return ExitCode.QUOTA
@@ -63,17 +68,33 @@ def next_step(error: LuminescentError) -> str | None:
             return "luminescent-cloud tenants list shows which there are"
         case AuthenticationError(reason="no_key"):
             return "an operator makes one: luminescent-cloud api-keys create --tenant TENANT --role ROLE --out FILE"
+        case TokenKeysUnavailableError():
+            return "run the same command again; docs/identity.md says what is tried meanwhile"
+        case AuthenticationError(reason=reason) if reason.startswith("token_"):
+            return "ask the issuer for a new token; docs/identity.md lists what each code means"
+        case AuthenticationError(reason="address_unknown" | "address_not_allowed"):
+            return "this key opens from some addresses alone, and this command comes from 127.0.0.1"
         case AuthenticationError():
             return "luminescent-cloud api-keys list --tenant TENANT shows which keys work"
         case TenantIsolationError():
             return "leave out --tenant, or name the tenant that the API key belongs to"
+        case QuotaExceededError(resets_at=datetime()):
+            return (
+                "wait for the new month, or give the tenant more room; luminescent-cloud usage show says how it stands"
+            )
         case QuotaExceededError():
             return "delete memories that are no longer needed, or give the tenant more room"
+        case MemoryNotFoundError():
+            return "luminescent-cloud memory list --user USER shows which there are"
+        case RevisionConflictError():
+            return "luminescent-cloud memory history MEMORY shows who changed it"
         case ErasureIncompleteError():
             return "run the same command again: it continues where it stopped"
         case ProviderUnavailableError():
             return "run the same command again; if it goes on, look into the logs in the home directory"
         case InvalidFilterError():
             return "docs/memory/providers.md describes filters; add --help for the options"
+        case OperationInProgressError():
+            return "wait for it, then look: tenants list, embeddings status"
         case ConfigurationError() | LuminescentError():
             return None

@@ -18,10 +18,14 @@ from cloud.cli.output import Output
 from cloud.cli.ports import Program, Runtime
 from cloud.kernel.context import request_context
 from cloud.kernel.errors import AuthenticationError, ConfigurationError, TenantIsolationError
+from cloud.kernel.logs import configure_logs
 from cloud.settings import CloudSettings
 
 API_KEY_VARIABLE: Final = "LUMINESCENT_CLOUD_API_KEY"
+CREDENTIAL_CHARACTERS: Final = 20_000
+"""More than any credential that is accepted."""
 _READABLE_BY_OTHERS: Final = 0o077
+_THIS_HOST: Final = "127.0.0.1"
 
 ApiKey = Annotated[
     str | None,
@@ -30,12 +34,12 @@ ApiKey = Annotated[
         envvar=API_KEY_VARIABLE,
         show_envvar=True,
         metavar="KEY",
-        help="API key to act with. Others can see a key on a command line: prefer the variable or a file.",
+        help="API key or token to act with. Others can see it on a command line: prefer the variable or a file.",
     ),
 ]
 ApiKeyFile = Annotated[
     Path | None,
-    typer.Option("--api-key-file", exists=True, dir_okay=False, metavar="FILE", help="File with the API key."),
+    typer.Option("--api-key-file", exists=True, dir_okay=False, metavar="FILE", help="File with the API key or token."),
 ]
 KeyTenant = Annotated[
     str | None,
@@ -69,13 +73,15 @@ class Invocation:
         except ValidationError as exc:
             fault = exc.errors(include_input=False, include_url=False, include_context=False)[0]
             name = "_".join(str(part) for part in fault["loc"]).upper()
+            which = f"setting LUMINESCENT_CLOUD_{name}" if name else "settings"
             # The error's own text quotes the value, and a setting may be a secret.
-            raise ConfigurationError(f"setting LUMINESCENT_CLOUD_{name}: {fault['msg']}") from None
+            raise ConfigurationError(f"{which}: {fault['msg'].removeprefix('Value error, ')}") from None
 
     @contextlib.contextmanager
     def opened(self, *, with_worker: bool = False) -> Iterator[Runtime]:
         """The installation, open; without a worker of its own unless the command leaves work for one."""
         settings = self.settings()
+        configure_logs(settings.log_format, settings.log_level)
         if not with_worker:
             settings = settings.model_copy(update={"worker": "off"})
         with self.program.open(settings) as runtime:
@@ -98,13 +104,14 @@ def somebody_can_be_asked() -> bool:
 def calling(
     context: typer.Context, api_key: str | None, api_key_file: Path | None, tenant: str | None
 ) -> Iterator[None]:
-    """Everything inside runs as the holder of the API key: commands that show content or erase have no other caller.
+    """Everything inside runs as the holder of the API key or token: commands that show content or erase have no other
+    caller. It comes from this host, so a key with ranges needs the loopback address among them.
 
     Raises:
         AuthenticationError: No API key was given.
     """
     key = _given_key(context, api_key, api_key_file)
-    with request_context(authorization=f"Bearer {key}", tenant_id=tenant):
+    with request_context(authorization=f"Bearer {key}", tenant_id=tenant, client_address=_THIS_HOST):
         yield
 
 
@@ -116,6 +123,14 @@ def tenant_of_caller(runtime: Runtime, named: str | None) -> str:
     return named or ""
 
 
+def read_credential(output: Output, path: Path) -> str:
+    """The first line of a file that holds a credential; warns if others can read it."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & _READABLE_BY_OTHERS:
+            output.warn(f"other accounts can read {path}: chmod 600 {path}")
+        return file.readline(CREDENTIAL_CHARACTERS).strip()
+
+
 def _given_key(context: typer.Context, api_key: str | None, api_key_file: Path | None) -> str:
     output = invocation(context).output
     source = context.get_parameter_source("api_key")
@@ -124,10 +139,7 @@ def _given_key(context: typer.Context, api_key: str | None, api_key_file: Path |
             raise typer.BadParameter("give --api-key or --api-key-file, not both")
         output.warn(f"other accounts can see the key on this command line; prefer --api-key-file or {API_KEY_VARIABLE}")
     if api_key_file is not None:
-        with api_key_file.open(encoding="utf-8", errors="replace") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & _READABLE_BY_OTHERS:
-                output.warn(f"other accounts can read {api_key_file}: chmod 600 {api_key_file}")
-            api_key = file.readline(256).strip()
+        api_key = read_credential(output, api_key_file)
     if not api_key:
         raise AuthenticationError(
             "no_key",

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from cloud.audit.service import CloudAuditLogger
+from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.service import CloudGDPRService
+from cloud.kernel.findings import Finding
+from cloud.leaktest.service import LeakTest
+from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
+from cloud.memory.purge import MemoryPurge
 from cloud.settings import CloudSettings
+from cloud.storage.migrate import Revision
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
+from cloud.tenancy.token_administration import TokenAdministration
+from cloud.transfer.service import CloudTransfer
 from cloud.usage.service import CloudUsageTracker
 
 
@@ -23,13 +31,19 @@ class Runtime(Protocol):
     """An open installation, as commands use it."""
 
     memory: CloudMemoryProvider
+    memory_purge: MemoryPurge
     tenant_provider: CloudTenantProvider
     tenants: Tenants
+    embeddings: Embeddings
     api_keys: ApiKeys
+    tokens: TokenAdministration
     usage: CloudUsageTracker
     audit: CloudAuditLogger
+    transfer: CloudTransfer
     gdpr: CloudGDPRService
     closing: TenantClosing
+    keyring: Custody
+    leak_test: LeakTest
 
     async def drain(self, *, timeout_s: float = ...) -> None:
         """Wait until every memory accepted so far is in Pixeltable.
@@ -40,6 +54,26 @@ class Runtime(Protocol):
         ...
 
 
+class Upkeep(Protocol):
+    """What is done to an installation that may not open; nothing of it needs a runtime."""
+
+    def revision(self, settings: CloudSettings) -> Revision:
+        """How the schema compares with this code."""
+        ...
+
+    def upgrade(self, settings: CloudSettings) -> Revision:
+        """Bring the schema to this code's; returns what was found before."""
+        ...
+
+    def check_databases(self, settings: CloudSettings) -> Sequence[Finding]:
+        """What is right and what is wrong with the databases."""
+        ...
+
+    def doctor(self, settings: CloudSettings) -> Sequence[Finding]:
+        """What is right and what is wrong with the whole installation."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """What start-up lends to the command line.
@@ -47,9 +81,13 @@ class Program:
     Attributes:
         settings: Makes settings from the environment; arguments given come first.
         open: Opens the installation; its context manager takes it down.
+        open_custody: Opens the custody of the keyring, also where the keyring cannot be opened.
         run_worker: Materializes until the event is set.
+        upkeep: What can be done without opening it.
     """
 
     settings: Callable[..., CloudSettings]
     open: Callable[[CloudSettings], AbstractContextManager[Runtime]]
+    open_custody: Callable[..., AbstractContextManager[Custody]]
     run_worker: Callable[[CloudSettings, threading.Event], None]
+    upkeep: Upkeep

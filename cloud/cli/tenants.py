@@ -1,4 +1,4 @@
-"""`luminescent-cloud tenants`: create, list, change, suspend, resume and close them, as the local operator."""
+"""`luminescent-cloud tenants`: create, list, change, move, suspend, resume and close them, as the local operator."""
 
 from __future__ import annotations
 
@@ -25,12 +25,49 @@ def create(
         list[str] | None,
         typer.Option(metavar="METER=N", help="A limit instead of the plan's, such as memories=200; -1 is unlimited."),
     ] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(metavar="own|pooled", help="A table of its own, or one shared with others, which is the default."),
+    ] = None,
 ) -> None:
     """Create a tenant; repeating it with the same values changes nothing."""
     run = invocation(ctx)
     with run.opened() as runtime:
-        made = runtime.tenants.create(tenant, plan=plan, limits=_limits(limit or []))
+        made = runtime.tenants.create(tenant, plan=plan, limits=_limits(limit or []), placement=placement)
     run.output.result(_document(made), f"Tenant {made.tenant_id} is on plan {made.plan}{_overrides(made)}.")
+
+
+@app.command()
+def move(
+    ctx: typer.Context,
+    tenant: TenantId,
+    to: Annotated[
+        str, typer.Option("--to", metavar="own|pooled|NAME", help="A table of its own, its pooled one, or one by name.")
+    ],
+) -> None:
+    """Move a tenant's memories to another table while they are read and written.
+
+    A move that was cut off is continued by the same command, or by the next worker that starts.
+    """
+    run = invocation(ctx)
+    with run.opened() as runtime, run.output.progress(f"Moving {tenant}") as progress:
+        moved = runtime.tenants.move(tenant, to=to, progress=progress)
+    document = {
+        "tenant_id": tenant,
+        "from": moved.source,
+        "to": moved.target,
+        "state": moved.state,
+        "rows": moved.copied,
+        "started_at": moved.started_at,
+        "finished_at": moved.finished_at,
+    }
+    if moved.source == moved.target:
+        said = f"Tenant {tenant} is in {moved.target} already."
+    else:
+        said = (
+            f"Tenant {tenant} is in {moved.target} now, with {moved.copied} memories; none is left in {moved.source}."
+        )
+    run.output.result(document, said)
 
 
 @app.command("list")
@@ -75,7 +112,7 @@ def close(
 ) -> None:
     """Close a tenant, irrevocably: everything of its people is erased when this returns, and its name stays taken.
 
-    What the tenant shall keep is exported before: `gdpr export` and `audit export`.
+    What the tenant shall keep is exported before: `memory export` and `audit export`.
     """
     run = invocation(ctx)
     if not yes and (run.output.as_json or not somebody_can_be_asked()):

@@ -9,12 +9,14 @@ from types import FrameType
 import typer
 
 from cloud.cli.invocation import invocation
+from cloud.kernel.logs import configure_logs
 
 
 def worker(ctx: typer.Context) -> None:
     """Move accepted memories into Pixeltable until SIGTERM or SIGINT. Several may run; one works on a table."""
     run = invocation(ctx)
     settings = run.settings()
+    configure_logs(settings.log_format, settings.log_level)
     stop = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:

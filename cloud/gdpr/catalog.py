@@ -29,6 +29,7 @@ class Holds(StrEnum):
     SEALED_TENANT = "sealed under the tenant's key"
     SUBJECT = "subject id"
     TAG = "keyed hash"
+    STRANGER = "keyed hash of a day of the address of somebody who is nobody's data subject"
     FACT = "fact about a memory, such as a time or a size"
     CLEAR = "content in the clear, in this process's memory alone"
     NOTHING = "nothing about a person"
@@ -100,9 +101,30 @@ CATALOG: Final[tuple[Place, ...]] = (
             "size_bytes": Holds.FACT,
             "stored_at": Holds.FACT,
             "deleted_at": Holds.FACT,
+            "stored_event": Holds.FACT,
+            "superseded_by": Holds.FACT,
+            "superseded_at": Holds.FACT,
+            "last_accessed_at": Holds.FACT,
+            "purge_started_at": Holds.FACT,
         },
         OnErasure.DELETED,
         exported_in="memories.jsonl",
+    ),
+    Place(
+        "control.memory_changes",
+        Kind.CONTROL_TABLE,
+        "memory_changes",
+        {
+            "memory_id": Holds.FACT,
+            "event_id": Holds.FACT,
+            "tenant_id": Holds.NOTHING,
+            "subject_id": Holds.SUBJECT,
+            "revision": Holds.FACT,
+            "change": Holds.FACT,
+            "changed_at": Holds.FACT,
+        },
+        OnErasure.DELETED,
+        exported_in="person.json",
     ),
     Place(
         "control.intake",
@@ -141,6 +163,11 @@ CATALOG: Final[tuple[Place, ...]] = (
             "created_at": Holds.FACT,
             "expires_at": Holds.FACT,
             "revoked_at": Holds.FACT,
+            # Ranges in the clear are those of keys that are nobody's; a constraint holds that.
+            "ip_ranges": Holds.NOTHING,
+            "ranges_sealed": Holds.SEALED,
+            "last_used_at": Holds.FACT,
+            "successor_id": Holds.FACT,
         },
         OnErasure.DELETED,
         exported_in="person.json",
@@ -156,6 +183,8 @@ CATALOG: Final[tuple[Place, ...]] = (
             "generation": Holds.FACT,
             "created_at": Holds.FACT,
             "erased_at": Holds.FACT,
+            "memories": Holds.FACT,
+            "purged_generation": Holds.FACT,
         },
         OnErasure.ANONYMOUS,
         basis="refuses writes and reads that were in flight when the person was erased",
@@ -197,14 +226,47 @@ CATALOG: Final[tuple[Place, ...]] = (
         "control.usage_events",
         Kind.CONTROL_TABLE,
         "usage_events",
-        dict.fromkeys(("event_id", "tenant_id", "operation", "tokens", "occurred_at"), Holds.NOTHING),
+        dict.fromkeys(
+            (
+                "event_id",
+                "tenant_id",
+                "operation",
+                "occurred_at",
+                "memories",
+                "stored_bytes",
+                "writes",
+                "reads",
+                "tokens",
+            ),
+            Holds.NOTHING,
+        ),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.usage_reservations",
+        Kind.CONTROL_TABLE,
+        "usage_reservations",
+        dict.fromkeys(
+            (
+                "reservation_id",
+                "tenant_id",
+                "meter",
+                "amount",
+                "actual",
+                "state",
+                "created_at",
+                "expires_at",
+                "settled_at",
+            ),
+            Holds.NOTHING,
+        ),
         OnErasure.UNTOUCHED,
     ),
     Place(
         "control.usage_counters",
         Kind.CONTROL_TABLE,
         "usage_counters",
-        dict.fromkeys(("tenant_id", "meter", "used"), Holds.NOTHING),
+        dict.fromkeys(("tenant_id", "meter", "period", "shard", "used"), Holds.NOTHING),
         OnErasure.UNTOUCHED,
     ),
     Place(
@@ -212,6 +274,24 @@ CATALOG: Final[tuple[Place, ...]] = (
         Kind.CONTROL_TABLE,
         "tenants",
         dict.fromkeys(("tenant_id", "state", "plan", "limits", "placement", "created_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.placements",
+        Kind.CONTROL_TABLE,
+        "placements",
+        dict.fromkeys(
+            ("placement", "model", "read_column", "other_model", "state", "epoch", "gate", "changed_at"), Holds.NOTHING
+        ),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.placement_moves",
+        Kind.CONTROL_TABLE,
+        "placement_moves",
+        dict.fromkeys(
+            ("move_id", "tenant_id", "source", "target", "state", "copied", "started_at", "finished_at"), Holds.NOTHING
+        ),
         OnErasure.UNTOUCHED,
     ),
     Place(
@@ -229,6 +309,36 @@ CATALOG: Final[tuple[Place, ...]] = (
         OnErasure.UNTOUCHED,
     ),
     Place(
+        "control.revoked_tokens",
+        Kind.CONTROL_TABLE,
+        "revoked_tokens",
+        dict.fromkeys(("tenant_id", "token_tag", "expires_at", "revoked_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+        basis="GDPR Art. 32(1)(b): what was revoked stays revoked; gone when the token would have expired",
+    ),
+    Place(
+        "control.refusals",
+        Kind.CONTROL_TABLE,
+        "refusals",
+        {"source": Holds.STRANGER, "minute": Holds.NOTHING, "failures": Holds.NOTHING, "further": Holds.NOTHING},
+        OnErasure.UNTOUCHED,
+        basis="GDPR Art. 32(1)(b): strangers who were refused, until the minute is reported",
+    ),
+    Place(
+        "control.keyring_state",
+        Kind.CONTROL_TABLE,
+        "keyring_state",
+        dict.fromkeys(("singleton", "keyring_id", "epoch", "root_key_id", "seen_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.keyring_backups",
+        Kind.CONTROL_TABLE,
+        "keyring_backups",
+        dict.fromkeys(("backup_id", "keyring_id", "epoch", "root_key_id", "made_at", "expires_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
         "control.alembic_version",
         Kind.CONTROL_TABLE,
         "alembic_version",
@@ -239,16 +349,18 @@ CATALOG: Final[tuple[Place, ...]] = (
         "pixeltable.memories",
         Kind.PIXELTABLE_TABLE,
         "luminescent.*",
-        {**_ROW, "embedding": Holds.SEALED},
+        {**_ROW, "embedding": Holds.SEALED, "embedding_2": Holds.SEALED},
         OnErasure.DELETED,
         exported_in="memories.jsonl",
     ),
     Place("keyring.subject", Kind.KEYRING, "keyring", {"": Holds.TAG}, OnErasure.DESTROYED, exported_in="person.json"),
     Place("process.hot_tier", Kind.CACHE, "cloud.memory.hot.HotTier", {"": Holds.CLEAR}, OnErasure.DROPPED),
+    Place("process.read_times", Kind.CACHE, "cloud.memory.read_times.ReadTimes", {"": Holds.FACT}, OnErasure.DROPPED),
     Place("process.keys", Kind.CACHE, "cloud.keys.cache.KeyCache", {"": Holds.TAG}, OnErasure.DROPPED),
     Place("home.postgres", Kind.DIRECTORY, "postgres", {"": Holds.SEALED}, OnErasure.WITH_STORAGE),
     Place("home.pixeltable", Kind.DIRECTORY, "pixeltable", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.secrets", Kind.DIRECTORY, "secrets", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
+    Place("home.imports", Kind.DIRECTORY, "imports", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.locks", Kind.DIRECTORY, "locks", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
 )
 

@@ -14,7 +14,6 @@ person any more.
 from __future__ import annotations
 
 import threading
-import time
 from typing import Final
 
 from cloud.audit.model import AuditDraft, Outcome
@@ -22,6 +21,7 @@ from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
 from cloud.gdpr.model import ClosedTenant, ClosingPreview
 from cloud.gdpr.ports import ClosingStore
+from cloud.gdpr.removal import emptied
 from cloud.kernel import failpoints
 from cloud.kernel.access import Action
 from cloud.kernel.errors import (
@@ -41,7 +41,6 @@ from cloud.tenancy.ports import TenantDirectory
 from cloud.tenancy.system import system_predicate
 
 _LOCK_WAIT_S: Final = 30.0
-_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 
 
 class TenantClosing:
@@ -134,31 +133,12 @@ class TenantClosing:
         keyring.destroy_tenant(tenant_id)
         self._config.hot.drop_tenant(tenant_id)
         failpoints.reach("close.key_destroyed")
-        left = self._emptied(predicate)
+        left = emptied(lambda: self._remove_rows(predicate), lambda: self._counts(predicate))
         failpoints.reach("close.rows_deleted")
         self._store.finish(predicate, audit, counts, complete=not left)
         if left:
             raise ErasureIncompleteError(left)
         return ClosedTenant(tenant_id, counts)
-
-    def _emptied(self, predicate: TenantPredicate) -> tuple[str, ...]:
-        """Remove every row and look whether any is left; returns the places that still hold something.
-
-        A restart of the server takes the lock away: what was done since was done without it, and a materializer that
-        lost it too may have written a last batch meanwhile. So it is done and looked at again, a few times.
-        """
-        for pause_s in (*_PAUSES_S, None):
-            try:
-                self._remove_rows(predicate)
-                left = tuple(name for name, count in self._counts(predicate).items() if count)
-            except ProviderUnavailableError:
-                if pause_s is None:
-                    raise
-            else:
-                if not left or pause_s is None:
-                    return left
-            time.sleep(pause_s)
-        raise AssertionError("the last round returns or raises")
 
     def _remove_rows(self, predicate: TenantPredicate) -> None:
         for placement in self._store.placements(predicate):

@@ -9,13 +9,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from cloud.audit.model import AuditDraft, Outcome
+from cloud.gdpr.postgres import give_back
+from cloud.kernel.access import Action
 from cloud.kernel.scope import TenantPredicate
+from cloud.memory.placement_store import placements_of
 from cloud.storage.engine import ControlEngine
 from cloud.storage.metadata import (
     api_keys,
     idempotency_keys,
     intake,
     memories,
+    memory_changes,
     subjects,
     tenant_closings,
     tenants,
@@ -24,7 +28,7 @@ from cloud.storage.metadata import (
 from cloud.tenancy.model import TenantState
 from cloud.tenancy.postgres import append_event
 
-_ABOUT_PEOPLE: Final = (intake, memories, idempotency_keys, api_keys, subjects)
+_ABOUT_PEOPLE: Final = (intake, memory_changes, memories, idempotency_keys, api_keys, subjects)
 """Tables with rows about people, each before those that it refers to."""
 
 
@@ -69,13 +73,15 @@ class PostgresClosingStore:
 
         def work(connection: sa.Connection) -> None:
             _lock_tenant(connection, tenant_id)
+            stock, size_bytes = connection.execute(
+                sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(memories.c.size_bytes), 0)).where(
+                    memories.c.tenant_id == tenant_id, memories.c.state == "active"
+                )
+            ).one()
             for table in _ABOUT_PEOPLE:
                 connection.execute(sa.delete(table).where(table.c.tenant_id == tenant_id))
-            connection.execute(
-                sa.update(usage_counters)
-                .where(usage_counters.c.tenant_id == tenant_id, usage_counters.c.meter == "memories")
-                .values(used=0)
-            )
+            if stock:
+                give_back(connection, tenant_id, Action.TENANT_CLOSE, stock, int(size_bytes))
 
         self._engine.transaction(work)
 
@@ -95,8 +101,7 @@ class PostgresClosingStore:
         return self._engine.transaction(work)
 
     def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
-        query = sa.select(tenants.c.placement).where(tenants.c.tenant_id == predicate.tenant_id)
-        return tuple(str(placement) for (placement,) in self._engine.rows(query))
+        return placements_of(self._engine, predicate.tenant_id)
 
     def finish(
         self, predicate: TenantPredicate, audit: AuditDraft, counts: Mapping[str, int], *, complete: bool

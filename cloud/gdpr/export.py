@@ -14,6 +14,8 @@ from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import Place, SubjectKey
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.model import SealedRow
+from cloud.memory.vectors import Vectorizer
+from cloud.tenancy.bound_keys import ranges_told_to
 
 EXPORT_SCHEMA = 1
 FILES = ("person.json", "memories.jsonl", "events.jsonl")
@@ -37,8 +39,12 @@ def write_bundle(
         ProviderUnavailableError: A part did not answer.
         SealBrokenError: A row does not open in its place.
     """
+    # What is noted in this process of when memories were read belongs to what is told.
+    config.read_times.flush(tenant_id=predicate.tenant_id)
     facts = store.facts(predicate, person.subject_id) if person else {}
     ledger = {str(row["memory_id"]): row for row in facts.pop("memories", [])}
+    if person is not None:
+        facts["api_keys"] = [_key(row, person) for row in facts.get("api_keys", [])]
     memories = _memories(person, ledger, predicate, config) if person else []
     events = store.events(predicate, person.subject_id) if person else iter(())
     mine = {str(memory["id"]) for memory in memories}
@@ -90,21 +96,21 @@ def _memories(
     """Every memory, the deleted ones that are still kept included."""
     for _ in range(_ATTEMPTS):
         changes = config.ledger.changes(predicate, person.subject_id, since=0)
-        rows = {
-            row.memory_id: row for row in config.rows.newer(predicate, changes.placement, person.subject_id, since=0)
-        }
+        found = config.rows.newer(predicate, changes.placement, person.subject_id, since=0, column=changes.column)
+        rows = {row.memory_id: row for row in found}
         rows.update((row.memory_id, row) for row in changes.waiting)
         known = [entry.memory_id for entry in changes.ledger if entry.memory_id in ledger]
         if all(memory_id in rows for memory_id in known):
-            return [_memory(rows[memory_id], ledger[memory_id], person, config) for memory_id in sorted(known)]
+            vectorizer = config.models.of(changes.model)
+            return [_memory(rows[memory_id], ledger[memory_id], person, vectorizer) for memory_id in sorted(known)]
     raise ProviderUnavailableError("data plane", reason="lacks a memory that the ledger holds")
 
 
 def _memory(
-    row: SealedRow, facts: Mapping[str, object], person: SubjectKey, config: PixeltableConfig
+    row: SealedRow, facts: Mapping[str, object], person: SubjectKey, vectorizer: Vectorizer
 ) -> dict[str, object]:
-    envelope = config.vectorizer.open_envelope(person.key, row)
-    vector = config.vectorizer.open_vector(person.key, row)
+    envelope = vectorizer.open_envelope(person.key, row)
+    vector = vectorizer.open_vector(person.key, row)
     return {
         "id": row.memory_id,
         **{name: value for name, value in facts.items() if name != "memory_id"},
@@ -121,6 +127,14 @@ def _memory(
         "provenance": envelope.provenance,
         "embedding": None if vector is None else vector.tolist(),
     }
+
+
+def _key(row: Mapping[str, object], person: SubjectKey) -> dict[str, object]:
+    """A key of the person, with its ranges opened."""
+    sealed = row.get("ranges_sealed")
+    told = {name: value for name, value in row.items() if name != "ranges_sealed"}
+    ranges = ranges_told_to(person, str(row["key_id"]), sealed if isinstance(sealed, bytes) else None)
+    return {**told, "ip_ranges": ranges}
 
 
 def _opened(event: dict[str, object], person: SubjectKey | None, config: PixeltableConfig) -> dict[str, object]:

@@ -25,11 +25,13 @@ class Finder:
         key = self._config.keyring.subject_key(tenant_id, subject_id)
         found = {
             **self._store.count(predicate, subject_id),
-            "pixeltable.memories": self._config.rows.count_subject(
-                predicate, self._store.placement(predicate), subject_id
+            "pixeltable.memories": sum(
+                self._config.rows.count_subject(predicate, placement, subject_id)
+                for placement in self._store.placements(predicate)
             ),
             "keyring.subject": 0 if key is None else 1,
             "process.hot_tier": 0 if self._config.hot.get(tenant_id, subject_id) is None else 1,
+            "process.read_times": self._config.read_times.noted(tenant_id, subject_id),
             # The keyring hands out no cached key whose slot is overwritten, so the two count alike.
             "process.keys": 0 if key is None else 1,
         }

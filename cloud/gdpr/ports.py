@@ -75,8 +75,8 @@ class ErasureStore(Protocol):
         """Rows of the subject, by entry of the data map."""
         ...
 
-    def placement(self, predicate: TenantPredicate) -> str:
-        """The Pixeltable table of the tenant."""
+    def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
+        """Every Pixeltable table that may hold rows of the tenant, by name."""
         ...
 
     def unfinished(self) -> list[Erasure]:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.model import Erasure, ErasureState
-from cloud.kernel.errors import UnknownTenantError
+from cloud.kernel.access import Action
 from cloud.kernel.scope import TenantPredicate
+from cloud.memory.placement_store import placements_of
 from cloud.storage.engine import ControlEngine, Row
 from cloud.storage.metadata import (
     api_keys,
@@ -21,17 +22,31 @@ from cloud.storage.metadata import (
     idempotency_keys,
     intake,
     memories,
+    memory_changes,
     subjects,
-    tenants,
     usage_counters,
 )
 from cloud.tenancy.postgres import append_event
 
 _PAGE: Final = 1_000
+_GIVE_BACK: Final = sa.text("SELECT lc_charge(:tenant, :event, :deltas, :subjects)").bindparams(
+    *(sa.bindparam(name, type_=JSONB) for name in ("event", "deltas", "subjects"))
+)
 _FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
     subjects: ("subject_id", "state", "created_at", "erased_at"),
-    memories: ("memory_id", "state", "revision", "size_bytes", "stored_at", "deleted_at"),
-    api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at"),
+    memories: (
+        "memory_id",
+        "state",
+        "revision",
+        "size_bytes",
+        "stored_at",
+        "last_accessed_at",
+        "deleted_at",
+        "superseded_at",
+        "superseded_by",
+    ),
+    memory_changes: ("memory_id", "revision", "change", "changed_at", "event_id"),
+    api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at", "last_used_at", "ranges_sealed"),
     idempotency_keys: ("memory_ids", "created_at"),
     erasures: ("erasure_id", "state", "counts", "requested_at", "completed_at"),
 }
@@ -129,22 +144,18 @@ class PostgresErasureStore:
         def work(connection: sa.Connection) -> None:
             # The same order of locks as a write's: the tenant's counter first.
             _lock_tenant(connection, tenant_id)
-            stock = connection.execute(
-                sa.select(sa.func.count())
-                .select_from(memories)
+            stock, size_bytes = connection.execute(
+                sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(memories.c.size_bytes), 0))
                 .where(memories.c.tenant_id == tenant_id, memories.c.subject_id == subject_id)
                 .where(memories.c.state == "active")
-            ).scalar_one()
-            for table in (intake, memories, api_keys):
+            ).one()
+            for table in (intake, memory_changes, memories, api_keys):
                 connection.execute(
                     sa.delete(table).where(table.c.tenant_id == tenant_id, table.c.subject_id == subject_id)
                 )
             connection.execute(_idempotent(sa.delete(idempotency_keys), tenant_id, subject_id))
-            connection.execute(
-                sa.update(usage_counters)
-                .where(usage_counters.c.tenant_id == tenant_id, usage_counters.c.meter == "memories")
-                .values(used=usage_counters.c.used - stock)
-            )
+            if stock:
+                give_back(connection, tenant_id, Action.ERASURE, stock, int(size_bytes), {subject_id: -stock})
             connection.execute(
                 sa.update(subjects)
                 .where(subjects.c.tenant_id == tenant_id, subjects.c.subject_id == subject_id)
@@ -158,7 +169,7 @@ class PostgresErasureStore:
 
         def work(connection: sa.Connection) -> dict[str, int]:
             counts = {}
-            for table in (memories, intake, api_keys):
+            for table in (memories, memory_changes, intake, api_keys):
                 query = (
                     sa.select(sa.func.count())
                     .select_from(table)
@@ -171,11 +182,8 @@ class PostgresErasureStore:
 
         return self._engine.transaction(work)
 
-    def placement(self, predicate: TenantPredicate) -> str:
-        rows = self._engine.rows(sa.select(tenants.c.placement).where(tenants.c.tenant_id == predicate.tenant_id))
-        if not rows:
-            raise UnknownTenantError()
-        return str(rows[0][0])
+    def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
+        return placements_of(self._engine, predicate.tenant_id)
 
     def unfinished(self) -> list[Erasure]:
         query = sa.select(erasures).where(erasures.c.state != ErasureState.VERIFIED.value)
@@ -192,6 +200,9 @@ class PostgresErasureStore:
                     query = _idempotent(query, tenant_id, subject_id)
                 else:
                     query = query.where(table.c.subject_id == subject_id)
+                if table is memories:
+                    # What is being purged may have left Pixeltable already.
+                    query = query.where(memories.c.purge_started_at.is_(None))
                 rows = connection.execute(query.order_by(*table.primary_key))
                 found[table.name] = [dict(row._mapping) for row in rows]
             return found
@@ -223,6 +234,22 @@ class PostgresErasureStore:
             if len(page) < _PAGE:
                 return
             after = (page[-1][1], page[-1][2])
+
+
+def give_back(
+    connection: sa.Connection,
+    tenant_id: str,
+    action: Action,
+    memories: int,
+    stored_bytes: int,
+    subjects: Mapping[str, int] | None = None,
+) -> None:
+    """Take memories that are erased out of the tenant's stock, and out of that of people who stay known."""
+    deltas = {"memories": -memories, "stored_bytes": -stored_bytes}
+    connection.execute(
+        _GIVE_BACK,
+        {"tenant": tenant_id, "event": {"action": action.value}, "deltas": deltas, "subjects": dict(subjects or {})},
+    )
 
 
 def _lock_tenant(connection: sa.Connection, tenant_id: str) -> None:

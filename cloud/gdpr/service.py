@@ -21,7 +21,8 @@ from cloud.gdpr.export import empty_directory, write_bundle
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
 from cloud.gdpr.places import Finder
 from cloud.gdpr.ports import ErasureStore
-from cloud.kernel import failpoints
+from cloud.gdpr.removal import emptied
+from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     ConfigurationError,
@@ -32,7 +33,7 @@ from cloud.kernel.ids import new_event_id
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import Place
 from cloud.memory.config import PixeltableConfig
-from cloud.memory.materializer import placement_lock
+from cloud.memory.materializer import placement_locks
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.admission import Admitted
@@ -42,6 +43,7 @@ from src.memory.validation import check_user_id
 _T = TypeVar("_T")
 _LOCK_WAIT_S: Final = 30.0
 _REASON_CHARACTERS: Final = 1_000
+_PLACEMENT_ATTEMPTS: Final = 3
 
 
 class CloudGDPRService:
@@ -53,6 +55,7 @@ class CloudGDPRService:
         config: The installation.
         admissions: The door.
         audit: The log.
+        on_key_destroyed: Called when a person's key is destroyed, before that is recorded.
     """
 
     def __init__(
@@ -62,7 +65,10 @@ class CloudGDPRService:
         config: PixeltableConfig,
         admissions: Administration,
         audit: TransactionalAuditLogger,
+        *,
+        on_key_destroyed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_key_destroyed = on_key_destroyed
         self._store = store
         self._engine = engine
         self._config = config
@@ -192,30 +198,37 @@ class CloudGDPRService:
         self._config.keyring.destroy_subject(erasure.tenant_id, subject_id)
         self._config.keyring.forget(erasure.tenant_id, subject_id)
         self._config.hot.drop(erasure.tenant_id, subject_id)
+        self._config.read_times.drop(erasure.tenant_id, subject_id)
         failpoints.reach("erase.key_destroyed")
+        # The control plane knows of it, so a copy of the keyring from before is recognized as one.
+        self._on_key_destroyed()
         erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, {})
-        try:
-            self._remove_rows(predicate, subject_id)
-        except ProviderUnavailableError:
-            # A restart of the server takes the lock away: what was done since was done without it, so once more.
-            self._remove_rows(predicate, subject_id)
-        failpoints.reach("erase.rows_deleted")
+        left = emptied(
+            lambda: self._remove_rows(predicate, subject_id), lambda: self._finder.counts(predicate, subject_id)
+        )
         erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED, {})
-        left = tuple(name for name, count in self._finder.counts(predicate, subject_id).items() if count)
         finished = self._store.finish(erasure, ErasureState.INCOMPLETE if left else ErasureState.VERIFIED, audit)
         if left:
             raise ErasureIncompleteError(left)
         return finished
 
     def _remove_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
-        placement = self._store.placement(predicate)
-        # Under the materializer's own lock: it must not write a row that it took from intake before.
-        with placement_lock(self._engine, placement, wait_s=_LOCK_WAIT_S) as held:
-            if not held:
-                raise ProviderUnavailableError("materializer", reason="kept the placement busy")
-            self._store.delete_rows(predicate, subject_id)
-            failpoints.reach("erase.ledger_deleted")
-            self._config.rows.remove_subject(predicate, placement, subject_id)
+        for _ in range(_PLACEMENT_ATTEMPTS):
+            placements = self._store.placements(predicate)
+            # Under the materializers' own locks: they must not write a row that they took from intake before, nor a
+            # move one that it read before.
+            with placement_locks(self._engine, placements, wait_s=_LOCK_WAIT_S) as held:
+                if not held:
+                    raise ProviderUnavailableError("materializer", reason="kept the placement busy")
+                if self._store.placements(predicate) != placements:
+                    continue  # A move has begun in between.
+                self._store.delete_rows(predicate, subject_id)
+                failpoints.reach("erase.ledger_deleted")
+                for placement in placements:
+                    self._config.rows.remove_subject(predicate, placement, subject_id)
+            failpoints.reach("erase.rows_deleted")
+            return
+        raise ProviderUnavailableError("data plane", reason="moves the tenant again and again")
 
     def _export(self, user_id: str, tenant_id: str, directory: Path) -> ExportBundle:
         admitted = self._admitted(tenant_id, Action.ACCESS_REQUEST, user_id)
@@ -264,4 +277,4 @@ class CloudGDPRService:
 
 
 async def _in_thread(work: Callable[[], _T]) -> _T:
-    return await asyncio.to_thread(work)
+    return await asyncio.to_thread(telemetry.observed, work)

@@ -2,12 +2,17 @@
 
 | action group | service | member | tenant_admin | auditor | operator |
 |---|---|---|---|---|---|
-| memories | any user | itself | any user | – | – |
+| memories, their import and export | any user | itself | any user | – | – |
+| export of everybody's memories | – | – | yes | – | – |
 | a person's erasure and export | – | – | yes | – | – |
 | usage | – | – | yes | – | yes |
+| reserving units for work of its own | yes | yes | yes | – | yes |
+| proving the usage counters | – | – | – | – | yes |
 | audit log of the tenant | – | – | yes | yes | – |
 | the system's audit log | – | – | – | – | yes |
-| tenants, API keys | – | – | – | – | yes |
+| review of who may enter the tenant | – | – | yes | yes | yes |
+| tenants, API keys, tokens, placements, embedding models, purge | – | – | – | – | yes |
+| the installation: database, keyring, doctor, leak test | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -28,12 +33,29 @@ class Action(StrEnum):
     MEMORY_SEARCH = "memory.search"
     MEMORY_GET = "memory.get"
     MEMORY_DELETE = "memory.delete"
+    MEMORY_UPDATE = "memory.update"
+    MEMORY_SUPERSEDE = "memory.supersede"
+    MEMORY_UNDELETE = "memory.undelete"
+    MEMORY_HISTORY = "memory.history"
+    MEMORY_LIST = "memory.list"
+    MEMORY_COUNT = "memory.count"
+    MEMORY_PURGE = "memory.purge"
+    MEMORY_IMPORT = "memory.import"
+    MEMORY_IMPORT_STEP = "memory.import.step"
+    MEMORY_EXPORT = "memory.export"
+    MEMORY_EXPORT_ALL = "memory.export_all"
+    MEMORY_EXPORT_STEP = "memory.export.step"
     ERASURE_PREVIEW = "gdpr.preview"
     ERASURE = "gdpr.erase"
     ERASURE_STEP = "gdpr.erase.step"
     ACCESS_REQUEST = "gdpr.export"
     USAGE_READ = "usage.read"
     USAGE_TRACK = "usage.track"
+    USAGE_RESERVE = "usage.reserve"
+    USAGE_COMMIT = "usage.commit"
+    USAGE_RELEASE = "usage.release"
+    USAGE_THRESHOLD = "usage.threshold"
+    USAGE_RECONCILE = "usage.reconcile"
     AUDIT_EXPORT = "audit.export"
     AUDIT_READ = "audit.read"
     AUDIT_SYSTEM = "audit.system"
@@ -44,12 +66,39 @@ class Action(StrEnum):
     TENANT_CHANGE = "tenant.change"
     TENANT_CLOSE = "tenant.close"
     TENANT_CLOSE_STEP = "tenant.close.step"
+    TENANT_MOVE = "tenant.move"
+    TENANT_MOVE_STEP = "tenant.move.step"
+    EMBEDDINGS_STATUS = "embeddings.status"
+    EMBEDDINGS_MIGRATE = "embeddings.migrate"
+    EMBEDDINGS_MIGRATE_STEP = "embeddings.migrate.step"
+    EMBEDDINGS_GATE = "embeddings.gate"
+    EMBEDDINGS_ROLLBACK = "embeddings.rollback"
+    EMBEDDINGS_FINISH = "embeddings.finish"
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
     API_KEY_LIST = "api_key.list"
+    API_KEY_ROTATE = "api_key.rotate"
+    TOKEN_REVOKE = "token.revoke"  # noqa: S105 - the name of an action
+    TOKEN_CHECK = "token.check"  # noqa: S105 - the name of an action
+    ACCESS_REVIEW = "access.review"
+    ACCESS_REVIEW_ALL = "access.review_all"
+    KEYRING_STATUS = "keyring.status"
+    KEYRING_ROTATE = "keyring.rotate"
+    KEYRING_BACKUP = "keyring.backup"
+    KEYRING_RESTORE = "keyring.restore"
+    KEYRING_ACCEPT = "keyring.accept"
+    KEYRING_RECONCILE = "keyring.reconcile"
+    KEYRING_DESTROY_ROOT_KEY = "keyring.destroy_root_key"
+    KEYRING_STEP = "keyring.step"
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
+    AUTHENTICATION_FAILURES = "security.authentication_failures"
     SERVICE_START = "service.start"
+    DATABASE_UPGRADE = "db.upgrade"
+    DATABASE_CHECK = "db.check"
+    DOCTOR = "doctor.run"
+    LEAK_TEST = "leak_test.run"
+    LEAK_TEST_STEP = "leak_test.run.step"
 
 
 _MEMORY: Final = frozenset(
@@ -60,11 +109,22 @@ _MEMORY: Final = frozenset(
         Action.MEMORY_SEARCH,
         Action.MEMORY_GET,
         Action.MEMORY_DELETE,
+        Action.MEMORY_UPDATE,
+        Action.MEMORY_SUPERSEDE,
+        Action.MEMORY_UNDELETE,
+        Action.MEMORY_HISTORY,
+        Action.MEMORY_LIST,
+        Action.MEMORY_COUNT,
+        Action.MEMORY_IMPORT,
+        Action.MEMORY_EXPORT,
     }
 )
+_EVERYBODY: Final = frozenset({Action.MEMORY_EXPORT_ALL})
 _PERSON: Final = frozenset({Action.ERASURE_PREVIEW, Action.ERASURE, Action.ACCESS_REQUEST})
 _AUDIT: Final = frozenset({Action.AUDIT_EXPORT, Action.AUDIT_READ})
 _USAGE: Final = frozenset({Action.USAGE_READ})
+_HOLDS: Final = frozenset({Action.USAGE_RESERVE, Action.USAGE_COMMIT, Action.USAGE_RELEASE})
+_BOOKS: Final = frozenset({Action.USAGE_RECONCILE})
 _TENANTS: Final = frozenset(
     {
         Action.TENANT_CREATE,
@@ -73,19 +133,42 @@ _TENANTS: Final = frozenset(
         Action.TENANT_LIST,
         Action.TENANT_CHANGE,
         Action.TENANT_CLOSE,
+        Action.TENANT_MOVE,
+        Action.EMBEDDINGS_STATUS,
+        Action.EMBEDDINGS_MIGRATE,
+        Action.EMBEDDINGS_ROLLBACK,
+        Action.EMBEDDINGS_FINISH,
         Action.API_KEY_CREATE,
         Action.API_KEY_REVOKE,
         Action.API_KEY_LIST,
+        Action.MEMORY_PURGE,
+        Action.API_KEY_ROTATE,
+        Action.TOKEN_REVOKE,
+        Action.TOKEN_CHECK,
+        Action.ACCESS_REVIEW_ALL,
+    }
+)
+_REVIEW: Final = frozenset({Action.ACCESS_REVIEW})
+_KEYRING: Final = frozenset(
+    {
+        Action.KEYRING_STATUS,
+        Action.KEYRING_ROTATE,
+        Action.KEYRING_BACKUP,
+        Action.KEYRING_RESTORE,
+        Action.KEYRING_ACCEPT,
+        Action.KEYRING_RECONCILE,
+        Action.KEYRING_DESTROY_ROOT_KEY,
     }
 )
 _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
+_INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
-    Role.SERVICE: _MEMORY,
-    Role.MEMBER: _MEMORY,
-    Role.TENANT_ADMIN: _MEMORY | _PERSON | _USAGE | _AUDIT,
-    Role.AUDITOR: _AUDIT,
-    Role.OPERATOR: _TENANTS | _USAGE | _SYSTEM,
+    Role.SERVICE: _MEMORY | _HOLDS,
+    Role.MEMBER: _MEMORY | _HOLDS,
+    Role.TENANT_ADMIN: _MEMORY | _HOLDS | _EVERYBODY | _PERSON | _USAGE | _AUDIT | _REVIEW,
+    Role.AUDITOR: _AUDIT | _REVIEW,
+    Role.OPERATOR: _TENANTS | _HOLDS | _USAGE | _BOOKS | _SYSTEM | _REVIEW | _INSTALLATION | _KEYRING,
 }
 _ANY_USER: Final = frozenset({Role.SERVICE, Role.TENANT_ADMIN})
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from opentelemetry import trace
 
+from cloud.kernel.addresses import Address, parse_address
 from cloud.kernel.errors import InvalidFilterError
 from cloud.kernel.ids import new_request_id
 
@@ -29,8 +30,9 @@ class RequestContext:
         user_id: The person calling, or `None` for a service.
         roles: Names of roles (`cloud.kernel.scope.Role`).
         request_id: Correlates every audit event of one request.
-        authorization: Credential to authenticate instead, such as `Bearer lc_…`; never logged.
+        authorization: Credential to authenticate instead, such as `Bearer lc_…` or `Bearer eyJ…`; never logged.
         operator: Identity of a local operator, such as `local-operator:1000`; set by the command line only.
+        client_address: Where the caller's connection comes from; compared with an API key's ranges, never logged.
     """
 
     tenant_id: str | None
@@ -39,6 +41,7 @@ class RequestContext:
     request_id: str
     authorization: str | None = None
     operator: str | None = None
+    client_address: Address | None = None
 
     def __repr__(self) -> str:
         return f"RequestContext(request_id={self.request_id!r})"
@@ -56,6 +59,7 @@ def request_context(
     request_id: str | None = None,
     authorization: str | None = None,
     operator: str | None = None,
+    client_address: str | None = None,
 ) -> Iterator[RequestContext]:
     """Everything inside runs as this caller, in this task or thread alone.
 
@@ -65,14 +69,16 @@ def request_context(
         roles: Role names: `service`, `member`, `tenant_admin`, `auditor`, `operator`.
         request_id: Id that correlates audit events, which hold it in the clear: 1 to 128 letters, digits and
             `. _ : / + = -`; made when left out.
-        authorization: An API key to authenticate, as `Bearer lc_…`.
+        authorization: An API key or a token to authenticate, as `Bearer …`.
         operator: Identity of a local operator.
+        client_address: IPv4 or IPv6 address of the caller, as the host's own socket or a proxy it trusts names it;
+            an API key with ranges opens nothing without it.
 
     Yields:
         The context now in force.
 
     Raises:
-        InvalidFilterError: The request id is none.
+        InvalidFilterError: The request id or the address is none.
     """
     if request_id is not None and not (isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id)):
         raise InvalidFilterError(place="request_id", reason="must be 1 to 128 letters, digits and . _ : / + = -")
@@ -83,6 +89,7 @@ def request_context(
         request_id=new_request_id() if request_id is None else request_id,
         authorization=authorization,
         operator=operator,
+        client_address=None if client_address is None else parse_address(client_address),
     )
     token = _current.set(context)
     try:

@@ -9,7 +9,9 @@ from src.errors import (
     InvalidFilterError,
     InvalidMemoryError,
     LuminescentError,
+    MemoryNotFoundError,
     ProviderUnavailableError,
+    RevisionConflictError,
 )
 
 __all__ = [
@@ -21,12 +23,18 @@ __all__ = [
     "InvalidMemoryError",
     "KeyDestroyedError",
     "LuminescentError",
+    "MemoryNotFoundError",
+    "OperationInProgressError",
     "PermissionDeniedError",
     "ProviderUnavailableError",
     "QuotaExceededError",
+    "ReservationClosedError",
+    "RevisionConflictError",
     "SealBrokenError",
     "TenantIsolationError",
+    "TokenKeysUnavailableError",
     "UnknownTenantError",
+    "UnreadableFileError",
 ]
 
 
@@ -35,13 +43,28 @@ class AuthenticationError(LuminescentError):
 
     Attributes:
         reason: A short code such as `no_scope` or `unknown_tenant`.
+        key_id: The API key that was shown, where there is such a key.
     """
 
     code = "authentication"
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, *, key_id: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.key_id = key_id
+
+
+class TokenKeysUnavailableError(AuthenticationError):
+    """The keys that a token would be checked with cannot be had now: it opens nothing, and may be shown again later."""
+
+    code = "token_keys_unavailable"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "token_keys_unavailable",
+            "tokens cannot be checked now: the issuer's keys are not available; try again later",
+        )
 
 
 class PermissionDeniedError(LuminescentError):
@@ -84,13 +107,13 @@ class UnknownTenantError(AuthenticationError):
 
 
 class QuotaExceededError(LuminescentError):
-    """The write was not admitted; nothing was stored.
+    """The operation was not admitted; nothing happened.
 
     Attributes:
         meter: The counter that is used up, such as `memories`.
         limit: Its limit, in the meter's unit.
         used: What is in use now, in the same unit.
-        requested: What this write asked for.
+        requested: What this operation asked for.
         resets_at: When the counter starts anew (UTC), or `None` for a stock that only deleting gives back.
     """
 
@@ -106,6 +129,20 @@ class QuotaExceededError(LuminescentError):
         self.used = used
         self.requested = requested
         self.resets_at = resets_at
+
+
+class ReservationClosedError(LuminescentError):
+    """The reservation cannot be settled so: nothing was booked.
+
+    Attributes:
+        reason: `released` or `absent`; one of another tenant is absent.
+    """
+
+    code = "reservation_closed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the reservation is {reason}: nothing was booked; report what was used with track")
+        self.reason = reason
 
 
 class IdempotencyConflictError(LuminescentError):
@@ -129,6 +166,13 @@ class SealBrokenError(LuminescentError):
     code = "seal_broken"
 
 
+class OperationInProgressError(LuminescentError):
+    """Another process does this at the moment, or something that excludes it is unfinished; nothing has changed."""
+
+    code = "in_progress"
+    retryable = True
+
+
 class ErasureIncompleteError(LuminescentError):
     """An erasure found remains after its deletions; it is recorded and can be run again.
 
@@ -142,3 +186,18 @@ class ErasureIncompleteError(LuminescentError):
     def __init__(self, places: tuple[str, ...]) -> None:
         super().__init__(f"erasure incomplete: {', '.join(places)} still hold data of the subject; run it again")
         self.places = places
+
+
+class UnreadableFileError(LuminescentError):
+    """A file that was to be imported or checked cannot be read, not from here on, or is not what it should be.
+
+    Attributes:
+        reason: A short code: `encoding`, `format`, `structure`, `compression`, `too_large`, `changed`, `manifest` or
+            `io`.
+    """
+
+    code = "unreadable_file"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

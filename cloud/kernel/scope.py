@@ -25,6 +25,7 @@ class PrincipalKind(StrEnum):
 
     SUBJECT = "subject"
     API_KEY = "api_key"
+    TOKEN = "token"  # noqa: S105 - the name of a kind
     SERVICE = "service"
     LOCAL_OPERATOR = "local-operator"
     SYSTEM = "system"
@@ -38,7 +39,8 @@ class Principal:
         kind: How it was established.
         roles: What it may do.
         user_id: The person, if the caller acts as one. Never written anywhere in the clear.
-        name: Id fit for the audit log where the kind has one: a key id, `local-operator:<uid>`, a component's name.
+        name: Id fit for the audit log where the kind has one: a key id, `local-operator:<uid>`, a component's name,
+            the subject id of a token's client.
     """
 
     kind: PrincipalKind

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
+from cloud.kernel import telemetry, telemetry_names
 from cloud.keys.model import SubjectKey, TenantKey
+
+_HIT: Final = {telemetry_names.RESULT: "hit"}
+_MISS: Final = {telemetry_names.RESULT: "miss"}
 
 K = TypeVar("K", SubjectKey, TenantKey)
 
@@ -49,16 +53,18 @@ class KeyCache(Generic[K]):
             entry = self._entries.get(owner_id)
             if entry is not None:
                 self._entries.move_to_end(owner_id)
-            return entry
+        telemetry.instruments().key_reads.add(1, _MISS if entry is None else _HIT)
+        return entry
 
     def get_by_tag(self, tag: bytes) -> CachedKey[K] | None:
         """The entry of the subject with this link tag."""
         with self._lock:
             owner_id = self._owner_by_tag.get(tag)
-            if owner_id is None:
-                return None
-            self._entries.move_to_end(owner_id)
-            return self._entries[owner_id]
+            if owner_id is not None:
+                self._entries.move_to_end(owner_id)
+            entry = self._entries[owner_id] if owner_id is not None else None
+        telemetry.instruments().key_reads.add(1, _MISS if entry is None else _HIT)
+        return entry
 
     def put(self, entry: CachedKey[K]) -> None:
         """Keeps `entry` in place of an older one of the same owner."""

@@ -37,15 +37,29 @@ class WriterLock:
     `flock` and not POSIX record locks: those are lost as soon as any descriptor of the file is closed.
     """
 
-    def __init__(self, path: Path, *, timeout_s: float) -> None:
+    def __init__(self, path: Path, *, timeout_s: float, busy: str = "is busy with another writer") -> None:
         """
         Args:
             path: The lock file; it is made if it is missing and never removed.
             timeout_s: How long `held` waits.
+            busy: What the keyring is doing while somebody else holds the lock, for the error.
         """
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._thread_lock = threading.Lock()
         self._timeout_s = timeout_s
+        self._busy = busy
+
+    def is_held(self) -> bool:
+        """Whether somebody holds it at this moment."""
+        if not self._thread_lock.acquire(blocking=False):
+            return True
+        try:
+            if not self._try_flock():
+                return True
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            return False
+        finally:
+            self._thread_lock.release()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -56,11 +70,11 @@ class WriterLock:
         """
         deadline = time.monotonic() + self._timeout_s
         if not self._thread_lock.acquire(timeout=self._timeout_s):
-            raise ProviderUnavailableError("keyring", reason="is busy with another writer")
+            raise ProviderUnavailableError("keyring", reason=self._busy)
         try:
             while not self._try_flock():
                 if time.monotonic() >= deadline:
-                    raise ProviderUnavailableError("keyring", reason="is busy with another writer")
+                    raise ProviderUnavailableError("keyring", reason=self._busy)
                 time.sleep(_POLL_S)
             try:
                 yield

@@ -26,7 +26,7 @@ from typing import Any, Final
 from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.keys.model import KeyringCounts
 
-INDEX_FORMAT: Final = 1
+INDEX_FORMAT: Final = 2
 _BUSY_TIMEOUT_MS: Final = 5_000
 _JOURNAL_KEPT_BYTES: Final = 256 * 1024
 _SCHEMA: Final = """
@@ -44,6 +44,16 @@ CREATE TABLE spares (
 ) WITHOUT ROWID;
 CREATE TABLE free_slots (slot INTEGER PRIMARY KEY);
 """
+_SINCE_FORMAT_2: Final = (
+    "CREATE TABLE former_tenant_keys (tenant_id TEXT NOT NULL, version INTEGER NOT NULL, slot INTEGER NOT NULL,"
+    " PRIMARY KEY (tenant_id, version)) WITHOUT ROWID",
+    "CREATE TABLE rotations (tenant_id TEXT PRIMARY KEY, begun_at TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE backups (backup_id TEXT PRIMARY KEY, made_at TEXT NOT NULL, expires_at TEXT NOT NULL,"
+    " epoch INTEGER NOT NULL, root_key_id TEXT NOT NULL, complete INTEGER NOT NULL) WITHOUT ROWID",
+    "INSERT INTO meta (name, value) VALUES ('epoch', 1)",
+)
+"""Former keys of tenants, rotations under way, backups, and the epoch that counts every change."""
+_ABOUT_TENANTS: Final = ("tenants", "subjects", "spares", "former_tenant_keys", "rotations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +91,7 @@ class SqliteIndex:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         db = sqlite3.connect(path, isolation_level=None)
         try:
-            db.executescript("BEGIN;" + _SCHEMA)
+            db.executescript("BEGIN;" + _SCHEMA + ";".join(_SINCE_FORMAT_2) + ";")
             rows = {"format": INDEX_FORMAT, **meta}
             db.executemany("INSERT INTO meta (name, value) VALUES (?, ?)", rows.items())
             db.execute("COMMIT")
@@ -103,17 +113,33 @@ class SqliteIndex:
                 raise ConfigurationError("this SQLite cannot delete securely; use a build with secure_delete")
             if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise ConfigurationError("the keyring's index is damaged; restore the keyring's backup")
+            if self.meta("format") == 1:
+                self._upgrade()
             found = self.meta("format")
         if found != INDEX_FORMAT:
             raise ConfigurationError(f"the keyring's index has format {found!r}, this version reads {INDEX_FORMAT}")
 
+    def _upgrade(self) -> None:
+        """From format 1, whole or not at all; of several processes that open it at once, one does it."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            if self.meta("format") == 1:
+                for statement in _SINCE_FORMAT_2:
+                    self._db.execute(statement)
+                self.set_meta("format", INDEX_FORMAT)
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything inside is durable when it ends, or nothing of it happened."""
+        """Everything inside is durable when it ends, or nothing of it happened; the epoch counts it."""
         with self._lock, _translated():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
@@ -121,39 +147,56 @@ class SqliteIndex:
                 raise
 
     def meta(self, name: str) -> str | bytes | int | None:
-        """A value given to `create`."""
-        rows: list[tuple[str | bytes | int]] = self._all("SELECT value FROM meta WHERE name = ?", (name,))
+        """A value given to `create` or `set_meta`."""
+        rows: list[tuple[str | bytes | int]] = self.query("SELECT value FROM meta WHERE name = ?", (name,))
         return rows[0][0] if rows else None
 
-    def capacity(self) -> int:
-        """How many slots the index has given out or may give out."""
-        value = self.meta("capacity")
+    def set_meta(self, name: str, value: str | bytes | int | None) -> None:
+        """Replaces a value; `None` removes it."""
+        if value is None:
+            self.execute("DELETE FROM meta WHERE name = ?", (name,))
+        else:
+            self.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+    def number(self, name: str) -> int:
+        """A value that is a number: `epoch` counts the changes of this keyring, `capacity` the slots known here."""
+        value = self.meta(name)
         if not isinstance(value, int):
             raise ConfigurationError("the keyring's index is damaged; restore the keyring's backup")
         return value
+
+    def capacity(self) -> int:
+        """How many slots the index has given out or may give out."""
+        return self.number("capacity")
+
+    def image(self) -> bytes:
+        """The whole index as a file; the holder of the writer lock gets what is committed last."""
+        # Through SQLite: to open and close the file beside it would drop the locks that this process has on it.
+        with self._lock, _translated():
+            return self._db.serialize()
 
     def counts(self) -> KeyringCounts:
         """Numbers of rows."""
         tables = ("tenants", "subjects", "spares", "free_slots")
         query = ", ".join(f"(SELECT count(*) FROM {table})" for table in tables)  # noqa: S608  # names from above
-        (row,) = self._all(f"SELECT {query}", ())
+        (row,) = self.query(f"SELECT {query}", ())
         return KeyringCounts(*row)
 
     def tenant_slot(self, tenant_id: str) -> int | None:
         """The slot of a tenant's key."""
-        rows: list[tuple[int]] = self._all("SELECT slot FROM tenants WHERE tenant_id = ?", (tenant_id,))
+        rows: list[tuple[int]] = self.query("SELECT slot FROM tenants WHERE tenant_id = ?", (tenant_id,))
         return rows[0][0] if rows else None
 
     def subject_by_tag(self, tag: bytes) -> SubjectRow | None:
         """Who a link tag stands for."""
-        rows: list[tuple[str, str, int]] = self._all(
+        rows: list[tuple[str, str, int]] = self.query(
             "SELECT subject_id, tenant_id, slot FROM subjects WHERE tag = ?", (tag,)
         )
         return SubjectRow(*rows[0]) if rows else None
 
     def subject_by_id(self, tenant_id: str, subject_id: str) -> SubjectRow | None:
         """A linked subject of this tenant."""
-        rows: list[tuple[str, str, int]] = self._all(
+        rows: list[tuple[str, str, int]] = self.query(
             "SELECT subject_id, tenant_id, slot FROM subjects WHERE subject_id = ? AND tenant_id = ?",
             (subject_id, tenant_id),
         )
@@ -161,15 +204,16 @@ class SqliteIndex:
 
     def subject_ids(self, tenant_id: str) -> tuple[str, ...]:
         """All linked subjects of a tenant, sorted."""
-        rows: list[tuple[str]] = self._all(
+        rows: list[tuple[str]] = self.query(
             "SELECT subject_id FROM subjects WHERE tenant_id = ? ORDER BY subject_id", (tenant_id,)
         )
         return tuple(row[0] for row in rows)
 
     def slots_under(self, tenant_id: str) -> tuple[int, ...]:
-        """The slots of all subjects and spares of a tenant."""
-        rows: list[tuple[int]] = self._all(
-            "SELECT slot FROM subjects WHERE tenant_id = ?1 UNION ALL SELECT slot FROM spares WHERE tenant_id = ?1",
+        """The slots of all subjects and spares of a tenant, and of its former keys."""
+        rows: list[tuple[int]] = self.query(
+            "SELECT slot FROM subjects WHERE tenant_id = ?1 UNION ALL SELECT slot FROM spares WHERE tenant_id = ?1"
+            " UNION ALL SELECT slot FROM former_tenant_keys WHERE tenant_id = ?1",
             (tenant_id,),
         )
         return tuple(row[0] for row in rows)
@@ -177,11 +221,11 @@ class SqliteIndex:
     def add_slots(self, first: int, count: int) -> None:
         """Makes `count` slots from number `first` on free to be taken."""
         self.release_slots(range(first, first + count))
-        self._run("UPDATE meta SET value = ? WHERE name = 'capacity'", (first + count - 1,))
+        self.execute("UPDATE meta SET value = ? WHERE name = 'capacity'", (first + count - 1,))
 
     def take_slots(self, count: int) -> tuple[int, ...]:
         """Up to `count` free slots, lowest first; they are free no more."""
-        rows: list[tuple[int]] = self._all(
+        rows: list[tuple[int]] = self.query(
             "DELETE FROM free_slots WHERE slot IN (SELECT slot FROM free_slots ORDER BY slot LIMIT ?) RETURNING slot",
             (count,),
         )
@@ -194,7 +238,7 @@ class SqliteIndex:
 
     def add_tenant(self, tenant_id: str, slot: int) -> None:
         """Records the slot of a new tenant's key."""
-        self._run("INSERT INTO tenants (tenant_id, slot) VALUES (?, ?)", (tenant_id, slot))
+        self.execute("INSERT INTO tenants (tenant_id, slot) VALUES (?, ?)", (tenant_id, slot))
 
     def add_spares(self, spares: Sequence[SubjectRow]) -> None:
         """Records keys made ahead, whose slots are durable."""
@@ -206,7 +250,7 @@ class SqliteIndex:
 
     def take_spare(self, tenant_id: str) -> SubjectRow | None:
         """One key made ahead; it is a spare no more."""
-        rows: list[tuple[str, str, int]] = self._all(
+        rows: list[tuple[str, str, int]] = self.query(
             "DELETE FROM spares WHERE tenant_id = ?1 AND subject_id ="
             " (SELECT subject_id FROM spares WHERE tenant_id = ?1 LIMIT 1) RETURNING subject_id, tenant_id, slot",
             (tenant_id,),
@@ -215,21 +259,20 @@ class SqliteIndex:
 
     def link(self, subject: SubjectRow, tag: bytes) -> None:
         """Makes `tag` stand for `subject`."""
-        self._run(
+        self.execute(
             "INSERT INTO subjects (subject_id, tenant_id, slot, tag) VALUES (?, ?, ?, ?)",
             (subject.subject_id, subject.tenant_id, subject.slot, tag),
         )
 
     def delete_subject(self, subject: SubjectRow) -> None:
         """Deletes a subject with its link and gives back its slot, which must have been overwritten."""
-        self._run("DELETE FROM subjects WHERE subject_id = ?", (subject.subject_id,))
+        self.execute("DELETE FROM subjects WHERE subject_id = ?", (subject.subject_id,))
         self.release_slots((subject.slot,))
 
     def delete_tenant(self, tenant_id: str, slots: Sequence[int]) -> None:
-        """Deletes a tenant with all its subjects and spares and gives back `slots`, all of them overwritten."""
-        self._run("DELETE FROM tenants WHERE tenant_id = ?", (tenant_id,))
-        self._run("DELETE FROM subjects WHERE tenant_id = ?", (tenant_id,))
-        self._run("DELETE FROM spares WHERE tenant_id = ?", (tenant_id,))
+        """Deletes a tenant with all that is under it and gives back `slots`, all of them overwritten."""
+        for table in _ABOUT_TENANTS:
+            self.execute(f"DELETE FROM {table} WHERE tenant_id = ?", (tenant_id,))  # noqa: S608  # names from above
         self.release_slots(slots)
 
     def scrub_journal(self) -> None:
@@ -256,11 +299,13 @@ class SqliteIndex:
         with self._lock:
             self._db.close()
 
-    def _run(self, sql: str, parameters: tuple[object, ...]) -> None:
+    def execute(self, sql: str, parameters: tuple[object, ...]) -> None:
+        """Runs a statement that changes something, for `cloud.keys.register`."""
         with self._lock, _translated():
             self._db.execute(sql, parameters)
 
-    def _all(self, sql: str, parameters: tuple[object, ...]) -> list[Any]:
+    def query(self, sql: str, parameters: tuple[object, ...]) -> list[Any]:
+        """All rows of a statement, for `cloud.keys.register`."""
         # fetchall, not fetchone: an unfinished statement would keep its read lock on the file.
         with self._lock, _translated():
             return self._db.execute(sql, parameters).fetchall()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hmac
 import os
 import threading
+from datetime import datetime
 from typing import Final
 
 from cloud.kernel.errors import KeyDestroyedError, ProviderUnavailableError, SealBrokenError
 from cloud.kernel.ids import new_subject_id
 from cloud.keys.model import KEY_BYTES, KeyringCounts, Place, SubjectKey, TenantKey, encode_place, require_key
+from cloud.keys.reports import KeyringBackup, Progress, Rotated, no_progress
 
 _CHECK_BYTES: Final = 29
 """As many as `cloud.keys.sealing` adds, so that sizes agree."""
@@ -86,6 +88,21 @@ class InMemoryKeyring:
         with self._lock:
             self._require_open()
             return self._require_tenant(tenant_id)
+
+    def rotate_tenant(self, tenant_id: str, *, now: datetime, progress: Progress = no_progress) -> Rotated:
+        """Changes the tenant's key; nothing is wrapped under it here."""
+        with self._lock:
+            self._require_open()
+            before = self._require_tenant(tenant_id)
+            after = TenantKey(tenant_id, os.urandom(KEY_BYTES), (*before.former, before.key))
+            self._tenants[tenant_id] = after
+            return Rotated(0, 0)
+
+    def backups(self) -> tuple[KeyringBackup, ...]:
+        """None: it ends with its process."""
+        with self._lock:
+            self._require_open()
+            return ()
 
     def destroy_tenant(self, tenant_id: str) -> bool:
         """Deletes the tenant with all that is under it."""

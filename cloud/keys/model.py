@@ -55,13 +55,34 @@ class SubjectKey:
 
 @dataclass(frozen=True, slots=True)
 class TenantKey:
-    """The key of one tenant: it wraps the data keys of its subjects and seals the tenant's own values."""
+    """The key of one tenant: it wraps the data keys of its subjects and seals the tenant's own values.
+
+    Attributes:
+        tenant_id: The tenant.
+        key: The present key: what is sealed now is sealed under it.
+        former: Its earlier keys, oldest first. They open what was sealed before a rotation, and seal nothing.
+    """
 
     tenant_id: str
     key: bytes = field(repr=False)
+    former: tuple[bytes, ...] = field(repr=False, default=())
 
     def __post_init__(self) -> None:
-        require_key(self.key)
+        for key in self.versions:
+            require_key(key)
+
+    @property
+    def versions(self) -> tuple[bytes, ...]:
+        """All its keys, newest first: whoever opens a sealed value tries them in this order."""
+        return (self.key, *reversed(self.former))
+
+    @property
+    def first(self) -> bytes:
+        """The key that it began with; equal before and after a rotation.
+
+        For keyed hashes, which can be compared with earlier ones only while the key stays the same.
+        """
+        return self.former[0] if self.former else self.key
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Protocol
 
 from cloud.keys.model import Place, SubjectKey, TenantKey
+from cloud.keys.reports import KeyringBackup, Progress, Rotated, no_progress
 
 
 class Sealer(Protocol):
@@ -97,12 +99,31 @@ class Keyring(Protocol):
         ...
 
     def tenant_key(self, tenant_id: str) -> TenantKey:
-        """The tenant's key.
+        """The tenant's key, with its former ones.
 
         Raises:
             KeyDestroyedError: The tenant has none (any more).
             SealBrokenError: The wrapped key is damaged.
         """
+        ...
+
+    def rotate_tenant(self, tenant_id: str, *, now: datetime, progress: Progress = no_progress) -> Rotated:
+        """Gives the tenant a new key; what was sealed before opens still, and subjects and their keys stay.
+
+        Others use the keyring meanwhile. A rotation that was killed is finished by the next call.
+
+        Args:
+            tenant_id: The tenant.
+            now: The present, UTC.
+            progress: Told how many of how many keys are done.
+
+        Raises:
+            KeyDestroyedError: The tenant has no key (any more).
+        """
+        ...
+
+    def backups(self) -> tuple[KeyringBackup, ...]:
+        """Every backup of this keyring, oldest first; until the last of them has expired, an erasure is not final."""
         ...
 
     def destroy_tenant(self, tenant_id: str) -> bool:

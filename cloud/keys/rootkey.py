@@ -39,6 +39,11 @@ class LocalRootKey:
         return f"LocalRootKey(key_id={self._key_id!r})"
 
     @classmethod
+    def generate(cls) -> LocalRootKey:
+        """A new random root key."""
+        return cls(os.urandom(KEY_BYTES))
+
+    @classmethod
     def from_text(cls, text: str) -> LocalRootKey:
         """The root key that `text` holds as standard base64 of 32 bytes.
 
@@ -65,7 +70,7 @@ class LocalRootKey:
         """
         try:
             if create and not path.exists():
-                _write_new_key(path)
+                write_key_file(path, cls.generate().text())
             with path.open("rb") as file:
                 found = os.fstat(file.fileno())
                 text = file.read(_MAX_FILE_BYTES)
@@ -80,6 +85,10 @@ class LocalRootKey:
         """16 hexadecimal digits derived from the key."""
         return self._key_id
 
+    def text(self) -> bytes:
+        """The key as its file holds it, for `write_key_file`."""
+        return base64.b64encode(self._key) + b"\n"
+
     def wrap(self, plaintext: bytes, aad: bytes) -> bytes:
         """AES-256-GCM, in the format of `cloud.keys.sealing`."""
         return encrypt(self._key, plaintext, aad)
@@ -89,13 +98,14 @@ class LocalRootKey:
         return decrypt(self._key, wrapped, aad)
 
 
-def _write_new_key(path: Path) -> None:
+def write_key_file(path: Path, text: bytes) -> None:
+    """Puts a root key durably at `path`, mode 0600; a file that another process put there meanwhile stays."""
     # A link made after the file is complete and durable: nobody ever reads half a key, and the first one stays.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.b64encode(os.urandom(KEY_BYTES)) + b"\n")
+            file.write(text)
             file.flush()
             os.fsync(descriptor)
         with contextlib.suppress(FileExistsError):

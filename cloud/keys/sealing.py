@@ -10,6 +10,7 @@ been destroyed.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -73,6 +74,20 @@ def unwrap_key(wrapping_key: bytes, wrapped: bytes, *, place: Place) -> bytes:
         SealBrokenError: It does not open, or what it holds is not a key.
     """
     return checked_key(unseal(wrapping_key, wrapped, place=place))
+
+
+def unseal_with_any(keys: Sequence[bytes], sealed: bytes, *, place: Place) -> bytes:
+    """What was sealed at `place` under one of `keys`, such as a tenant's `versions`.
+
+    Raises:
+        SealBrokenError: It opens under none of them.
+    """
+    for key in keys:
+        try:
+            return unseal(key, sealed, place=place)
+        except SealBrokenError:
+            continue
+    raise SealBrokenError("a sealed value opens under none of the keys that it may have been sealed under")
 
 
 def checked_key(key: bytes) -> bytes:

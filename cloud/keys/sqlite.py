@@ -9,14 +9,17 @@ Rules:
   the overwritten slot next.
 - One writer at a time, over all processes. A writer may die at any point: the index is transactional, and a slot that
   was written and is not named is free.
-- A cached key counts only while its slot reads as it did (`CachedKey`), so what one process destroys is gone in all.
+- A cached key counts only while its slot reads as it did (`CachedKey`), so what one process destroys is gone in all,
+  and what one process wraps anew is loaded again by all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Generic
 
@@ -44,9 +47,11 @@ from cloud.keys.model import (
     parse_slot,
 )
 from cloud.keys.ports import RootKey
-from cloud.keys.sealing import checked_key, unwrap_key, wrap_key
+from cloud.keys.reports import KeyringBackup, Progress, Rotated, no_progress
+from cloud.keys.rootkeys import RootKeys
+from cloud.keys.rotation import former_keys, rotate_tenant
+from cloud.keys.sealing import checked_key, unseal_with_any, wrap_key
 
-_SLOTS_AT_A_TIME: Final = 1024
 _CACHED_TENANTS: Final = 4096
 _ATTEMPTS: Final = 3
 
@@ -65,13 +70,13 @@ class _Found(Generic[K]):
 class FileKeyring:
     """A `Keyring` in a directory of its own that many threads and processes of one machine may open."""
 
-    def __init__(self, files: KeyringFiles, root_key: RootKey, *, spare_keys: int, cached_keys: int) -> None:
+    def __init__(self, files: KeyringFiles, *, spare_keys: int, cached_keys: int) -> None:
         """Use `open`."""
+        self._files = files
         self._slots = files.slots
         self._index = files.index
         self._lock = files.lock
         self._lookup_key = files.lookup_key
-        self._root_key = root_key
         self._spare_keys = spare_keys
         self._subjects: KeyCache[SubjectKey] = KeyCache(cached_keys)
         self._tenants: KeyCache[TenantKey] = KeyCache(_CACHED_TENANTS)
@@ -82,7 +87,7 @@ class FileKeyring:
     def open(
         cls,
         directory: Path,
-        root_key: RootKey,
+        root_key: RootKey | RootKeys,
         *,
         create: bool = False,
         spare_keys: int = 64,
@@ -92,7 +97,7 @@ class FileKeyring:
 
         Args:
             directory: Its own directory, mode 0700.
-            root_key: What its keys are wrapped under.
+            root_key: What its keys are wrapped under; several, where one of them may be.
             create: Whether to make a new keyring if the directory is missing or empty. Of several processes that do
                 so at once, one makes it and all open the same.
             spare_keys: How many keys are made at a time for each tenant, at least 1.
@@ -105,12 +110,16 @@ class FileKeyring:
         """
         if spare_keys < 1 or cached_keys < 1:
             raise ConfigurationError("spare_keys and cached_keys must be at least 1")
+        root_keys = RootKeys.of(root_key)
         if is_absent(directory):
             if not create:
-                raise ConfigurationError(f"there is no keyring in {directory}; restore its backup, or create one")
-            create_keyring(directory, root_key)
-        files = open_keyring(directory, root_key)
-        return cls(files, root_key, spare_keys=spare_keys, cached_keys=cached_keys)
+                raise ConfigurationError(
+                    f"there is no keyring in {directory}, and without it nothing that people stored can be read; "
+                    "put it back, or restore its backup: luminescent-cloud keyring restore FILE"
+                )
+            create_keyring(directory, root_keys.first)
+        files = open_keyring(directory, root_keys)
+        return cls(files, spare_keys=spare_keys, cached_keys=cached_keys)
 
     def resolve_subject(self, tenant_id: str, user_id: str, *, create: bool) -> SubjectKey | None:
         """One HMAC and one read of the slot if the key is cached; a new link costs one transaction."""
@@ -172,9 +181,9 @@ class FileKeyring:
         with self._lock.held(), self._index.transaction():
             if self._index.tenant_slot(tenant_id) is not None:
                 return
-            (slot,) = self._take_slots(1)
+            (slot,) = self._files.take_slots(1)
             key = TenantKey(tenant_id, os.urandom(KEY_BYTES))
-            wrapped = self._root_key.wrap(key.key, encode_place(tenant_place(tenant_id, slot)))
+            wrapped = self._files.wrapping_root_key().wrap(key.key, encode_place(tenant_place(tenant_id, slot)))
             self._slots.write(slot, pack_slot(wrapped))
             self._index.add_tenant(tenant_id, slot)
             self._make_spares(key)
@@ -183,6 +192,22 @@ class FileKeyring:
         """One read of the slot if the key is cached."""
         self._require_usable()
         return self._require_tenant(tenant_id).key
+
+    def rotate_tenant(self, tenant_id: str, *, now: datetime, progress: Progress = no_progress) -> Rotated:
+        """Wraps every key under the tenant's anew, in its own slot; `cloud.keys.rotation` has the rules."""
+        self._require_usable()
+        return rotate_tenant(self._files, tenant_id, now=now, progress=progress)
+
+    def backups(self) -> tuple[KeyringBackup, ...]:
+        """One query of the index."""
+        self._require_usable()
+        return self._files.register.backups()
+
+    @property
+    def files(self) -> KeyringFiles:
+        """The open files, for what is done to the keyring as a whole."""
+        self._require_usable()
+        return self._files
 
     def destroy_tenant(self, tenant_id: str) -> bool:
         """Overwrites the tenant's slot and all slots under it with one sync, then deletes their rows."""
@@ -196,8 +221,7 @@ class FileKeyring:
             return
         with self._lock.held():
             self._closed = True
-            self._index.close()
-            self._slots.close()
+            self._files.close()
         self._lock.close()
         self._subjects.clear()
         self._tenants.clear()
@@ -220,36 +244,33 @@ class FileKeyring:
         return tenant_slot is not None
 
     def _link(self, tenant_id: str, tag: bytes) -> None:
-        tenant = self._require_tenant(tenant_id)
-        with self._lock.held(), self._index.transaction():
-            if self._current(self._tenants, tenant) is None:
-                raise KeyDestroyedError("the tenant's key does not exist")
-            if self._index.subject_by_tag(tag) is not None:
-                return
-            spare = self._index.take_spare(tenant_id)
-            if spare is None:
-                self._make_spares(tenant.key)
+        for _ in range(_ATTEMPTS):
+            tenant = self._require_tenant(tenant_id)
+            with self._lock.held(), self._index.transaction():
+                if self._current(self._tenants, tenant) is None:
+                    # Destroyed or rotated since: a key made now must be under the key of now.
+                    continue
+                if self._index.subject_by_tag(tag) is not None:
+                    return
                 spare = self._index.take_spare(tenant_id)
-                assert spare is not None
-            self._index.link(spare, tag)
+                if spare is None:
+                    self._make_spares(tenant.key)
+                    spare = self._index.take_spare(tenant_id)
+                    assert spare is not None
+                self._index.link(spare, tag)
+                return
+        raise KeyDestroyedError("the tenant's key does not exist")
 
     def _make_spares(self, tenant: TenantKey) -> None:
         """Makes keys ahead: their slots are durable before the transaction that names them commits."""
-        spares = [SubjectRow(new_subject_id(), tenant.tenant_id, slot) for slot in self._take_slots(self._spare_keys)]
+        spares = [
+            SubjectRow(new_subject_id(), tenant.tenant_id, slot) for slot in self._files.take_slots(self._spare_keys)
+        ]
         for spare in spares:
             place = subject_place(tenant.tenant_id, spare.subject_id, spare.slot)
             self._slots.write(spare.slot, pack_slot(wrap_key(tenant.key, os.urandom(KEY_BYTES), place=place)))
         self._slots.sync()
         self._index.add_spares(spares)
-
-    def _take_slots(self, count: int) -> tuple[int, ...]:
-        taken = self._index.take_slots(count)
-        while len(taken) < count:
-            first = self._index.capacity() + 1
-            self._slots.grow(first, _SLOTS_AT_A_TIME)
-            self._index.add_slots(first, _SLOTS_AT_A_TIME)
-            taken += self._index.take_slots(count - len(taken))
-        return taken
 
     def _find_by_tag(self, tenant_id: str, tag: bytes) -> _Found[SubjectKey] | None:
         row = self._index.subject_by_tag(tag)
@@ -269,7 +290,10 @@ class FileKeyring:
             slot=row.slot,
             tag=tag,
             unwrap=lambda wrapped: SubjectKey(
-                row.tenant_id, row.subject_id, unwrap_key(tenant.key.key, wrapped, place=place)
+                row.tenant_id,
+                row.subject_id,
+                # During a rotation some are under the new key already, and some under the former still.
+                checked_key(unseal_with_any(tenant.key.versions, wrapped, place=place)),
             ),
             finish_destruction=lambda: self.destroy_subject(row.tenant_id, row.subject_id),
         )
@@ -283,7 +307,11 @@ class FileKeyring:
             owner_id=tenant_id,
             slot=slot,
             tag=b"",
-            unwrap=lambda wrapped: TenantKey(tenant_id, checked_key(self._root_key.unwrap(wrapped, aad))),
+            unwrap=lambda wrapped: TenantKey(
+                tenant_id,
+                checked_key(self._files.root_keys.unwrap(wrapped, aad)),
+                former_keys(self._files, tenant_id),
+            ),
             finish_destruction=lambda: self._destroy_tenant(tenant_id, only_if_begun=True),
         )
 
@@ -303,7 +331,9 @@ class FileKeyring:
             found = find()
             if found is None:
                 return None
-            image = self._slots.read(found.slot)
+            with contextlib.nullcontext() if attempts_left else self._lock.held():
+                # The last time while nobody writes: until then a slot may have been read while it was written.
+                image = self._slots.read(found.slot)
             slot = parse_slot(image)
             if slot.state is SlotState.DESTROYED:
                 found.finish_destruction()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from cloud.kernel import telemetry
 from cloud.kernel.errors import ProviderUnavailableError
 from cloud.memory.model import SubjectSnapshot
 
@@ -43,6 +44,7 @@ class HotTier:
         self._snapshots: OrderedDict[_Key, SubjectSnapshot] = OrderedDict()
         self._bytes = 0
         self._turns: dict[_Key, _Turn] = {}
+        telemetry.watch_hot_tier(self)
         self._loads = threading.BoundedSemaphore(_LOADS_AT_ONCE)
 
     def get(self, tenant_id: str, subject_id: str) -> SubjectSnapshot | None:
@@ -65,6 +67,7 @@ class HotTier:
             self._bytes += snapshot.size_bytes
             while self._bytes > self._capacity_bytes and len(self._snapshots) > 1:
                 self._take(next(iter(self._snapshots)))
+                telemetry.instruments().hot_evictions.add(1)
 
     def drop(self, tenant_id: str, subject_id: str) -> None:
         """Forget a subject at once."""

@@ -18,6 +18,7 @@ class LedgerState(StrEnum):
 
     ACTIVE = "active"
     EXPIRED = "expired"
+    SUPERSEDED = "superseded"
     DELETED = "deleted"
 
 
@@ -73,6 +74,7 @@ class HotMemory:
     created_at: datetime
     expires_at: datetime | None
     envelope: Envelope = field(repr=False)
+    superseded: bool = False
 
     @property
     def source(self) -> str:
@@ -85,8 +87,8 @@ class HotMemory:
         return self.envelope.metadata
 
     def valid_at(self, now: datetime) -> bool:
-        """Whether its time is not over."""
-        return self.expires_at is None or self.expires_at > now
+        """Whether its time is not over, and none took its place."""
+        return not self.superseded and (self.expires_at is None or self.expires_at > now)
 
     def size_bytes(self) -> int:
         """About how much memory it takes."""
@@ -122,9 +124,10 @@ class SubjectSnapshot:
         tenant_id: Their tenant.
         subject_id: Whose they are.
         generation: The subject's generation it shows.
-        memories: By id, deleted ones left out, expired ones included.
+        memories: By id, deleted ones left out, expired and superseded ones included.
         index: Ranks them.
         size_bytes: About how much memory all of it takes.
+        model: The embedding model of all its vectors; queries are embedded with the same.
     """
 
     tenant_id: str
@@ -133,6 +136,7 @@ class SubjectSnapshot:
     memories: Mapping[str, HotMemory] = field(repr=False)
     index: IndexSnapshot = field(repr=False)
     size_bytes: int
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +147,21 @@ class Changes:
         state: The subject's state, or `None` if it never stored anything.
         generation: Its generation now; 0 if it never stored anything.
         placement: The Pixeltable table of its tenant.
+        purged: Its generation when memories that a snapshot may still show were last purged; 0 for never.
         ledger: Rows whose generation is newer.
         waiting: Their sealed rows that are not materialized yet.
+        model: The embedding model that is read in the placement; empty for the process's first one.
+        column: The column of that table which holds its vectors.
     """
 
     state: str | None
     generation: int
     placement: str
+    purged: int
     ledger: tuple[LedgerRow, ...]
     waiting: tuple[SealedRow, ...]
+    model: str = ""
+    column: str = "embedding"
 
 
 def _copied(value: object) -> object:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from cloud.audit.model import AuditDraft
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.model import Changes, SealedRow
+from cloud.usage.model import Balance
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,23 +20,31 @@ class Stored:
     Attributes:
         ids: Ids of the memories, in the order given.
         generations: New generation by subject; empty when an earlier attempt had committed.
-        used: Stock after the write, if it was counted now.
-        limit: Its limit; `None` is unlimited.
+        balances: Meters that the write used, as they are after it; empty when an earlier attempt had committed.
     """
 
     ids: tuple[str, ...]
     generations: Mapping[str, int]
-    used: int | None
-    limit: int | None
+    balances: tuple[Balance, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaFull:
-    """The write was not admitted."""
+    """The operation was not admitted; that is recorded.
+
+    Attributes:
+        meter: The meter that it does not fit.
+        used: What is used of it or held by reservations.
+        limit: Its limit.
+        requested: What the operation asked for.
+        resets_at: When the meter starts anew (UTC); `None` for a stock.
+    """
 
     meter: str
     used: int
     limit: int
+    requested: int
+    resets_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +80,10 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Whose memory it is, or `None`: absent, foreign and forbidden are the same."""
+    """Whose memory it is, at which generation, or `None`: absent, foreign and forbidden are the same."""
 
     subject_id: str | None
+    generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +131,8 @@ class Ledger(Protocol):
         ids: Sequence[str],
         include_invalid: bool,
         audit: AuditDraft,
-    ) -> ReadAdmitted | Stale | SubjectGone | TenantRefused:
-        """Record a read and keep of `ids` what the ledger still holds.
+    ) -> ReadAdmitted | QuotaFull | Stale | SubjectGone | TenantRefused:
+        """Charge and record a read and keep of `ids` what the ledger still holds.
 
         Args:
             predicate: The tenant.
@@ -165,8 +176,41 @@ class Ledger(Protocol):
 class Rows(Protocol):
     """The data plane's part: the sealed rows of a placement, one tenant at a time."""
 
-    def newer(self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int) -> list[SealedRow]:
-        """Rows of a subject with a newer generation, with their sealed embeddings."""
+    def newer(
+        self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int, column: str = ...
+    ) -> list[SealedRow]:
+        """Rows of a subject with a newer generation, with the sealed embeddings of a column."""
+        ...
+
+    def page(self, predicate: TenantPredicate, placement: str, *, after: str, limit: int) -> list[SealedRow]:
+        """Rows of the tenant by id from the first one after `after`, at most `limit`, without embeddings."""
+        ...
+
+    def all_revisions(self, predicate: TenantPredicate, placement: str) -> dict[str, int]:
+        """Revision of every memory of the tenant that is there."""
+        ...
+
+    def remove(self, predicate: TenantPredicate, placement: str, memory_ids: Collection[str]) -> int:
+        """Delete these rows; returns how many there were."""
+        ...
+
+    def remove_tenant(self, predicate: TenantPredicate, placement: str) -> int:
+        """Delete every row of the tenant; returns how many there were."""
+        ...
+
+    def count_tenant(self, predicate: TenantPredicate, placement: str) -> int:
+        """How many rows of the tenant are there."""
+        ...
+
+    def named(
+        self,
+        predicate: TenantPredicate,
+        placement: str,
+        memory_ids: Collection[str],
+        *,
+        column: str | None = ...,
+    ) -> list[SealedRow]:
+        """Those of these memories that are there, with the sealed embeddings of a column, or without any for `None`."""
         ...
 
     def revisions(
@@ -176,7 +220,10 @@ class Rows(Protocol):
         ...
 
     def write(self, placement: str, inserts: Sequence[SealedRow], updates: Sequence[SealedRow]) -> None:
-        """Insert and update rows; their embeddings are computed as they are written."""
+        """Insert rows, and put updates in the place of older revisions; embeddings are computed on the way.
+
+        A row that is newer than what should replace it stays, and the call fails: another process was faster.
+        """
         ...
 
     def remove_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
@@ -187,10 +234,25 @@ class Rows(Protocol):
         """How many rows of a subject are there."""
         ...
 
-    def remove_tenant(self, predicate: TenantPredicate, placement: str) -> int:
-        """Delete every row of the tenant; returns how many there were."""
+
+class Columns(Protocol):
+    """The two computed columns of a placement: one is read, the other is empty, being filled, or was read before."""
+
+    def name(self, placement: str, column: str, model: str) -> None:
+        """From now on the column is of `model` for every row that is written; what it holds stays as it is.
+
+        A column that the table lacks is added empty.
+        """
         ...
 
-    def count_tenant(self, predicate: TenantPredicate, placement: str) -> int:
-        """How many rows of the tenant are there."""
+    def compute(self, predicate: TenantPredicate, placement: str, column: str, *, after: str, limit: int) -> str | None:
+        """Compute a page of the tenant's rows that lack a vector there; returns the last id, or `None` at the end."""
+        ...
+
+    def lacking(self, predicate: TenantPredicate, placement: str, column: str, *, beside: str) -> int:
+        """How many of the tenant's rows have a vector in the column `beside` and none in `column`."""
+        ...
+
+    def empty(self, predicate: TenantPredicate, placement: str, column: str, *, after: str, limit: int) -> str | None:
+        """Compute a page of the tenant's rows that have a vector in a column without model; as `compute`."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
@@ -26,17 +27,19 @@ from cloud.memory.ports import (
     TenantRefused,
 )
 from cloud.storage.engine import ControlEngine, Row
+from cloud.usage.model import Balance, Meter
 
 _ID: Final = sa.Uuid(as_uuid=False)
 _INSTANT: Final = sa.DateTime(timezone=True)
 
 
-def _function(name: str, **types: sa.types.TypeEngine[Any]) -> sa.TextClause:
+def function(name: str, **types: sa.types.TypeEngine[Any]) -> sa.TextClause:
+    """A call of a server function, with the types of its parameters in order."""
     binds = [sa.bindparam(parameter, type_=kind) for parameter, kind in types.items()]
     return sa.text(f"SELECT {name}({', '.join(':' + parameter for parameter in types)})").bindparams(*binds)  # noqa: S608 - constant names
 
 
-_STORE = _function(
+_STORE = function(
     "lc_store",
     tenant=sa.Text(),
     ids=ARRAY(_ID),
@@ -51,7 +54,7 @@ _STORE = _function(
     event=JSONB(),
     retry=sa.Boolean(),
 )
-_READ = _function(
+_READ = function(
     "lc_read",
     tenant=sa.Text(),
     subject=_ID,
@@ -62,8 +65,8 @@ _READ = _function(
     event=JSONB(),
     retry=sa.Boolean(),
 )
-_LOCATE = _function("lc_locate", tenant=sa.Text(), memory=_ID, own=_ID, restricted=sa.Boolean())
-_DELETE = _function(
+_LOCATE = function("lc_locate", tenant=sa.Text(), memory=_ID, own=_ID, restricted=sa.Boolean())
+_DELETE = function(
     "lc_delete",
     tenant=sa.Text(),
     memory=_ID,
@@ -72,10 +75,12 @@ _DELETE = _function(
     event=JSONB(),
     retry=sa.Boolean(),
 )
-_STATE = _function("lc_enter", tenant=sa.Text())
+_STATE = function("lc_enter", tenant=sa.Text())
 _ENTER = sa.text("SELECT set_config('luminescent.tenant', :tenant, true)")
 _SUBJECT = sa.text(
-    "SELECT s.state, coalesce(s.generation, 0), t.placement FROM tenants t"
+    "SELECT s.state, coalesce(s.generation, 0), t.placement, coalesce(s.purged_generation, 0), coalesce(p.model, ''),"
+    " coalesce(p.read_column, 'embedding') FROM tenants t"
+    " LEFT JOIN placements p ON p.placement = t.placement"
     " LEFT JOIN subjects s ON s.tenant_id = t.tenant_id AND s.subject_id = CAST(:subject AS uuid)"
     " WHERE t.tenant_id = :tenant"
 )
@@ -102,7 +107,7 @@ class PostgresLedger:
     def store(
         self, predicate: TenantPredicate, rows: Sequence[SealedRow], tag: IdempotencyTag | None, audit: AuditDraft
     ) -> Stored | QuotaFull | KeyConflict | SubjectGone | TenantRefused:
-        answer = self._call(
+        answer = self.call(
             _STORE,
             {
                 "tenant": predicate.tenant_id,
@@ -124,15 +129,14 @@ class PostgresLedger:
                 return Stored(
                     ids=tuple(answer["ids"]),
                     generations=answer["generations"],
-                    used=answer.get("used"),
-                    limit=answer.get("limit"),
+                    balances=_balances(answer.get("balances") or {}),
                 )
             case "quota":
-                return QuotaFull(meter=answer["meter"], used=answer["used"], limit=answer["limit"])
+                return quota_full(answer)
             case "conflict":
                 return KeyConflict()
             case _:
-                return _gone_or_refused(answer)
+                return gone_or_refused(answer)
 
     def read(
         self,
@@ -144,8 +148,8 @@ class PostgresLedger:
         ids: Sequence[str],
         include_invalid: bool,
         audit: AuditDraft,
-    ) -> ReadAdmitted | Stale | SubjectGone | TenantRefused:
-        answer = self._call(
+    ) -> ReadAdmitted | QuotaFull | Stale | SubjectGone | TenantRefused:
+        answer = self.call(
             _READ,
             {
                 "tenant": predicate.tenant_id,
@@ -161,10 +165,12 @@ class PostgresLedger:
         match answer["outcome"]:
             case "allowed":
                 return ReadAdmitted(tuple(answer["ids"]))
+            case "quota":
+                return quota_full(answer)
             case "stale":
                 return Stale(answer["generation"])
             case _:
-                return _gone_or_refused(answer)
+                return gone_or_refused(answer)
 
     def changes(self, predicate: TenantPredicate, subject_id: str, *, since: int) -> Changes:
         parameters = {"tenant": predicate.tenant_id, "subject": subject_id, "since": since}
@@ -173,16 +179,19 @@ class PostgresLedger:
             connection.execute(_ENTER, {"tenant": predicate.tenant_id})
             subject = connection.execute(_SUBJECT, parameters).one_or_none()
             if subject is None:
-                return Changes(state=None, generation=0, placement="", ledger=(), waiting=())
-            state, generation, placement = subject
+                return Changes(state=None, generation=0, placement="", purged=0, ledger=(), waiting=())
+            state, generation, placement, purged, model, column = subject
             ledger = connection.execute(_LEDGER, parameters).all()
             waiting = connection.execute(_WAITING, parameters).all()
             return Changes(
                 state=state,
                 generation=generation,
                 placement=placement,
+                purged=purged,
                 ledger=tuple(LedgerRow(r[0], r[1], LedgerState(r[2]), r[3]) for r in ledger),
                 waiting=tuple(sealed_row(row) for row in waiting),
+                model=model,
+                column=column,
             )
 
         # One view of both tables: a row that is materialized in between must not be missing from either.
@@ -191,7 +200,7 @@ class PostgresLedger:
     def locate(
         self, predicate: TenantPredicate, memory_id: str, *, restricted: bool, own_subject_id: str | None
     ) -> Located | TenantRefused:
-        answer = self._call(
+        answer = self.call(
             _LOCATE,
             {
                 "tenant": predicate.tenant_id,
@@ -201,7 +210,7 @@ class PostgresLedger:
             },
             retry_parameter=None,
         )
-        return Located(answer["subject_id"])
+        return Located(answer["subject_id"], answer["generation"])
 
     def refusal(self, predicate: TenantPredicate) -> TenantRefused | None:
         state = self._engine.call(_STATE, {"tenant": predicate.tenant_id}, retry_parameter=None)
@@ -218,7 +227,7 @@ class PostgresLedger:
         own_subject_id: str | None,
         audit: AuditDraft,
     ) -> Deleted | Absent | TenantRefused:
-        answer = self._call(
+        answer = self.call(
             _DELETE,
             {
                 "tenant": predicate.tenant_id,
@@ -235,13 +244,14 @@ class PostgresLedger:
             case "absent":
                 return Absent()
             case _:
-                refused = _gone_or_refused(answer)
+                refused = gone_or_refused(answer)
                 assert isinstance(refused, TenantRefused)
                 return refused
 
-    def _call(
+    def call(
         self, statement: sa.TextClause, parameters: Mapping[str, object], *, retry_parameter: str | None
     ) -> dict[str, Any]:
+        """The answer of a server function."""
         return cast("dict[str, Any]", self._engine.call(statement, parameters, retry_parameter=retry_parameter))
 
 
@@ -250,7 +260,26 @@ def sealed_row(row: Row) -> SealedRow:
     return SealedRow(**row._mapping)
 
 
-def _gone_or_refused(answer: Mapping[str, Any]) -> SubjectGone | TenantRefused:
+def _balances(standing: Mapping[str, Mapping[str, int | None]]) -> tuple[Balance, ...]:
+    return tuple(
+        Balance(Meter(meter), used=balance["used"] or 0, limit=balance["limit"]) for meter, balance in standing.items()
+    )
+
+
+def quota_full(answer: Mapping[str, Any]) -> QuotaFull:
+    """The meter that an operation did not fit."""
+    resets_at = answer["resets_at"]
+    return QuotaFull(
+        meter=answer["meter"],
+        used=answer["used"],
+        limit=answer["limit"],
+        requested=answer["requested"],
+        resets_at=datetime.fromisoformat(resets_at) if resets_at else None,
+    )
+
+
+def gone_or_refused(answer: Mapping[str, Any]) -> SubjectGone | TenantRefused:
+    """What is left of the answers of every function."""
     match answer["outcome"]:
         case "subject_gone":
             return SubjectGone()

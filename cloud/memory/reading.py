@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, assert_never
 
-from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud.kernel import telemetry, telemetry_names
+from cloud.kernel.errors import ProviderUnavailableError, QuotaExceededError, TenantIsolationError
 from cloud.kernel.ids import parse_memory_id
 from cloud.keys.model import SubjectKey
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.model import HotMemory, SubjectSnapshot
-from cloud.memory.ports import Located, ReadAdmitted, Stale, SubjectGone, TenantRefused
+from cloud.memory.ports import Located, QuotaFull, ReadAdmitted, Stale, SubjectGone, TenantRefused
 from cloud.memory.snapshots import SnapshotLoader
 from cloud.memory.writing import refusal
 from cloud.tenancy.admission import Admitted
@@ -36,16 +40,17 @@ class MemoryReader:
         Raises:
             AuthenticationError: There is no such tenant.
             PermissionDeniedError: The tenant is not active.
+            QuotaExceededError: The tenant's reads of this month are used up.
             ProviderUnavailableError: A plane did not answer.
         """
-        vector = self._config.vectorizer.embed([query])[0]
 
         def choose(snapshot: SubjectSnapshot) -> list[str]:
+            vector = self._embedded(query, snapshot)
             index = snapshot.index.without(self._invalid(snapshot))
             ranked = index.rank(query, vector, limit=limit, weights=self._config.weights)
             return [scored.id for scored in ranked]
 
-        return self._answer(admitted, self._person(admitted, user_id), choose)
+        return self.answer(admitted, self.person(admitted, user_id), choose)
 
     def search(self, admitted: Admitted, user_id: str, request: SearchRequest, limit: int) -> list[Memory]:
         """The memories of a person that pass the filter: newest first, or ranked if the request has a query.
@@ -54,7 +59,6 @@ class MemoryReader:
             As `retrieve`.
         """
         passes = tester(request.predicate)
-        vector = self._config.vectorizer.embed([request.query])[0] if request.query is not None else None
 
         def choose(snapshot: SubjectSnapshot) -> list[str]:
             now = self._config.clock()
@@ -63,20 +67,20 @@ class MemoryReader:
                 for memory in snapshot.memories.values()
                 if (request.include_invalid or memory.valid_at(now)) and passes(memory)
             ]
-            if request.query is None or vector is None:
+            if request.query is None:
                 return _newest_first(found)[:limit]
             # What has expired neither counts in statistics nor lends to its neighbours, unless it is asked for.
             index = snapshot.index if request.include_invalid else snapshot.index.without(self._invalid(snapshot))
             ranked = index.rank(
                 request.query,
-                vector,
+                self._embedded(request.query, snapshot),
                 limit=limit,
                 allowed={memory.memory_id for memory in found},
                 weights=self._config.weights,
             )
             return [scored.id for scored in ranked]
 
-        return self._answer(admitted, self._person(admitted, user_id), choose, include_invalid=request.include_invalid)
+        return self.answer(admitted, self.person(admitted, user_id), choose, include_invalid=request.include_invalid)
 
     def get(self, admitted: Admitted, memory_id: str, own_subject_id: str | None) -> Memory | None:
         """One memory; `None` for one that is absent, foreign, or not the caller's, all alike.
@@ -90,7 +94,7 @@ class MemoryReader:
         def choose(snapshot: SubjectSnapshot) -> list[str]:
             return [known] if known is not None and known in snapshot.memories else []
 
-        found = self._answer(admitted, person, choose)
+        found = self.answer(admitted, person, choose)
         return found[0] if found else None
 
     def _owner(self, admitted: Admitted, memory_id: str, own_subject_id: str | None) -> SubjectKey | None:
@@ -107,20 +111,33 @@ class MemoryReader:
             case _:
                 assert_never(located)
 
-    def _person(self, admitted: Admitted, user_id: str) -> SubjectKey | None:
+    def person(self, admitted: Admitted, user_id: str) -> SubjectKey | None:
+        """The person of this user id, or `None` if nothing is known of them."""
         return self._config.keyring.resolve_subject(admitted.scope.tenant_id, user_id, create=False)
+
+    def _embedded(self, query: str, snapshot: SubjectSnapshot) -> NDArray[np.int8]:
+        """The query's vector of the snapshot's own model: whichever is read elsewhere by now, these two agree."""
+        vector: NDArray[np.int8] = self._config.models.of(snapshot.model).embed([query])[0]
+        return vector
 
     def _invalid(self, snapshot: SubjectSnapshot) -> set[str]:
         now = self._config.clock()
         return {key for key, memory in snapshot.memories.items() if not memory.valid_at(now)}
 
-    def _answer(
+    def answer(
         self, admitted: Admitted, person: SubjectKey | None, choose: Choice, *, include_invalid: bool = False
     ) -> list[Memory]:
+        """The chosen memories that the ledger admits; the read is recorded.
+
+        Raises:
+            As `retrieve`.
+        """
         floor: int | None = None
         for _ in range(_ATTEMPTS):
             snapshot = self._loader.at_least(admitted.predicate, person, floor) if person else None
             ids = choose(snapshot) if snapshot else ()
+            telemetry.count(telemetry_names.ATTEMPTS)
+            telemetry.note(telemetry_names.CANDIDATES, len(snapshot.memories) if snapshot else 0)
             answer = self._config.ledger.read(
                 admitted.predicate,
                 person.subject_id if person else None,
@@ -132,6 +149,7 @@ class MemoryReader:
             )
             match answer:
                 case ReadAdmitted(ids=admitted_ids):
+                    telemetry.note(telemetry_names.RETURNED, len(admitted_ids))
                     return self._opened(admitted, snapshot, admitted_ids)
                 case Stale(generation=generation):
                     if snapshot is not None and generation < snapshot.generation:
@@ -143,6 +161,14 @@ class MemoryReader:
                     self._config.hot.drop(person.tenant_id, person.subject_id)
                     self._config.keyring.forget(person.tenant_id, person.subject_id)
                     person = None
+                case QuotaFull() as full:
+                    raise QuotaExceededError(
+                        meter=full.meter,
+                        limit=full.limit,
+                        used=full.used,
+                        requested=full.requested,
+                        resets_at=full.resets_at,
+                    )
                 case TenantRefused(reason=reason):
                     raise refusal(admitted, reason)
                 case _:
@@ -155,6 +181,7 @@ class MemoryReader:
         if snapshot.tenant_id != admitted.scope.tenant_id:
             raise TenantIsolationError("foreign_tenant")
         now = self._config.clock()
+        self._config.read_times.note(admitted.predicate, snapshot.subject_id, ids, now)
         return [snapshot.memories[memory_id].opened(now) for memory_id in ids]
 
 

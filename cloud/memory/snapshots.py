@@ -2,29 +2,38 @@
 
 Order matters. The control plane is read first, in one view: what waits there is taken from there, and everything
 else the ledger holds was in Pixeltable by then, because a row leaves intake only after Pixeltable has it.
+
+A tenant may move to another table between the two reads, and the old one is emptied. Then a memory of the ledger is
+missing from what was read, and both are read again: the control plane names the new table by then.
+
+A snapshot's vectors are all of one model. When another model is read in the placement, everything is loaded anew.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud.kernel import telemetry, telemetry_names
 from cloud.kernel.errors import ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import SubjectKey
 from cloud.memory.hot import HotTier
 from cloud.memory.model import Changes, HotMemory, LedgerState, SealedRow, SubjectSnapshot
 from cloud.memory.ports import Ledger, Rows
-from cloud.memory.vectors import Vectorizer
+from cloud.memory.vectors import Models, Vectorizer
 from src.memory.entries import index_entry
 from src.memory.ranking import IndexSnapshot
 
 _ATTEMPTS: Final = 4
 _PAUSE_S: Final = 0.05
+_HIT: Final = {telemetry_names.RESULT: "hit"}
+_MISS: Final = {telemetry_names.RESULT: "miss"}
 _INDEX_BYTES_PER_TERM: Final = 14
 _INDEX_BYTES_PER_MEMORY: Final = 130  # Columns besides the vector, and what ranking prepares.
 
@@ -32,10 +41,10 @@ _INDEX_BYTES_PER_MEMORY: Final = 130  # Columns besides the vector, and what ran
 class SnapshotLoader:
     """Brings the hot tier up to date for one subject at a time."""
 
-    def __init__(self, ledger: Ledger, rows: Rows, vectorizer: Vectorizer, hot: HotTier) -> None:
+    def __init__(self, ledger: Ledger, rows: Rows, models: Models, hot: HotTier) -> None:
         self._ledger = ledger
         self._rows = rows
-        self._vectorizer = vectorizer
+        self._models = models
         self._hot = hot
 
     def at_least(self, predicate: TenantPredicate, person: SubjectKey, generation: int | None) -> SubjectSnapshot:
@@ -46,7 +55,10 @@ class SnapshotLoader:
             SealBrokenError: A row does not open in its place.
         """
         held = self._hot.get(predicate.tenant_id, person.subject_id)
-        if held is not None and (generation is None or held.generation >= generation):
+        is_hot = held is not None and (generation is None or held.generation >= generation)
+        telemetry.note(telemetry_names.HOT, is_hot)
+        telemetry.instruments().hot_reads.add(1, _HIT if is_hot else _MISS)
+        if held is not None and is_hot:
             return held
         with self._hot.loading(predicate.tenant_id, person.subject_id):
             held = self._hot.get(predicate.tenant_id, person.subject_id)
@@ -59,41 +71,72 @@ class SnapshotLoader:
     def advance(
         self, snapshot: SubjectSnapshot, generation: int, added: Sequence[SealedRow], person: SubjectKey
     ) -> None:
-        """Add what this process just wrote, if nobody else wrote in between."""
+        """Add what this process just wrote, in the place of older revisions, if nobody else wrote in between."""
         if snapshot.generation + 1 == generation:
-            self._hot.put(self._extended(snapshot, generation, added, (), person))
+            self._hot.put(self._extended(snapshot, generation, added, (), (), person))
+
+    def supersede(
+        self, snapshot: SubjectSnapshot, generation: int, added: SealedRow, superseded: str, person: SubjectKey
+    ) -> None:
+        """Let what this process just wrote take the place of another, if nobody else wrote in between."""
+        if snapshot.generation + 1 == generation:
+            self._hot.put(self._extended(snapshot, generation, (added,), (), (superseded,), person))
 
     def retreat(self, snapshot: SubjectSnapshot, generation: int, removed: str) -> None:
         """Take out what this process just deleted, if nobody else wrote in between."""
         if snapshot.generation + 1 == generation:
-            self._hot.put(_without(snapshot, generation, removed, self._vectorizer.dimensions))
+            dimensions = self._models.of(snapshot.model).dimensions
+            self._hot.put(_without(snapshot, generation, removed, dimensions))
 
     def _load(self, predicate: TenantPredicate, person: SubjectKey, held: SubjectSnapshot | None) -> SubjectSnapshot:
-        base = held or _nothing(person, self._vectorizer.dimensions)
+        base = held or self._nothing(person, "")
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(_PAUSE_S * attempt)
             changes = self._ledger.changes(predicate, person.subject_id, since=base.generation)
-            if changes.generation < base.generation:
-                # The control plane was set back, as by a restore: nothing held is worth anything.
-                base = _nothing(person, self._vectorizer.dimensions)
-                changes = self._ledger.changes(predicate, person.subject_id, since=0)
-            rows = self._sealed(predicate, person.subject_id, changes, since=base.generation)
+            if changes.generation < base.generation or changes.purged > base.generation or changes.model != base.model:
+                # The control plane was set back, as by a restore; or it has forgotten what is shown here still; or
+                # another model is read: nothing held is of use.
+                since, base = base.generation, self._nothing(person, changes.model)
+                if since:
+                    changes = self._ledger.changes(predicate, person.subject_id, since=0)
+                    if changes.model != base.model:
+                        continue
+            rows = self._sealed(predicate, base, changes)
             if rows is not None:
-                removed = [row.memory_id for row in changes.ledger if row.state is LedgerState.DELETED]
-                return self._extended(base, changes.generation, rows, removed, person)
+                return self._brought_up(base, changes, rows, person)
         raise ProviderUnavailableError("data plane", reason="lacks a memory that the ledger holds")
 
-    def _sealed(
-        self, predicate: TenantPredicate, subject_id: str, changes: Changes, *, since: int
-    ) -> list[SealedRow] | None:
-        """The rows of every ledger row that is not deleted, or `None` if one is in neither plane (any more)."""
-        wanted = {row.memory_id: row.revision for row in changes.ledger if row.state is not LedgerState.DELETED}
+    def _brought_up(
+        self, base: SubjectSnapshot, changes: Changes, rows: Sequence[SealedRow], person: SubjectKey
+    ) -> SubjectSnapshot:
+        removed = [row.memory_id for row in changes.ledger if row.state is LedgerState.DELETED]
+        superseded = [row.memory_id for row in changes.ledger if row.state is LedgerState.SUPERSEDED]
+        return self._extended(base, changes.generation, rows, removed, superseded, person)
+
+    def _sealed(self, predicate: TenantPredicate, base: SubjectSnapshot, changes: Changes) -> list[SealedRow] | None:
+        """The rows that `base` lacks of what the ledger holds, or `None` if one is in neither plane (any more)."""
+        wanted = {
+            row.memory_id: row.revision
+            for row in changes.ledger
+            if row.state is not LedgerState.DELETED and not _holds(base, row.memory_id, row.revision)
+        }
         found = {row.memory_id: row for row in changes.waiting if wanted.get(row.memory_id) == row.revision}
-        if len(found) < len(wanted):
-            for row in self._rows.newer(predicate, changes.placement, subject_id, since=since):
+
+        def take(rows: Iterable[SealedRow]) -> None:
+            for row in rows:
                 if row.memory_id not in found and wanted.get(row.memory_id) == row.revision:
                     found[row.memory_id] = row
+
+        if len(found) < len(wanted):
+            newer = self._rows.newer(
+                predicate, changes.placement, base.subject_id, since=base.generation, column=changes.column
+            )
+            take(newer)
+        if len(found) < len(wanted) and base.generation:
+            # What was deleted and brought back is newer in the ledger alone.
+            missing = wanted.keys() - found.keys()
+            take(self._rows.named(predicate, changes.placement, missing, column=changes.column))
         return list(found.values()) if len(found) == len(wanted) else None
 
     def _extended(
@@ -102,15 +145,18 @@ class SnapshotLoader:
         generation: int,
         rows: Sequence[SealedRow],
         removed: Iterable[str],
+        superseded: Iterable[str],
         person: SubjectKey,
     ) -> SubjectSnapshot:
         # Ids are time-ordered, so the same rows make the same index, whichever plane they came from.
         ordered = sorted(rows, key=lambda row: row.memory_id)
-        opened = [self._opened(row, person.key) for row in ordered]
-        vectors = self._vectors(ordered, opened, person.key)
+        vectorizer = self._models.of(base.model)
+        opened = [open_memory(vectorizer, row, person.key) for row in ordered]
+        vectors = open_vectors(vectorizer, ordered, opened, person.key)
         gone = set(removed)
         memories = {key: memory for key, memory in base.memories.items() if key not in gone}
         memories.update((memory.memory_id, memory) for memory in opened)
+        memories.update((key, replace(memories[key], superseded=True)) for key in superseded if key in memories)
         entries = [
             index_entry(
                 memory.memory_id,
@@ -122,8 +168,9 @@ class SnapshotLoader:
             )
             for memory, vector in zip(opened, vectors, strict=True)
         ]
-        growth = sum(_size(memory, self._vectorizer.dimensions) for memory in opened)
-        shrinkage = sum(_size(base.memories[key], self._vectorizer.dimensions) for key in gone if key in base.memories)
+        growth = sum(_size(memory, vectorizer.dimensions) for memory in opened)
+        left = gone | {memory.memory_id for memory in opened}
+        shrinkage = sum(_size(base.memories[key], vectorizer.dimensions) for key in left if key in base.memories)
         return SubjectSnapshot(
             tenant_id=base.tenant_id,
             subject_id=base.subject_id,
@@ -131,36 +178,56 @@ class SnapshotLoader:
             memories=memories,
             index=base.index.replaced(entries, gone),
             size_bytes=base.size_bytes + growth - shrinkage,
+            model=base.model,
         )
 
-    def _opened(self, row: SealedRow, key: bytes) -> HotMemory:
-        return HotMemory(
-            memory_id=row.memory_id,
-            revision=row.revision,
-            memory_type=row.memory_type,
-            confidence=row.confidence,
-            created_at=row.created_at,
-            expires_at=row.expires_at,
-            envelope=self._vectorizer.open_envelope(key, row),
+    def _nothing(self, person: SubjectKey, model: str) -> SubjectSnapshot:
+        return SubjectSnapshot(
+            tenant_id=person.tenant_id,
+            subject_id=person.subject_id,
+            generation=0,
+            memories={},
+            index=IndexSnapshot.empty(self._models.of(model).dimensions),
+            size_bytes=512,
+            model=model,
         )
 
-    def _vectors(self, rows: Sequence[SealedRow], opened: Sequence[HotMemory], key: bytes) -> list[NDArray[np.int8]]:
-        vectors = [self._vectorizer.open_vector(key, row) for row in rows]
-        missing = [at for at, vector in enumerate(vectors) if vector is None]
-        made = self._vectorizer.embed([opened[at].envelope.content for at in missing])
-        fresh = dict(zip(missing, made, strict=True))
-        return [fresh[at] if vector is None else vector for at, vector in enumerate(vectors)]
+
+def _holds(snapshot: SubjectSnapshot, memory_id: str, revision: int) -> bool:
+    held = snapshot.memories.get(memory_id)
+    return held is not None and held.revision == revision
 
 
-def _nothing(person: SubjectKey, dimensions: int) -> SubjectSnapshot:
-    return SubjectSnapshot(
-        tenant_id=person.tenant_id,
-        subject_id=person.subject_id,
-        generation=0,
-        memories={},
-        index=IndexSnapshot.empty(dimensions),
-        size_bytes=512,
+def open_memory(vectorizer: Vectorizer, row: SealedRow, key: bytes) -> HotMemory:
+    """A row, open.
+
+    Raises:
+        SealBrokenError: It does not open in its place.
+    """
+    return HotMemory(
+        memory_id=row.memory_id,
+        revision=row.revision,
+        memory_type=row.memory_type,
+        confidence=row.confidence,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        envelope=vectorizer.open_envelope(key, row),
     )
+
+
+def open_vectors(
+    vectorizer: Vectorizer, rows: Sequence[SealedRow], opened: Sequence[HotMemory], key: bytes
+) -> list[NDArray[np.int8]]:
+    """The vectors of rows; of those without one of this model, made from their text.
+
+    Raises:
+        SealBrokenError: One does not open in its place.
+    """
+    vectors = [vectorizer.open_vector(key, row) for row in rows]
+    missing = [at for at, vector in enumerate(vectors) if vector is None]
+    made = vectorizer.embed([opened[at].envelope.content for at in missing])
+    fresh = dict(zip(missing, made, strict=True))
+    return [fresh[at] if vector is None else vector for at, vector in enumerate(vectors)]
 
 
 def _without(snapshot: SubjectSnapshot, generation: int, removed: str, dimensions: int) -> SubjectSnapshot:
@@ -173,6 +240,7 @@ def _without(snapshot: SubjectSnapshot, generation: int, removed: str, dimension
         memories=memories,
         index=snapshot.index.replaced((), (removed,)),
         size_bytes=snapshot.size_bytes - (_size(gone, dimensions) if gone else 0),
+        model=snapshot.model,
     )
 
 

@@ -2,17 +2,23 @@
 
 A sealed vector's plaintext is one format byte, 8 bytes that name the model, and one signed byte per dimension. With
 256 dimensions and the seal around it, it stays below 512 bytes, which keeps it in the row.
+
+Several models may be live at once: a table's second column is filled while its first is read. Each is known by a name,
+and what is read names its model, so vectors of two models are never compared.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import threading
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.kernel.errors import KeyDestroyedError, ProviderUnavailableError, SealBrokenError
+from cloud.kernel.errors import ConfigurationError, KeyDestroyedError, ProviderUnavailableError, SealBrokenError
 from cloud.keys.envelope import Envelope, decode_envelope
 from cloud.keys.model import Place
 from cloud.keys.ports import Keyring, Sealer
@@ -42,6 +48,11 @@ class Vectorizer:
         self._sealer = sealer
         self._embedder = embedder
         self._model = hashlib.sha256(f"{embedder.name}\0{embedder.version}".encode()).digest()[:_MODEL_BYTES]
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model."""
+        return self._embedder
 
     @property
     def dimensions(self) -> int:
@@ -131,21 +142,101 @@ class Vectorizer:
         return self._sealer.seal(key, _FORMAT + self._model + vector.tobytes(), place=place)
 
 
-_installed: list[Vectorizer] = []
+class Models:
+    """The embedding models that this process can compute, by the names that the control plane knows them by.
+
+    Args:
+        keyring: Holds the people's keys.
+        sealer: The cipher.
+        embedders: Makes each model; called when the model is first asked for.
+        first: The model that new tables begin with.
+    """
+
+    def __init__(
+        self, keyring: Keyring, sealer: Sealer, embedders: Mapping[str, Callable[[], Embedder]], *, first: str
+    ) -> None:
+        self._keyring = keyring
+        self._sealer = sealer
+        self._embedders = embedders
+        self._made: dict[str, Vectorizer] = {}
+        self._lock = threading.Lock()
+        self._withheld: set[str] = set()
+        self.first = first
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Models that can be asked for, sorted."""
+        return tuple(sorted(self._embedders))
+
+    def of(self, name: str) -> Vectorizer:
+        """The model of this name; of the first one for the empty name.
+
+        Raises:
+            ConfigurationError: This process does not know the model.
+        """
+        name = name or self.first
+        with self._lock:
+            found = self._made.get(name)
+            if found is None:
+                maker = self._embedders.get(name)
+                if maker is None:
+                    raise ConfigurationError(
+                        f"this process does not know the embedding model {name!r}; it knows: {', '.join(self.names)}. "
+                        "If memories are embedded with it, give it the model (docs/embeddings.md)"
+                    )
+                found = self._made[name] = Vectorizer(self._keyring, self._sealer, maker())
+        return found
+
+    def column(
+        self,
+        model: str | None,
+        tenant_ids: Sequence[str],
+        subject_ids: Sequence[str],
+        memory_ids: Sequence[str],
+        envelopes: Sequence[str],
+    ) -> list[bytes | None]:
+        """Values of a computed column of `model` (`None`: the first one) from envelopes as base64 text.
+
+        The empty model is that of a column without one: it computes nothing.
+
+        Raises:
+            ConfigurationError: This process does not know the model. That fails the whole write: rows without vectors
+                would be worse than rows that come later, from a process that knows it.
+        """
+        if model == "" or model in self._withheld:
+            return [None] * len(envelopes)
+        vectorizer = self.of(model or self.first)
+        return vectorizer.seal_batch(tenant_ids, subject_ids, memory_ids, [b64decode(text) for text in envelopes])
+
+    @contextmanager
+    def withheld(self, name: str) -> Iterator[None]:
+        """Columns of this model compute nothing in this process meanwhile.
+
+        For adding one to a table with rows: Pixeltable fills it under an exclusive lock, so it is made empty and filled
+        in batches afterwards.
+        """
+        self._withheld.add(name)
+        try:
+            yield
+        finally:
+            self._withheld.discard(name)
+
+
+_installed: list[Models] = []
 """The one process-global: Pixeltable calls a computed column's function without any context of ours."""
 
 
-def install(vectorizer: Vectorizer) -> None:
-    """Let the computed column of this process use `vectorizer`, until it is taken away or another is installed."""
-    _installed.append(vectorizer)
+def install(models: Models) -> None:
+    """Let the computed columns of this process use `models`, until they are taken away or others are installed."""
+    _installed.append(models)
 
 
-def uninstall(vectorizer: Vectorizer) -> None:
-    """Take `vectorizer` away; the one installed before it, if any, is used again."""
-    if vectorizer in _installed:
-        _installed.remove(vectorizer)
+def uninstall(models: Models) -> None:
+    """Take `models` away; those installed before, if any, are used again."""
+    if models in _installed:
+        _installed.remove(models)
 
 
-def installed() -> Vectorizer | None:
-    """What the computed column of this process uses."""
+def installed() -> Models | None:
+    """What the computed columns of this process use."""
     return _installed[-1] if _installed else None

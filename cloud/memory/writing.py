@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Protocol, assert_never, runtime_checkable
 
-from cloud.audit.model import Outcome
+from cloud.audit.model import Details, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry, telemetry_names
 from cloud.kernel.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -19,6 +19,7 @@ from cloud.kernel.errors import (
     KeyDestroyedError,
     LuminescentError,
     PermissionDeniedError,
+    QuotaExceededError,
 )
 from cloud.kernel.ids import new_memory_id, parse_memory_id
 from cloud.keys.envelope import Envelope, encode_envelope
@@ -81,7 +82,7 @@ class MemoryWriter:
             ProviderUnavailableError: The control plane did not answer; repeat with an idempotency key.
         """
         if not memories:
-            self._served(admitted)
+            self.served(admitted)
             self._audit.record(admitted.scope.tenant_id, admitted.draft, Outcome.ALLOWED, counts={"stored": 0})
             return ()
         if idempotency_key is None:
@@ -90,15 +91,15 @@ class MemoryWriter:
         ids = [new_memory_id() for _ in memories]
         for _ in range(_INCARNATIONS):
             try:
-                tag = self._tag(admitted, memories, idempotency_key)
+                tag = self.tag(admitted, memories, idempotency_key)
                 people = self._people(admitted, memories)
             except KeyDestroyedError as keyless:
-                self._served(admitted)
+                self.served(admitted)
                 raise ConfigurationError(
                     "the keyring lacks this tenant's key; restore the keyring from its backup"
                 ) from keyless
             rows = [
-                self._sealed(people[memory.user_id], memory_id, memory)
+                self.sealed(people[memory.user_id], memory_id, memory)
                 for memory_id, memory in zip(ids, memories, strict=True)
             ]
             failpoints.reach("store.sealed")
@@ -106,12 +107,11 @@ class MemoryWriter:
             match answer:
                 case Stored():
                     failpoints.reach("store.committed")
+                    telemetry.note(telemetry_names.STORED, len(answer.ids))
                     self._show(answer, rows, people)
                     return answer.ids
-                case QuotaFull(meter=meter, used=used, limit=limit):
-                    raise self._usage.exceeded(
-                        admitted.scope.tenant_id, meter=meter, used=used, limit=limit, requested=len(rows)
-                    )
+                case QuotaFull():
+                    raise self.full(admitted, answer)
                 case KeyConflict():
                     raise IdempotencyConflictError
                 case TenantRefused(reason=reason):
@@ -155,6 +155,17 @@ class MemoryWriter:
             case _:
                 assert_never(answer)
 
+    def full(self, admitted: Admitted, answer: QuotaFull) -> QuotaExceededError:
+        """The error for a write that was not admitted."""
+        return self._usage.exceeded(
+            admitted.scope.tenant_id,
+            meter=answer.meter,
+            used=answer.used,
+            limit=answer.limit,
+            requested=answer.requested,
+            resets_at=answer.resets_at,
+        )
+
     def own_subject(self, admitted: Admitted) -> str | None:
         """The subject id of the caller, if the caller may touch its own memories alone and has any."""
         user_id = admitted.scope.principal.user_id
@@ -163,7 +174,7 @@ class MemoryWriter:
         person = self._config.keyring.resolve_subject(admitted.scope.tenant_id, user_id, create=False)
         return person.subject_id if person else None
 
-    def _served(self, admitted: Admitted) -> None:
+    def served(self, admitted: Admitted) -> None:
         """Record and raise the refusal of a tenant that is not served."""
         refused = self._config.ledger.refusal(admitted.predicate)
         if refused is not None:
@@ -177,9 +188,14 @@ class MemoryWriter:
             return
         error = self._usage.denied(tenant_id, requested=requested)
         if error is not None:
-            self._served(admitted)
+            self.served(admitted)
+            facts: Details = {
+                "meter": error.meter,
+                "resets_at": error.resets_at.isoformat() if error.resets_at else None,
+            }
+            draft = replace(admitted.draft, details={**admitted.draft.details, **facts})
             counts = {"requested": requested, "used": error.used, "limit": error.limit}
-            self._audit.record(tenant_id, admitted.draft, Outcome.DENIED, reason=error.code, counts=counts)
+            self._audit.record(tenant_id, draft, Outcome.DENIED, reason=error.code, counts=counts)
             raise error
 
     def _people(self, admitted: Admitted, memories: Sequence[Memory]) -> dict[str, SubjectKey]:
@@ -189,7 +205,7 @@ class MemoryWriter:
             person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
             if person is None:
                 # Nobody new is linked to a tenant that is not served.
-                self._served(admitted)
+                self.served(admitted)
                 person = self._config.keyring.resolve_subject(tenant_id, user_id, create=True)
                 assert person is not None
             people[user_id] = person
@@ -201,7 +217,8 @@ class MemoryWriter:
             self._config.keyring.forget(person.tenant_id, person.subject_id)
             self._config.hot.drop(person.tenant_id, person.subject_id)
 
-    def _sealed(self, person: SubjectKey, memory_id: str, memory: Memory) -> SealedRow:
+    def sealed(self, person: SubjectKey, memory_id: str, memory: Memory, *, revision: int = 1) -> SealedRow:
+        """A revision of a memory, sealed for its person."""
         envelope = encode_envelope(
             Envelope(
                 user_id=memory.user_id,
@@ -218,7 +235,7 @@ class MemoryWriter:
             memory_id=memory_id,
             tenant_id=person.tenant_id,
             subject_id=person.subject_id,
-            revision=1,
+            revision=revision,
             generation=0,
             memory_type=memory.memory_type.value,
             confidence=memory.confidence,
@@ -227,17 +244,21 @@ class MemoryWriter:
             envelope=self._config.sealer.seal(person.key, envelope, place=place),
         )
 
-    def _tag(
-        self, admitted: Admitted, memories: Sequence[Memory], idempotency_key: str | None
+    def tag(
+        self, admitted: Admitted, memories: Sequence[Memory], idempotency_key: str | None, *, superseded: str = ""
     ) -> IdempotencyTag | None:
+        """What the control plane may know of an idempotency key and of the request it stands for."""
         if idempotency_key is None:
             return None
-        # The caller's key may be anything, a user id included: what is kept is an HMAC under the tenant's key.
-        secret = self._config.keyring.tenant_key(admitted.scope.tenant_id).key
+        # The caller's key may be anything, a user id included: what is kept is an HMAC under the tenant's key, the
+        # first it had: a request that is repeated after a rotation must be recognized.
+        secret = self._config.keyring.tenant_key(admitted.scope.tenant_id).first
         request = json.dumps(
             [memory.model_dump(mode="json", exclude={"id", "created_at", "last_accessed_at"}) for memory in memories],
             sort_keys=True,
         )
+        # A memory that takes another's place is another request than the same one stored.
+        request += superseded
         digest = hashlib.sha256(request.encode("utf-8", "surrogatepass")).digest()
         return IdempotencyTag(
             key=hmac.digest(secret, b"key\0" + idempotency_key.encode("utf-8", "surrogatepass"), "sha256"),
@@ -246,8 +267,8 @@ class MemoryWriter:
 
     def _show(self, answer: Stored, rows: Sequence[SealedRow], people: dict[str, SubjectKey]) -> None:
         """Let this process's next reader find what was written, without a load."""
-        if answer.used is not None and rows:
-            self._usage.observed(rows[0].tenant_id, used=answer.used, limit=answer.limit)
+        if answer.balances and rows:
+            self._usage.observed(rows[0].tenant_id, answer.balances)
         for person in people.values():
             generation = answer.generations.get(person.subject_id)
             held = self._config.hot.get(person.tenant_id, person.subject_id)

@@ -3,41 +3,59 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Final
 
 import sqlalchemy as sa
 
+from cloud.audit.model import Category
+from cloud.audit.postgres import PostgresAuditStore
+from cloud.audit.service import CloudAuditLogger
+from cloud.custody.postgres import PostgresCustodyStore
+from cloud.custody.reconciling import admit_keyring
+from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
+from cloud.kernel.errors import LuminescentError, OperationInProgressError
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import TenantPredicate
-from cloud.keys.rootkey import LocalRootKey
+from cloud.keys.rootkeys import RootKeys
 from cloud.keys.sealing import AesGcmSealer
 from cloud.keys.sqlite import FileKeyring
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.hot import HotTier
+from cloud.memory.managed_ports import Retention
+from cloud.memory.managed_postgres import PostgresManagedLedger, PostgresPurgeLedger
 from cloud.memory.materializer import Materializer
-from cloud.memory.postgres import PostgresLedger
-from cloud.memory.vectors import Vectorizer, install, uninstall
+from cloud.memory.moves import Mover
+from cloud.memory.placement_store import PlacementStore, adopt, model_of
+from cloud.memory.ports import Columns
+from cloud.memory.purge import Purger
+from cloud.memory.read_times import ReadTimes
+from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
+from cloud.startup.identity import IdentityParts, build_identity
+from cloud.startup.keyring import find_root_keys, keyring_directory
+from cloud.startup.observability import export_telemetry
+from cloud.startup.servers import bring_up_to_date, open_server
 from cloud.storage.durability import check_durability
-from cloud.storage.embedded import EmbeddedPostgres
 from cloud.storage.engine import ControlEngine, Deadline, check_role
-from cloud.storage.home import private_directory
-from cloud.storage.migrate import migrate
+from cloud.storage.home import open_home
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
-from cloud.tenancy.identity import IdentityResolver
-from cloud.tenancy.postgres import PostgresApiKeyLookup
+from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
+from cloud.storage.server import Server
 from cloud.tenancy.system import system_predicate
 from cloud.usage.model import Plan
 from cloud.usage.plans import read_plans, write_plans
 from src.memory.embedding import Embedder, HashingEmbedder, WordLlamaEmbedder
+from src.memory.transformer_embedding import SentenceTransformersEmbedder
 
-CONTROL: Final = "luminescent_control"
-DATA: Final = "luminescent_data"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -64,16 +82,36 @@ class Installation:
     engines: Engines
     config: PixeltableConfig
     keyring: FileKeyring
-    server: EmbeddedPostgres
+    root_keys: RootKeys
+    columns: Columns
+    server: Server
+    identity: IdentityParts
     stack: contextlib.ExitStack = field(repr=False)
 
     def materializer(self) -> Materializer:
         """The loop that moves memories into Pixeltable."""
+        return Materializer(
+            self.engines.worker,
+            self.config.rows,
+            system_predicates("materializer"),
+            chores=(self.identity.refusals.report,),
+            hourly=self.purger().run,
+        )
 
-        def predicate(tenant_id: str) -> TenantPredicate:
-            return system_predicate(tenant_id, "materializer")
+    def placements(self) -> PlacementStore:
+        """Which tables there are, and which moves."""
+        return PlacementStore(self.engines.maintenance)
 
-        return Materializer(self.engines.worker, self.config.rows, predicate)
+    def mover(self) -> Mover:
+        """Moves tenants between tables."""
+        return Mover(self.engines.maintenance, self.placements(), self.config.rows, system_predicates("mover"))
+
+    def purger(self) -> Purger:
+        """Removes for good what was kept long enough."""
+        maintenance = self.engines.maintenance
+        retention = retention_of(self.settings)
+        predicates = system_predicates("purge")
+        return Purger(PostgresPurgeLedger(maintenance), self.config.rows, maintenance, predicates, retention)
 
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""
@@ -89,52 +127,94 @@ def open_installation(settings: CloudSettings) -> Installation:
     """
     plans = read_plans(settings.plans_file)
     with contextlib.ExitStack() as stack:
-        server = EmbeddedPostgres.open(settings.home)
+        # Also where the server is an external one: keys and locks are here.
+        open_home(settings.home)
+        server = open_server(settings)
         stack.callback(server.close)
         stack.callback(disconnect_pixeltable)
-        migrate(server.url("luminescent_owner", CONTROL))
-        engines = _engines(settings, server)
+        bring_up_to_date(settings, server)
+        engines = open_engines(settings, server)
         stack.callback(engines.close)
         write_plans(engines.maintenance, plans)
         is_new = _is_new(engines.maintenance)
-        keyring = FileKeyring.open(settings.home / "keyring", _root_key(settings, create=is_new), create=is_new)
+        root_keys = find_root_keys(settings, create=is_new)
+        keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
         stack.callback(keyring.close)
+        admit_keyring(
+            keyring,
+            PostgresCustodyStore(engines.maintenance),
+            CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring),
+            system_clock,
+            is_new=is_new,
+        )
         keyring.create_tenant(SYSTEM_LOG)
-        open_pixeltable(settings.home, server.url("luminescent_pixeltable", DATA))
-        # Only now: the module imports Pixeltable, which must find its environment prepared.
+        url = server.url("luminescent_pixeltable", DATA_DATABASE)
+        open_pixeltable(settings.home, url, pool_size=settings.data_pool_size)
+        # Only now: the modules import Pixeltable, which must find its environment prepared.
         from cloud.memory.pixeltable import PixeltableRows
+        from cloud.memory.pixeltable_columns import PixeltableColumns
+        from cloud.memory.pixeltable_handles import Tables
 
         pool = PixeltablePool()
         stack.callback(pool.close)
         sealer = AesGcmSealer()
-        vectorizer = Vectorizer(keyring, sealer, _embedder(settings))
-        install(vectorizer)
-        stack.callback(uninstall, vectorizer)
-        identities = IdentityResolver(
-            PostgresApiKeyLookup(engines.keys),
-            keyring,
-            system_clock,
-            trusted_gateway=settings.trusted_gateway,
-            default_tenant=settings.default_tenant,
+        models = Models(keyring, sealer, embedders(settings), first=settings.embedder)
+        _check_models(models, adopt(engines.maintenance, models.first))
+        install(models)
+        stack.callback(uninstall, models)
+        tables = Tables(
+            pool,
+            recover=server.recover,
+            model_of=lambda placement: model_of(engines.worker, placement, first=models.first),
         )
+        identity = build_identity(
+            settings, keyring, app=engines.app, worker=engines.worker, keys=engines.keys, on_close=stack.callback
+        )
+        ledger = PostgresManagedLedger(engines.app)
+        read_times = ReadTimes(ledger)
+        stack.callback(read_times.close)
         config = PixeltableConfig(
-            ledger=PostgresLedger(engines.app),
-            rows=PixeltableRows(pool, recover=server.recover),
+            ledger=ledger,
+            rows=PixeltableRows(tables),
             keyring=keyring,
             sealer=sealer,
-            vectorizer=vectorizer,
+            models=models,
             hot=HotTier(capacity_bytes=settings.hot_tier_mb * 2**20),
-            identities=identities,
+            read_times=read_times,
+            identities=identity.resolver,
             clock=system_clock,
             weights=settings.ranking_weights(),
+            deleted_retention=retention_of(settings).deleted,
         )
-        return Installation(settings, plans, engines, config, keyring, server, stack.pop_all())
+        return Installation(
+            settings,
+            plans,
+            engines,
+            config,
+            keyring,
+            root_keys,
+            PixeltableColumns(tables),
+            server,
+            identity,
+            stack.pop_all(),
+        )
 
 
-def _engines(settings: CloudSettings, server: EmbeddedPostgres) -> Engines:
+def retention_of(settings: CloudSettings) -> Retention:
+    """How long memories that are no longer read are kept."""
+    return Retention(
+        deleted=timedelta(days=settings.deleted_retention_days),
+        expired=timedelta(days=settings.expired_retention_days),
+        superseded=timedelta(days=settings.superseded_retention_days),
+    )
+
+
+def open_engines(settings: CloudSettings, server: Server) -> Engines:
+    """One engine per role on the control plane of `server`, each checked."""
+
     def engine(role: str, pool_size: int) -> ControlEngine:
         return ControlEngine(
-            server.url(f"luminescent_{role}", CONTROL),
+            server.url(f"luminescent_{role}", CONTROL_DATABASE),
             pool_size=pool_size,
             deadline=Deadline(total_s=settings.deadline_s, statement_s=settings.statement_s),
             application_name=f"luminescent-cloud {role}",
@@ -143,9 +223,9 @@ def _engines(settings: CloudSettings, server: EmbeddedPostgres) -> Engines:
 
     engines = Engines(
         app=engine("app", settings.control_pool_size),
-        worker=engine("worker", 2),
-        keys=engine("keys", 2),
-        maintenance=engine("maintenance", 2),
+        worker=engine("worker", settings.background_pool_size),
+        keys=engine("keys", settings.background_pool_size),
+        maintenance=engine("maintenance", settings.background_pool_size),
     )
     try:
         for one in (engines.app, engines.worker, engines.keys, engines.maintenance):
@@ -164,43 +244,80 @@ def _is_new(engine: ControlEngine) -> bool:
     return not engine.rows(sa.text("SELECT 1 FROM tenants LIMIT 1"))
 
 
-def _root_key(settings: CloudSettings, *, create: bool) -> LocalRootKey:
-    if settings.root_key is not None:
-        return LocalRootKey.from_text(settings.root_key.get_secret_value())
-    if settings.root_key_file is not None:
-        return LocalRootKey.from_file(settings.root_key_file)
-    path = private_directory(settings.home / "secrets") / "root.key"
-    return LocalRootKey.from_file(path, create=create and not (settings.home / "keyring").exists())
+def embedders(settings: CloudSettings) -> dict[str, Callable[[], Embedder]]:
+    """The models that this process can compute, by name. Each is made when it is first asked for."""
+    known: dict[str, Callable[[], Embedder]] = {
+        "wordllama": WordLlamaEmbedder,
+        "wordllama-128": lambda: WordLlamaEmbedder(128),
+        "hashing": HashingEmbedder,
+    }
+    directory = settings.sentence_transformers_dir
+    if directory is not None:
+        known[SentenceTransformersEmbedder.name] = lambda: SentenceTransformersEmbedder(directory)
+    return known
 
 
-def _embedder(settings: CloudSettings) -> Embedder:
-    return HashingEmbedder() if settings.embedder == "hashing" else WordLlamaEmbedder()
+def _check_models(models: Models, others: Sequence[str]) -> None:
+    """This process can compute every model that is read somewhere; that the setting names another one is said.
+
+    Raises:
+        ConfigurationError: It cannot: it would write rows without vectors.
+    """
+    for model in (models.first, *others):
+        models.of(model)
+    if others:
+        _log.warning(
+            "new tables begin with the embedding model %s, as set; some that are there are read with: %s. Vectors of "
+            "two models are never compared; luminescent-cloud embeddings status tells which, embeddings migrate "
+            "changes them",
+            models.first,
+            ", ".join(others),
+        )
+
+
+def system_predicates(component: str) -> Callable[[str], TenantPredicate]:
+    """Makes the predicates of a component of the service itself."""
+    return lambda tenant_id: system_predicate(tenant_id, component)
 
 
 def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
     """Materialize until `stop` is set; several may run on one installation, and one works on a placement at a time."""
+    export_telemetry(settings)
     installation = open_installation(settings)
     try:
-        installation.materializer().run(stop)
+        work(installation, stop)
     finally:
         installation.close()
 
 
+def work(installation: Installation, stop: threading.Event) -> None:
+    """Materialize until `stop` is set, and beside that finish the moves that a process was killed in."""
+    moves = threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves")
+    moves.start()
+    try:
+        installation.materializer().run(stop)
+    finally:
+        moves.join()
+
+
+def _finish_moves(installation: Installation, stop: threading.Event) -> None:
+    engines = installation.engines
+    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), installation.keyring)
+    mover = installation.mover()
+    try:
+        for move in mover.unfinished():
+            scope = system_predicate(move.tenant_id, "mover").scope
+            draft = audit.draft(scope, Action.TENANT_MOVE, category=Category.ADMINISTRATION)
+            with contextlib.suppress(OperationInProgressError):
+                mover.run(move, draft, stop=stop)
+    except LuminescentError as error:
+        # It stays recorded as unfinished, and both tables are known: nobody else has to wait for it.
+        _log.error("a move could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
+
+
 def _open_config(home: Path) -> PixeltableConfig:
     installation = open_installation(CloudSettings(home=home))
-    config = installation.config
-    return PixeltableConfig(
-        ledger=config.ledger,
-        rows=config.rows,
-        keyring=config.keyring,
-        sealer=config.sealer,
-        vectorizer=config.vectorizer,
-        hot=config.hot,
-        identities=config.identities,
-        clock=config.clock,
-        weights=config.weights,
-        on_close=installation.close,
-    )
+    return dataclasses.replace(installation.config, on_close=installation.close)
 
 
 PixeltableConfig.opener = _open_config

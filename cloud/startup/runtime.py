@@ -12,23 +12,42 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
+from cloud.custody.postgres import PostgresCustodyStore
+from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.closing_postgres import PostgresClosingStore
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
-from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
+from cloud.kernel.errors import (
+    ConfigurationError,
+    ErasureIncompleteError,
+    KeyDestroyedError,
+    ProviderUnavailableError,
+)
+from cloud.leaktest.service import LeakTest
+from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
+from cloud.memory.purge import MemoryPurge
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
-from cloud.startup.installation import Installation, open_installation
+from cloud.startup.custody import place_of
+from cloud.startup.installation import Installation, open_installation, system_predicates, work
+from cloud.startup.keyring import keyring_directory
+from cloud.startup.observability import export_telemetry
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.postgres import PostgresTenantStore
+from cloud.tenancy.postgres_tokens import PostgresRevokedTokens
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
+from cloud.tenancy.token_administration import TokenAdministration
+from cloud.transfer.checkpoints import FileCheckpoints
+from cloud.transfer.service import CloudTransfer
+from cloud.usage.books import PostgresUsageBooks
 from cloud.usage.model import Meter
 from cloud.usage.postgres import PostgresUsageStore
 from cloud.usage.service import CloudUsageTracker
@@ -44,13 +63,19 @@ class CloudRuntime:
 
     Attributes:
         memory: `CloudMemoryProvider`.
+        memory_purge: Removes for good what was deleted, expired or superseded long enough ago.
         tenant_provider: `CloudTenantProvider`.
-        tenants: Creates, suspends, resumes and lists tenants.
-        api_keys: Creates, revokes and lists API keys.
+        tenants: Creates, changes, moves, suspends, resumes and lists tenants.
+        embeddings: Changes embedding models.
+        api_keys: Creates, rotates, revokes, lists and reviews API keys.
+        tokens: Checks and revokes an issuer's tokens.
         usage: `CloudUsageTracker`.
         audit: `CloudAuditLogger`.
+        transfer: `CloudTransfer`.
         gdpr: `CloudGDPRService`.
         closing: Closes tenants for good.
+        keyring: `Custody` of the keyring: rotation, backup, diagnosis.
+        leak_test: Sends canaries through every path of reading, in tenants of its own.
         pixeltable_config: What a `CloudMemoryProvider` is built from.
     """
 
@@ -63,11 +88,12 @@ class CloudRuntime:
         self.pixeltable_config = config
         self.tenant_provider = CloudTenantProvider(config.identities)
         self.audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), config.keyring)
-        self.usage = CloudUsageTracker(PostgresUsageStore(engines.app), config.clock)
-        store = PostgresTenantStore(engines.maintenance)
+        self.usage = CloudUsageTracker(PostgresUsageStore(engines.app), config.clock, config.keyring)
+        store = PostgresTenantStore(engines.maintenance, first_model=config.models.first)
         admissions = Administration(self.tenant_provider, config.identities, self.audit, store)
         self.audit.use_admission(admissions)
         self.usage.use_admission(admissions, self.audit)
+        self.usage.use_books(PostgresUsageBooks(engines.maintenance))
         self.tenants = Tenants(
             store,
             config.keyring,
@@ -76,15 +102,53 @@ class CloudRuntime:
             plans=installation.plans,
             meters=tuple(meter.value for meter in Meter),
             clock=config.clock,
+            mover=installation.mover(),
         )
-        self.api_keys = ApiKeys(store, config.keyring, admissions, self.audit)
+        self.embeddings = Embeddings(
+            engines.maintenance,
+            installation.placements(),
+            installation.columns,
+            config,
+            admissions,
+            self.audit,
+            system_predicates("embeddings"),
+        )
+        identity = installation.identity
+        self.api_keys = ApiKeys(
+            store,
+            config.keyring,
+            admissions,
+            self.audit,
+            clock=config.clock,
+            use=identity.use,
+            tokens=identity.tokens.access() if identity.tokens else None,
+        )
+        self.tokens = TokenAdministration(
+            identity.tokens, PostgresRevokedTokens(engines.maintenance), admissions, self.audit
+        )
         self.memory = CloudMemoryProvider(config, self.tenant_provider, self.audit, self.usage)
+        self.keyring = Custody(
+            place_of(installation.keyring, keyring_directory(installation.settings), installation.root_keys),
+            PostgresCustodyStore(engines.maintenance),
+            admissions,
+            self.audit,
+            config.clock,
+        )
+        self.memory_purge = MemoryPurge(installation.purger(), admissions, self.audit)
+        checkpoints = FileCheckpoints(installation.settings.home / "imports")
+        self.transfer = CloudTransfer(config, self.memory, admissions, self.audit, checkpoints)
         self.gdpr = CloudGDPRService(
-            PostgresErasureStore(engines.maintenance), engines.maintenance, config, admissions, self.audit
+            PostgresErasureStore(engines.maintenance),
+            engines.maintenance,
+            config,
+            admissions,
+            self.audit,
+            on_key_destroyed=self.keyring.note,
         )
         self.closing = TenantClosing(
             PostgresClosingStore(engines.maintenance), engines.maintenance, config, store, admissions, self.audit
         )
+        self.leak_test = LeakTest(self, admissions, self.audit, engines.maintenance)
 
     def register(self) -> None:
         """Register the extensions in the open core's registry, and in the published package's if it is installed."""
@@ -111,14 +175,26 @@ class CloudRuntime:
             except (ErasureIncompleteError, ProviderUnavailableError) as error:
                 # It is recorded, and what it erases stays frozen: nobody else has to wait for it.
                 _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
+        try:
+            self.keyring.resume()
+        except (ConfigurationError, KeyDestroyedError, ProviderUnavailableError) as error:
+            # Every key can be read meanwhile, under the old or the new one: nobody has to wait for it either.
+            _log.warning("a rotation of the keyring could not be finished: %s", error)
+        identity = self._installation.identity
+        if identity.tokens is not None:
+            identity.tokens.warm()
+        try:
+            identity.refusals.report()
+        except ProviderUnavailableError as error:
+            _log.warning("refusals of an earlier process are reported later: %s", error)
         match self._installation.settings.worker:
             case "process":
                 worker = WorkerProcess(_for_child(self._installation.settings))
                 worker.start()
                 self._worker = worker
             case "thread":
-                loop = self._installation.materializer()
-                thread = threading.Thread(target=loop.run, args=(self._stop,), name="luminescent-materializer")
+                arguments = (self._installation, self._stop)
+                thread = threading.Thread(target=work, args=arguments, name="luminescent-materializer")
                 thread.start()
                 self._worker = thread
             case "off":
@@ -131,7 +207,7 @@ class CloudRuntime:
 
     @property
     def server_pid(self) -> int | None:
-        """Process id of the embedded PostgreSQL, or `None` if it does not run."""
+        """Process id of the embedded PostgreSQL, or `None` if it does not run or the server is an external one."""
         return self._installation.server.pid()
 
     async def drain(self, *, timeout_s: float = 60.0) -> None:
@@ -200,7 +276,9 @@ def init_cloud_extensions(settings: CloudSettings | None = None) -> CloudRuntime
         ConfigurationError: It cannot be opened; the message says what to change.
         ProviderUnavailableError: A part of it did not answer in time.
     """
-    installation = open_installation(settings or CloudSettings())
+    settings = settings or CloudSettings()
+    export_telemetry(settings)
+    installation = open_installation(settings)
     try:
         runtime = CloudRuntime(installation)
     except BaseException:
@@ -216,11 +294,9 @@ def init_cloud_extensions(settings: CloudSettings | None = None) -> CloudRuntime
 
 
 def _for_child(settings: CloudSettings) -> str:
-    """Settings as the worker reads them: one line of JSON. It holds the root key, so it goes through a pipe only."""
-    values = settings.model_dump(mode="json", exclude={"root_key"})
-    if settings.root_key is not None:
-        values["root_key"] = settings.root_key.get_secret_value()
-    return json.dumps(values)
+    """Settings as the worker reads them: one line of JSON. It holds secrets, so it goes through a pipe only."""
+    secret = {name: value.get_secret_value() for name, value in settings if isinstance(value, SecretStr)}
+    return json.dumps(settings.model_dump(mode="json") | secret)
 
 
 def _registries() -> list[Any]:

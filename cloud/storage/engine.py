@@ -24,6 +24,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from cloud.kernel import telemetry, telemetry_names
 from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.storage.connections import bound_waits
 from cloud.storage.metadata import TENANT_TABLES
@@ -37,6 +38,12 @@ _TRANSIENT: Final = (OperationalError, InterfaceError, PoolTimeoutError)
 _GRACE_S: Final = 0.5
 """What a client waits beyond the server's own timeout: an answer that says which is better than none."""
 _SERIALIZATION: Final = frozenset({"40001", "40P01"})
+_SESSION: Final = (
+    "-c statement_timeout={ms} -c lock_timeout={ms} -c idle_in_transaction_session_timeout=60000"
+    # For calls in autocommit too, whatever the server, the database or the role has as its default: the server
+    # functions lock what they decide on and must then see what others committed meanwhile.
+    " -c default_transaction_isolation=read\\ committed"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,6 @@ class ControlEngine:
     ) -> None:
         self._deadline = deadline or Deadline()
         self._recover = recover
-        statement_ms = int(self._deadline.statement_s * 1000)
         self._engine = sa.create_engine(
             url,
             pool_size=pool_size,
@@ -86,12 +92,7 @@ class ControlEngine:
             isolation_level="READ COMMITTED",
             # Parameters hold sealed envelopes and ids; they stay out of messages and logs all the same.
             hide_parameters=True,
-            connect_args={
-                "application_name": application_name,
-                "connect_timeout": max(1, int(self._deadline.statement_s)),
-                "options": f"-c statement_timeout={statement_ms} -c lock_timeout={statement_ms} "
-                "-c idle_in_transaction_session_timeout=60000",
-            },
+            connect_args=_connect_arguments(url, application_name, self._deadline.statement_s),
         )
         bound_waits(self._engine, answer_s=self._deadline.statement_s + _GRACE_S)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -188,6 +189,7 @@ class ControlEngine:
             self._recover(max(0.0, self._deadline.total_s - (state.seconds_since_start or 0.0)))
 
     def _translated(self, attempt: Callable[[], _T]) -> _T:
+        telemetry.count(telemetry_names.STATEMENTS)
         try:
             return attempt()
         except _TRANSIENT as exc:
@@ -196,6 +198,17 @@ class ControlEngine:
             if exc.connection_invalidated or getattr(exc.orig, "sqlstate", None) in _SERIALIZATION:
                 raise _Transient from exc
             raise
+
+
+def _connect_arguments(url: sa.URL, application_name: str, statement_s: float) -> dict[str, object]:
+    """What is added to the URL: defaults where it says nothing, and settings of the session after its own."""
+    defaults = {"application_name": application_name, "connect_timeout": max(1, int(statement_s))}
+    given = url.query.get("options", "")
+    options = [*([given] if isinstance(given, str) else given), _SESSION.format(ms=int(statement_s * 1000))]
+    return {
+        **{name: value for name, value in defaults.items() if name not in url.query},
+        "options": " ".join(options).strip(),
+    }
 
 
 class _Transient(Exception):  # noqa: N818 - never leaves this module

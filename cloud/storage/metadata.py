@@ -10,8 +10,10 @@ from __future__ import annotations
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Double,
     ForeignKey,
@@ -20,12 +22,13 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import CIDR, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -67,21 +70,48 @@ usage_counters = Table(
     metadata,
     Column("tenant_id", Text, ForeignKey("tenants.tenant_id"), primary_key=True),
     Column("meter", Text, primary_key=True),
+    Column("period", Date, primary_key=True, server_default="1970-01-01"),
+    Column("shard", SmallInteger, primary_key=True, server_default="0"),
     Column("used", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("used >= 0", name="used"),
-    comment="Stock in use. Its row lock is the tenant's write lock: taken before any subject's.",
+    comment="Sums of the ledger: stocks in period 1970-01-01, flows by UTC month. Shard 0 of 'memories' is the tenant's"
+    " write lock, taken before any subject's.",
 )
 
 usage_events = Table(
     "usage_events",
     metadata,
     Column("event_id", Uuid, primary_key=True),
-    Column("tenant_id", Text, ForeignKey("tenants.tenant_id"), nullable=False),
+    Column("tenant_id", Text, nullable=False),
     Column("operation", Text, nullable=False),
-    Column("tokens", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False, server_default="0"),
     Column("occurred_at", _instant, nullable=False, server_default=_now),
+    Column("memories", BigInteger, nullable=False, server_default="0"),
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("writes", BigInteger, nullable=False, server_default="0"),
+    Column("reads", BigInteger, nullable=False, server_default="0"),
     Index(None, "tenant_id", "occurred_at"),
-    comment="Append-only record of what was metered after the fact.",
+    comment="The usage ledger: append-only, one row per charged operation, signed deltas. Counters project from it.",
+)
+
+usage_reservations = Table(
+    "usage_reservations",
+    metadata,
+    Column("reservation_id", Uuid, primary_key=True),
+    Column("tenant_id", Text, ForeignKey("tenants.tenant_id"), nullable=False),
+    Column("meter", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("actual", BigInteger),
+    Column("state", Text, nullable=False, server_default="held"),
+    Column("created_at", _instant, nullable=False, server_default=_now),
+    Column("expires_at", _instant, nullable=False),
+    Column("settled_at", _instant),
+    CheckConstraint("meter IN ('writes', 'reads', 'tokens')", name="meter"),
+    CheckConstraint("state IN ('held', 'committed', 'released', 'expired')", name="state"),
+    CheckConstraint("amount > 0 AND actual >= 0", name="amount"),
+    Index("ix_usage_reservations_held", "tenant_id", "meter", postgresql_where=text("state = 'held'")),
+    Index(None, "expires_at"),
+    comment="Units of a flow that are held for work under way, until they are committed, released or expire.",
 )
 
 subjects = Table(
@@ -93,7 +123,10 @@ subjects = Table(
     Column("generation", BigInteger, nullable=False, server_default="1"),
     Column("created_at", _instant, nullable=False, server_default=_now),
     Column("erased_at", _instant),
+    Column("purged_generation", BigInteger, nullable=False, server_default="0"),
+    Column("memories", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("state IN ('active', 'frozen', 'erased')", name="state"),
+    CheckConstraint("memories >= 0", name="memories"),
     Index(None, "tenant_id"),
     comment="One row per person, tenant and incarnation; the generation counts every change of its memories.",
 )
@@ -112,10 +145,32 @@ memories = Table(
     Column("expires_at", _instant),
     Column("deleted_at", _instant),
     Column("generation", BigInteger, nullable=False),
-    CheckConstraint("state IN ('active', 'expired', 'deleted')", name="state"),
+    Column("stored_event", Uuid),
+    Column("superseded_by", Uuid),
+    Column("superseded_at", _instant),
+    Column("last_accessed_at", _instant),
+    Column("purge_started_at", _instant),
+    CheckConstraint("state IN ('active', 'expired', 'deleted', 'superseded')", name="state"),
     Index(None, "subject_id", "generation"),
+    Index("ix_memories_kept", "tenant_id", "state", postgresql_where=text("state <> 'active'")),
     Index("ix_memories_due", "expires_at", postgresql_where=text("state = 'active' AND expires_at IS NOT NULL")),
     comment="The ledger: the authority on existence, ownership, deletion and expiry.",
+)
+
+memory_changes = Table(
+    "memory_changes",
+    metadata,
+    Column("memory_id", Uuid, ForeignKey("memories.memory_id", ondelete="CASCADE")),
+    Column("event_id", Uuid),
+    Column("tenant_id", Text, nullable=False),
+    Column("subject_id", Uuid, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("change", Text, nullable=False),
+    Column("changed_at", _instant, nullable=False, server_default=_now),
+    PrimaryKeyConstraint("memory_id", "event_id"),
+    CheckConstraint("change IN ('updated', 'deleted', 'undeleted', 'superseded')", name="change"),
+    Index(None, "subject_id"),
+    comment="What was done to a memory after it was stored; who did it says the audit event.",
 )
 
 intake = Table(
@@ -173,9 +228,35 @@ api_keys = Table(
     Column("created_at", _instant, nullable=False, server_default=_now),
     Column("expires_at", _instant),
     Column("revoked_at", _instant),
+    Column("ip_ranges", ARRAY(CIDR), nullable=False, server_default=text("'{}'::cidr[]")),
+    Column("ranges_sealed", LargeBinary),
+    Column("last_used_at", _instant),
+    Column("successor_id", Text),
+    CheckConstraint("subject_id IS NULL OR ip_ranges = '{}'::cidr[]", name="ranges"),
     Index(None, "tenant_id"),
     Index(None, "subject_id"),
     comment="SHA-256 of random 256-bit secrets; the user a key is bound to is sealed under that person's key.",
+)
+
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("tenant_id", Text, ForeignKey("tenants.tenant_id")),
+    Column("token_tag", LargeBinary),
+    Column("expires_at", _instant, nullable=False),
+    Column("revoked_at", _instant, nullable=False, server_default=_now),
+    PrimaryKeyConstraint("tenant_id", "token_tag"),
+    comment="SHA-256 of tokens that open nothing any more, until they would have expired by themselves.",
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("minute", _instant, primary_key=True),
+    Column("failures", BigInteger, nullable=False),
+    Column("further", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    comment="Refused strangers of the present minute: all, and by reason those without an event of their own.",
 )
 
 erasures = Table(
@@ -194,6 +275,39 @@ erasures = Table(
     comment="Erasures and how far each got; a crash resumes at the recorded state.",
 )
 
+placements = Table(
+    "placements",
+    metadata,
+    Column("placement", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("read_column", Text, nullable=False, server_default="embedding"),
+    Column("other_model", Text),
+    Column("state", Text, nullable=False, server_default="serving"),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("gate", JSONB),
+    Column("changed_at", _instant, nullable=False, server_default=_now),
+    CheckConstraint("state IN ('serving', 'filling', 'filled', 'switching', 'switched', 'emptying')", name="state"),
+    CheckConstraint("(other_model IS NULL) = (state = 'serving')", name="other_model"),
+    comment="The Pixeltable tables, the embedding model that is read in each, and how far a change of it got.",
+)
+
+placement_moves = Table(
+    "placement_moves",
+    metadata,
+    Column("move_id", Uuid, primary_key=True),
+    Column("tenant_id", Text, ForeignKey("tenants.tenant_id"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default="copying"),
+    Column("copied", BigInteger, nullable=False, server_default="0"),
+    Column("started_at", _instant, nullable=False, server_default=_now),
+    Column("finished_at", _instant),
+    CheckConstraint("state IN ('copying', 'switched', 'done')", name="state"),
+    Index(None, "tenant_id"),
+    Index("uq_placement_moves_unfinished", "tenant_id", unique=True, postgresql_where=text("state <> 'done'")),
+    comment="Moves of tenants between placements, the finished ones too: where a tenant may have rows.",
+)
+
 tenant_closings = Table(
     "tenant_closings",
     metadata,
@@ -204,17 +318,45 @@ tenant_closings = Table(
     comment="Tenants that are closed or being closed, with what was erased; a crash resumes what is not completed.",
 )
 
+keyring_state = Table(
+    "keyring_state",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("keyring_id", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("root_key_id", Text, nullable=False),
+    Column("seen_at", _instant, nullable=False),
+    CheckConstraint("singleton", name="singleton"),
+    comment="The keyring that belongs here, as it was seen last; one row.",
+)
+
+keyring_backups = Table(
+    "keyring_backups",
+    metadata,
+    Column("backup_id", Text, primary_key=True),
+    Column("keyring_id", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("root_key_id", Text, nullable=False),
+    Column("made_at", _instant, nullable=False),
+    Column("expires_at", _instant, nullable=False),
+    comment="Backups of the keyring, known here too: one restored from an earlier backup forgot the later ones.",
+)
+
 TENANT_TABLES = (
     tenants,
     usage_counters,
     usage_events,
+    usage_reservations,
     subjects,
     memories,
+    memory_changes,
     intake,
     idempotency_keys,
     audit_events,
     api_keys,
+    revoked_tokens,
     erasures,
+    placement_moves,
     tenant_closings,
 )
 """Tables whose rows belong to one tenant; each carries row-level security (checked at start-up)."""

@@ -65,7 +65,7 @@ _lock = threading.Lock()
 _opened: _Opened | None = None
 
 
-def open_pixeltable(home: Path, url: URL) -> None:
+def open_pixeltable(home: Path, url: URL, *, pool_size: int = 5) -> None:
     """Pixeltable works in this process, on `home` and `url`, and listens nowhere. Idempotent and thread-safe.
 
     Takes 2-3 seconds the first time.
@@ -73,6 +73,7 @@ def open_pixeltable(home: Path, url: URL) -> None:
     Args:
         home: The installation's home directory.
         url: The database Pixeltable owns, with the `vector` extension, as a role without further rights.
+        pool_size: Connections to it that are kept; twice as many in a burst.
 
     Raises:
         ConfigurationError: Pixeltable was opened before with another home or database, or by someone else, or in the
@@ -95,7 +96,7 @@ def open_pixeltable(home: Path, url: URL) -> None:
         _clear_environment()
         before = listening_sockets()
         with _initializing_alone(url):
-            _initialize(directory, url)
+            _initialize(directory, url, pool_size)
         _check_nothing_listens(before)
         _opened = _Opened(place.root, url, os.getpid())
 
@@ -174,7 +175,7 @@ def _initializing_alone(url: URL) -> Iterator[None]:
         raise ProviderUnavailableError(COMPONENT, reason="could not reach or lock its database") from exc
 
 
-def _initialize(directory: Path, url: URL) -> None:
+def _initialize(directory: Path, url: URL, pool_size: int) -> None:
     # Foreign warnings on import, such as that of a missing XDG_RUNTIME_DIR, are not about anything used here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -195,6 +196,8 @@ def _initialize(directory: Path, url: URL) -> None:
         "pixeltable.verbosity": 0,
         "pixeltable.log_level": "CRITICAL",
         "pixeltable.show_progress": "false",
+        "pixeltable.db_pool_size": pool_size,
+        "pixeltable.db_pool_max_overflow": pool_size,
     }
     foreign = {name: logging.getLogger(name) for name in _FOREIGN_LOGGERS}
     states = {name: (logger.level, logger.propagate) for name, logger in foreign.items()}

@@ -70,6 +70,25 @@ def assert_operational(table: Table) -> None:
         )
 
 
+def table_kinds(directory: str) -> dict[str, bool]:
+    """Whether each table of a Pixeltable directory is operational, by its path; empty if there is no such directory.
+
+    Requires `open_pixeltable`.
+
+    Raises:
+        ProviderUnavailableError: Pixeltable failed.
+    """
+    import pixeltable
+
+    with translated():
+        if directory not in pixeltable.list_dirs():
+            return {}
+        return {
+            str(path): pixeltable.get_table(path).get_metadata().get("is_data_versioned") is False
+            for path in pixeltable.list_tables(directory)
+        }
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Errors of Pixeltable and of its database become `ProviderUnavailableError`, without their text.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from cloud.audit.model import AuditDraft, Category
 from cloud.audit.ports import TransactionalAuditLogger
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action, Allowed, decide
 from cloud.kernel.context import current_context
 from cloud.kernel.errors import (
@@ -59,6 +60,7 @@ class Administration(Admissions):
 
     def administer(self, tenant_id: str, action: Action, *, user_id: str | None = None) -> Admitted:
         """As `admit_to`, with the predicate and the event begun."""
+        telemetry.begin(action.value)
         identity = self._administrator(tenant_id, action)
         if identity.tenant_id != tenant_id:
             denied = PermissionDeniedError(action=action.value, reason="other_tenant")

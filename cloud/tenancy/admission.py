@@ -1,6 +1,7 @@
 """The door: every operation passes it once, and only what passed it holds a scope and a tenant predicate.
 
-A refusal is recorded before it is raised: in the tenant's log where there is a valid tenant, else in the system log.
+A refusal is recorded before it is raised: of a caller that is known in its tenant's log, one event each; of a stranger
+in the system log, where many of one minute and source become one event (`cloud.tenancy.refusals`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 
 from cloud.audit.model import AuditDraft, Category, Outcome, reason_of
 from cloud.audit.ports import TransactionalAuditLogger
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action, Allowed, Refused, decide
 from cloud.kernel.context import current_context, current_trace_id
 from cloud.kernel.errors import (
@@ -74,6 +76,7 @@ class Admissions:
             PermissionDeniedError: The caller may not do this.
             TenantIsolationError: The tenant filter or the scope is not the caller's own.
         """
+        telemetry.begin(action.value)
         try:
             identity = self._identity(_NOTHING if context is None else context)
         except (AuthenticationError, TenantIsolationError) as error:
@@ -100,6 +103,7 @@ class Admissions:
             self._refuse(None, action, error)
             raise error
         scope = self._granted(identity.tenant_id, identity.principal)
+        telemetry.of_tenant(scope.tenant_id)
         match decide(identity.principal, action, user_id=user_id):
             case Refused(reason=reason):
                 denied = PermissionDeniedError(action=action.value, reason=reason)
@@ -132,6 +136,9 @@ class Admissions:
             category=Category.SECURITY if isolation or isinstance(error, AuthenticationError) else Category.OPERATION,
             details={"severity": "critical"} if isolation else None,
         )
+        if scope is None and self._identities.refusals is not None:
+            self._identities.refusals.count(draft, error)
+            return
         log_id = log_id or (scope.tenant_id if scope else SYSTEM_LOG)
         self._audit.record(log_id, draft, Outcome.DENIED, reason=reason_of(error))
 

@@ -4,7 +4,7 @@
 |---|---|
 | ambient `request_context(tenant_id=…, user_id=…, roles=…)` | what the host application authenticated |
 | the same without a tenant | who is calling; one of the rows below names the tenant |
-| `authorization` in either | an API key: its tenant, roles and person, looked up on every call |
+| `authorization` in either | an API key or an issuer's token: its tenant, roles and person, looked up on every call |
 | `tenant_id` in the passed context | the same in-process trust as the ambient one, with the role `service` |
 | `x-tenant-id` in the passed context | nothing by itself; a tenant only with `trusted_gateway=True` |
 
@@ -19,13 +19,15 @@ from typing import Final
 
 from cloud.kernel.clock import Clock
 from cloud.kernel.context import RequestContext, current_context
-from cloud.kernel.errors import AuthenticationError, KeyDestroyedError, SealBrokenError, TenantIsolationError
+from cloud.kernel.errors import AuthenticationError, TenantIsolationError
 from cloud.kernel.scope import Principal, PrincipalKind, Role
-from cloud.keys.model import Place
 from cloud.keys.ports import Keyring
-from cloud.keys.sealing import unseal
-from cloud.tenancy.model import ApiKeyRecord, Identity, split_api_key
+from cloud.tenancy.credentials import Credentials
+from cloud.tenancy.key_use import KeyUse
+from cloud.tenancy.model import Identity
 from cloud.tenancy.ports import ApiKeyLookup
+from cloud.tenancy.refusals import Refusals
+from cloud.tenancy.tokens import Tokens
 
 LOCAL_OPERATOR: Final = "local-operator"
 
@@ -48,6 +50,9 @@ class IdentityResolver:
         clock: The present, UTC.
         trusted_gateway: Whether `x-tenant-id` comes from a gateway that authenticated it.
         default_tenant: Tenant of calls that name none, if the deployment names one explicitly.
+        tokens: Checks an issuer's tokens; none are accepted when left out.
+        use: Notes that an API key was used.
+        refusals: Counts who is nobody; each is an event of its own when left out.
     """
 
     def __init__(
@@ -58,10 +63,13 @@ class IdentityResolver:
         *,
         trusted_gateway: bool = False,
         default_tenant: str | None = None,
+        tokens: Tokens | None = None,
+        use: KeyUse | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._keys = keys
-        self._keyring = keyring
-        self._clock = clock
+        self._credentials = Credentials(keys, keyring, clock, tokens=tokens, use=use)
+        self.refusals = refusals
         self._trusted_gateway = trusted_gateway
         self._default_tenant = default_tenant
 
@@ -100,34 +108,7 @@ class IdentityResolver:
         return Identity(next(iter(named), None), principal)
 
     def _of_authorization(self, credential: object) -> Identity | None:
-        if credential is None:
-            return None
-        parts = split_api_key(credential) if isinstance(credential, str) else None
-        if parts is None:
-            raise AuthenticationError("malformed_credential", "the credential is not an API key of this service")
-        record = self._keys.find(parts[0])
-        if record is None:
-            raise AuthenticationError("invalid_key", "this API key does not open anything")
-        refusal = record.refusal(parts[1], self._clock())
-        if refusal is not None:
-            raise AuthenticationError(refusal, "this API key does not open anything")
-        return Identity(
-            record.tenant_id,
-            Principal(PrincipalKind.API_KEY, record.roles, user_id=self._user_of(record), name=record.key_id),
-        )
-
-    def _user_of(self, record: ApiKeyRecord) -> str | None:
-        if record.subject_id is None or record.user_sealed is None:
-            return None
-        person = self._keyring.subject_key(record.tenant_id, record.subject_id)
-        place = Place(record.tenant_id, record.subject_id, record.key_id, "api_key_user")
-        try:
-            if person is None:
-                raise KeyDestroyedError
-            return unseal(person.key, record.user_sealed, place=place).decode()
-        except (KeyDestroyedError, SealBrokenError) as exc:
-            # The person was erased: a key without its person must not become a key for everybody.
-            raise AuthenticationError("person_erased", "this API key does not open anything") from exc
+        return None if credential is None else self._credentials.authenticate(credential)
 
     @staticmethod
     def _of_ambient(ambient: RequestContext | None) -> Identity | None:

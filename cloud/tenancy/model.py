@@ -11,12 +11,21 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from cloud.kernel.addresses import Address, Range, within
 from cloud.kernel.scope import Principal, Role
 
 POOL_SIZE: Final = 16
 _KEY_PREFIX: Final = "lc"
 # Nothing but what `new_api_key` makes reaches the database.
 _KEY: Final = re.compile(rf"{_KEY_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
+
+
+class KeyState(StrEnum):
+    """Whether an API key opens anything."""
+
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
 
 
 class TenantState(StrEnum):
@@ -71,6 +80,19 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """What became of a refusal.
+
+    Attributes:
+        recorded: It has an event of its own; otherwise it was counted.
+        due: Counts of earlier minutes wait to be reported.
+    """
+
+    recorded: bool
+    due: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
     """A stored API key; it holds the hash of the secret, never the secret.
 
@@ -83,6 +105,12 @@ class ApiKeyRecord:
         user_sealed: That person's user id, sealed under the person's key.
         expires_at: When it stops working (UTC).
         revoked_at: When it was revoked (UTC).
+        ip_ranges: Where it may be used from; empty for anywhere. Of a key that is bound to a person they are sealed
+            in `ranges_sealed` and stand here only where somebody who may see them asked.
+        ranges_sealed: The ranges of a bound key, sealed under the person's key.
+        created_at: When it was made (UTC); the database's word.
+        last_used_at: The minute in which it last opened something (UTC); up to a minute behind.
+        successor_id: The key that it was rotated to.
     """
 
     key_id: str
@@ -93,6 +121,22 @@ class ApiKeyRecord:
     user_sealed: bytes | None
     expires_at: datetime | None
     revoked_at: datetime | None
+    ip_ranges: tuple[Range, ...] = ()
+    ranges_sealed: bytes | None = None
+    created_at: datetime | None = None
+    last_used_at: datetime | None = None
+    successor_id: str | None = None
+
+    @property
+    def prefix(self) -> str:
+        """How the key's text begins: enough to recognize it by, and nothing that opens."""
+        return f"{_KEY_PREFIX}_{self.key_id}_"
+
+    def state(self, now: datetime) -> KeyState:
+        """Whether it opens anything at `now`."""
+        if self.revoked_at is not None:
+            return KeyState.REVOKED
+        return KeyState.EXPIRED if self.expires_at is not None and self.expires_at <= now else KeyState.ACTIVE
 
     def refusal(self, secret: str, now: datetime) -> str | None:
         """Why this key does not open with `secret` at `now`, as a code; `None` if it does."""
@@ -100,11 +144,20 @@ class ApiKeyRecord:
         # that only who holds the secret learns that a key expired or was revoked.
         if not hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), self.secret_hash):
             return "invalid_key"
-        if self.revoked_at is not None:
-            return "revoked_key"
-        if self.expires_at is not None and self.expires_at <= now:
-            return "expired_key"
+        state = self.state(now)
+        return None if state is KeyState.ACTIVE else f"{state.value}_key"
+
+
+def address_refusal(ranges: tuple[Range, ...], address: Address | None) -> str | None:
+    """Why a key with these ranges does not open from `address`, as a code; `None` if it does.
+
+    An address that nobody told is outside every range.
+    """
+    if not ranges:
         return None
+    if address is None:
+        return "address_unknown"
+    return None if within(ranges, address) else "address_not_allowed"
 
 
 def new_api_key() -> tuple[str, str, bytes]:
@@ -118,6 +171,11 @@ def split_api_key(text: str) -> tuple[str, str] | None:
     """Key id and secret of a key's text, with or without `Bearer `; `None` for anything else."""
     found = _KEY.fullmatch(text.removeprefix("Bearer ").strip())
     return (found[1], found[2]) if found else None
+
+
+def is_like_api_key(text: str) -> bool:
+    """Whether a credential wants to be an API key, so that it is never taken for anything else."""
+    return text.removeprefix("Bearer ").strip().startswith(f"{_KEY_PREFIX}_")
 
 
 def is_key_id(value: object) -> bool:

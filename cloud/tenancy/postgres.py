@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
@@ -11,7 +13,7 @@ from cloud.audit.model import AuditDraft, Outcome
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import Role
 from cloud.storage.engine import ControlEngine, Row
-from cloud.storage.metadata import api_keys, tenants, usage_counters
+from cloud.storage.metadata import api_keys, placements, tenants, usage_counters
 from cloud.tenancy.model import ApiKeyRecord, Tenant, TenantState
 
 _APPEND = sa.text("SELECT lc_record(:log, :event, :outcome, :reason, :ids, :counts)").bindparams(
@@ -19,6 +21,14 @@ _APPEND = sa.text("SELECT lc_record(:log, :event, :outcome, :reason, :ids, :coun
     sa.bindparam("counts", type_=JSONB),
     sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False)), value=[]),
 )
+
+
+_USED: Final = sa.text(
+    # In one order, so that two processes that write at once do not wait for each other. The database's clock, or
+    # hosts whose clocks differ would disagree about what was last.
+    "UPDATE api_keys SET last_used_at = date_trunc('minute', clock_timestamp()) WHERE key_id IN"
+    " (SELECT key_id FROM api_keys WHERE key_id = ANY(:ids) ORDER BY key_id FOR UPDATE)"
+).bindparams(sa.bindparam("ids", type_=ARRAY(sa.Text())))
 
 
 def append_event(
@@ -44,10 +54,16 @@ def append_event(
 
 
 class PostgresTenantStore:
-    """`TenantStore` on the control plane, as the maintenance role."""
+    """`TenantStore` on the control plane, as the maintenance role.
 
-    def __init__(self, engine: ControlEngine) -> None:
+    Args:
+        engine: Engine of that role.
+        first_model: The embedding model that a table begins with.
+    """
+
+    def __init__(self, engine: ControlEngine, *, first_model: str = "") -> None:
         self._engine = engine
+        self._first_model = first_model
 
     def create(self, tenant: Tenant, audit: AuditDraft) -> Tenant:
         def work(connection: sa.Connection) -> Tenant:
@@ -70,7 +86,15 @@ class PostgresTenantStore:
                 outcome = Outcome.ALLOWED if existing.same_terms(tenant) else Outcome.DENIED
                 append_event(connection, tenant.tenant_id, audit, outcome, reason="exists")
                 return existing
-            connection.execute(sa.insert(usage_counters).values(tenant_id=tenant.tenant_id, meter="memories"))
+            connection.execute(
+                insert(placements).values(placement=tenant.placement, model=self._first_model).on_conflict_do_nothing()
+            )
+            # The stocks; `memories` is also the tenant's write lock.
+            connection.execute(
+                sa.insert(usage_counters).values(
+                    [{"tenant_id": tenant.tenant_id, "meter": meter} for meter in ("memories", "stored_bytes")]
+                )
+            )
             append_event(connection, tenant.tenant_id, audit, Outcome.ALLOWED)
             return tenant
 
@@ -104,17 +128,7 @@ class PostgresTenantStore:
 
     def add_key(self, record: ApiKeyRecord, audit: AuditDraft) -> None:
         def work(connection: sa.Connection) -> None:
-            connection.execute(
-                sa.insert(api_keys).values(
-                    key_id=record.key_id,
-                    tenant_id=record.tenant_id,
-                    secret_hash=record.secret_hash,
-                    roles=sorted(role.value for role in record.roles),
-                    subject_id=record.subject_id,
-                    user_sealed=record.user_sealed,
-                    expires_at=record.expires_at,
-                )
-            )
+            _insert_key(connection, record)
             append_event(connection, record.tenant_id, audit, Outcome.ALLOWED)
 
         self._engine.transaction(work)
@@ -133,8 +147,38 @@ class PostgresTenantStore:
 
         return self._engine.transaction(work)
 
+    def rotate_key(
+        self, tenant_id: str, key_id: str, successor: ApiKeyRecord, *, ends_at: datetime, audit: AuditDraft
+    ) -> bool:
+        def work(connection: sa.Connection) -> bool:
+            key = api_keys.c
+            rotated = connection.execute(
+                sa.update(api_keys)
+                .where(
+                    key.tenant_id == tenant_id,
+                    key.key_id == key_id,
+                    key.revoked_at.is_(None),
+                    key.successor_id.is_(None),
+                    sa.or_(key.expires_at.is_(None), key.expires_at > sa.func.clock_timestamp()),
+                )
+                .values(expires_at=sa.func.least(key.expires_at, ends_at), successor_id=successor.key_id)
+                .returning(key.key_id)
+            ).scalar()
+            if rotated is None:
+                append_event(connection, SYSTEM_LOG, audit, Outcome.DENIED, reason="not_found")
+                return False
+            _insert_key(connection, successor)
+            append_event(connection, tenant_id, audit, Outcome.ALLOWED)
+            return True
+
+        return self._engine.transaction(work)
+
     def keys(self, tenant_id: str) -> list[ApiKeyRecord]:
         query = sa.select(api_keys).where(api_keys.c.tenant_id == tenant_id).order_by(api_keys.c.key_id)
+        return [_key(row) for row in self._engine.rows(query)]
+
+    def all_keys(self) -> list[ApiKeyRecord]:
+        query = sa.select(api_keys).order_by(api_keys.c.tenant_id, api_keys.c.key_id)
         return [_key(row) for row in self._engine.rows(query)]
 
 
@@ -147,6 +191,32 @@ class PostgresApiKeyLookup:
     def find(self, key_id: str) -> ApiKeyRecord | None:
         rows = self._engine.rows(sa.select(api_keys).where(api_keys.c.key_id == key_id))
         return _key(rows[0]) if rows else None
+
+
+class PostgresKeyUse:
+    """`KeyUseStore` as the role that looks keys up, which may write this one column of them."""
+
+    def __init__(self, engine: ControlEngine) -> None:
+        self._engine = engine
+
+    def used(self, key_ids: Sequence[str]) -> None:
+        self._engine.transaction(lambda connection: connection.execute(_USED, {"ids": list(key_ids)}))
+
+
+def _insert_key(connection: sa.Connection, record: ApiKeyRecord) -> None:
+    connection.execute(
+        sa.insert(api_keys).values(
+            key_id=record.key_id,
+            tenant_id=record.tenant_id,
+            secret_hash=record.secret_hash,
+            roles=sorted(role.value for role in record.roles),
+            subject_id=record.subject_id,
+            user_sealed=record.user_sealed,
+            expires_at=record.expires_at,
+            ip_ranges=[str(one) for one in record.ip_ranges],
+            ranges_sealed=record.ranges_sealed,
+        )
+    )
 
 
 def _changed(
@@ -191,4 +261,9 @@ def _key(row: Row) -> ApiKeyRecord:
         user_sealed=values["user_sealed"],
         expires_at=values["expires_at"],
         revoked_at=values["revoked_at"],
+        ip_ranges=tuple(values["ip_ranges"]),
+        ranges_sealed=values["ranges_sealed"],
+        created_at=values["created_at"],
+        last_used_at=values["last_used_at"],
+        successor_id=values["successor_id"],
     )

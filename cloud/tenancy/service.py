@@ -12,17 +12,18 @@ from cloud.audit.recording import recorded_failure
 from cloud.kernel.access import Action
 from cloud.kernel.clock import Clock
 from cloud.kernel.errors import ConfigurationError, UnknownTenantError
-from cloud.kernel.ids import SYSTEM_LOG, is_tenant_id
+from cloud.kernel.ids import SYSTEM_LOG, is_tenant_id, new_event_id
 from cloud.keys.ports import Keyring
 from cloud.tenancy.administration import Administration
-from cloud.tenancy.model import Tenant, TenantState, pooled_placement
-from cloud.tenancy.ports import TenantStore
+from cloud.tenancy.model import Tenant, TenantState
+from cloud.tenancy.placements import Move, MoveState, Progress, named_placement
+from cloud.tenancy.ports import TenantMover, TenantStore
 
 UNLIMITED: Final = -1
 
 
 class Tenants:
-    """Creates, changes, suspends, resumes and lists tenants.
+    """Creates, changes, moves, suspends, resumes and lists tenants.
 
     Args:
         store: Keeps them.
@@ -32,6 +33,7 @@ class Tenants:
         plans: Names of the plans.
         meters: Names of the meters that overrides may name.
         clock: The present, UTC.
+        mover: Moves tenants between tables.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Tenants:
         plans: Collection[str],
         meters: Collection[str],
         clock: Clock,
+        mover: TenantMover,
     ) -> None:
         self._store = store
         self._keyring = keyring
@@ -52,18 +55,28 @@ class Tenants:
         self._plans = plans
         self._meters = meters
         self._clock = clock
+        self._mover = mover
 
-    def create(self, tenant_id: str, *, plan: str = "free", limits: Mapping[str, int | None] | None = None) -> Tenant:
+    def create(
+        self,
+        tenant_id: str,
+        *,
+        plan: str = "free",
+        limits: Mapping[str, int | None] | None = None,
+        placement: str | None = None,
+    ) -> Tenant:
         """Create a tenant; repeating the call with the same values changes nothing.
 
         Args:
             tenant_id: 1–63 of `a-z 0-9 _ -`, beginning and ending with a letter or digit.
             plan: Name of a plan of the plan file.
             limits: Overrides of the plan's limits by meter; -1 or `None` is unlimited.
+            placement: `own` for a table of its own, `pooled` for one shared with others, which is what it gets if
+                left out.
 
         Raises:
-            ConfigurationError: The id cannot name a tenant, or is taken by a tenant with another plan or limits; an
-                unknown plan or meter.
+            ConfigurationError: The id cannot name a tenant, or is taken by a tenant with another plan, limits or
+                placement; an unknown plan, meter or placement.
             PermissionDeniedError: The caller is no operator.
         """
         draft = self._admissions.operate(Action.TENANT_CREATE)
@@ -74,6 +87,7 @@ class Tenants:
                 )
             self._require_plan(plan)
             checked = self._checked(limits or {})
+            place = named_placement(tenant_id, placement or "pooled")
             known = self._store.get(tenant_id)
             if known is not None and known.state in (TenantState.CLOSING, TenantState.CLOSED):
                 # Its log goes on to tell of the tenant that was: another one's events must not continue it.
@@ -84,12 +98,14 @@ class Tenants:
             state=TenantState.ACTIVE,
             plan=plan,
             limits=checked,
-            placement=pooled_placement(tenant_id),
+            placement=place,
             created_at=self._clock(),
         )
         tenant = self._store.create(wanted, draft)
         if not tenant.same_terms(wanted):
             raise ConfigurationError(f"tenant {tenant_id!r} exists with another plan or other limits")
+        if placement is not None and tenant.placement != place:
+            raise ConfigurationError(f"tenant {tenant_id!r} exists in {tenant.placement}; move it: tenants move")
         return tenant
 
     def change(
@@ -135,6 +151,36 @@ class Tenants:
             drop_limits=drop_limits,
         )
         return self._still_open(tenant)
+
+    def move(self, tenant_id: str, *, to: str, progress: Progress | None = None) -> Move:
+        """Move a tenant's memories to another table while they are read and written; returns when it is done.
+
+        A move that was killed is continued by the same call.
+
+        Args:
+            tenant_id: The tenant.
+            to: `own`, `pooled`, or the name of a table.
+            progress: Told how many rows of how many are copied.
+
+        Raises:
+            PermissionDeniedError: The caller is no operator.
+            UnknownTenantError: There is no such tenant.
+            ConfigurationError: `to` names no table that it may be in.
+            OperationInProgressError: Another process is moving it, or it is on its way to another table.
+            ProviderUnavailableError: A part did not answer; calling again continues.
+        """
+        draft = self._admissions.operate(Action.TENANT_MOVE)
+        log_id = tenant_id if is_tenant_id(tenant_id) else SYSTEM_LOG
+        with recorded_failure(self._audit, draft, log_id):
+            if log_id == SYSTEM_LOG:
+                raise UnknownTenantError()
+            target = named_placement(tenant_id, to)
+            intent = replace(draft, action=Action.TENANT_MOVE_STEP, event_id=new_event_id())
+            move = self._mover.begin(tenant_id, target, intent)
+            if move.state is MoveState.DONE:
+                self._audit.record(tenant_id, draft, Outcome.ALLOWED, reason="unchanged")
+                return move
+            return self._mover.run(move, draft, progress=progress)
 
     def suspend(self, tenant_id: str) -> None:
         """From the commit on, every operation of the tenant is refused.

@@ -1,26 +1,62 @@
-"""Meters, plans and the decision about a quota, without I/O."""
+"""Meters, balances, reservations and the decision about a quota, without I/O."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
-
-from cloud.kernel.errors import ConfigurationError
 
 UNLIMITED: Final = -1
 MAX_LIMIT: Final = 2**53 - 1
 
 
+class Kind(StrEnum):
+    """How a meter counts."""
+
+    STOCK = "stock"
+    FLOW = "flow"
+
+
 class Meter(StrEnum):
     """A named counter with a unit.
 
-    `MEMORIES` counts memories in stock: stored and neither deleted, expired nor erased.
+    Stocks count what is there now, and deleting gives it back: memories that are neither deleted, expired nor erased,
+    the sealed bytes of these, and how many of them one person has. Flows count what was done in a month (UTC).
     """
 
     MEMORIES = "memories"
+    STORED_BYTES = "stored_bytes"
+    MEMORIES_PER_SUBJECT = "memories_per_subject"
+    WRITES = "writes"
+    READS = "reads"
+    TOKENS = "tokens"
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it counts what is there, or what was done in a month."""
+        return Kind.FLOW if self in _FLOWS else Kind.STOCK
+
+    @property
+    def unit(self) -> str:
+        """What one unit is, in the plural."""
+        return _UNITS[self]
+
+    def resets_at(self, now: datetime) -> datetime | None:
+        """When it starts anew, seen from `now`: the first of the next month (UTC) for a flow, `None` for a stock."""
+        return next_month(now) if self.kind is Kind.FLOW else None
+
+
+_FLOWS: Final = frozenset({Meter.WRITES, Meter.READS, Meter.TOKENS})
+_UNITS: Final = {
+    Meter.MEMORIES: "memories",
+    Meter.STORED_BYTES: "bytes",
+    Meter.MEMORIES_PER_SUBJECT: "memories of one person",
+    Meter.WRITES: "memories written",
+    Meter.READS: "reads",
+    Meter.TOKENS: "tokens",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +78,20 @@ class Balance:
 
     Attributes:
         meter: Which.
-        used: In use now.
+        used: In use now, or used this month. Of `memories_per_subject` it is the person with the most.
         limit: At most, or `None` for unlimited.
+        held: Reserved by work under way, and not used yet.
     """
 
     meter: Meter
     used: int
     limit: int | None
+    held: int = 0
 
     @property
     def remaining(self) -> int | None:
         """What is left, or `None` for unlimited."""
-        return None if self.limit is None else max(0, self.limit - self.used)
+        return None if self.limit is None else max(0, self.limit - self.used - self.held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,56 +108,55 @@ class Denied:
 
 def decide(balance: Balance, requested: int) -> Granted | Denied:
     """Whether `requested` more units fit; the server function decides by the same rule under a lock."""
-    if balance.limit is not None and balance.used + requested > balance.limit:
+    if balance.limit is not None and balance.used + balance.held + requested > balance.limit:
         return Denied(balance)
     return Granted()
 
 
-def parse_limits(source: str, values: Mapping[str, object]) -> dict[Meter, int | None]:
-    """Limits as a plan file or an override gives them.
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Units of a flow that are held for work under way.
 
-    Args:
-        source: Where they stand, for the message.
-        values: Meter name to limit; -1 or `None` is unlimited.
-
-    Raises:
-        ConfigurationError: An unknown meter, or a limit that is no whole number from 0 to 2^53 - 1.
+    Attributes:
+        reservation_id: Its id.
+        tenant_id: Whose quota it holds.
+        meter: Of which meter.
+        amount: How many units.
+        expires_at: From when on they are free again, if nobody settles it before (UTC, by the control plane's clock).
     """
-    limits: dict[Meter, int | None] = {}
-    for name, value in values.items():
-        try:
-            meter = Meter(name)
-        except ValueError as exc:
-            known = ", ".join(meter.value for meter in Meter)
-            raise ConfigurationError(f"{source}: unknown meter {name!r}; known are: {known}") from exc
-        if value is None:
-            limits[meter] = None
-        elif isinstance(value, bool) or not isinstance(value, int) or not UNLIMITED <= value <= MAX_LIMIT:
-            raise ConfigurationError(f"{source}: limit of {name!r} must be a whole number from 0, or -1 for unlimited")
-        else:
-            limits[meter] = None if value == UNLIMITED else value
-    return limits
+
+    reservation_id: str
+    tenant_id: str
+    meter: Meter
+    amount: int
+    expires_at: datetime
 
 
-def parse_plans(text: str, source: str) -> dict[str, Plan]:
-    """Plans of a plan file (TOML: one table per plan, meters as keys).
+@dataclass(frozen=True, slots=True)
+class PeriodUsage:
+    """What a tenant used in a day or month, as the ledger has it.
 
-    Raises:
-        ConfigurationError: The file is not TOML, or names a meter or limit that does not exist; names file and plan.
+    Attributes:
+        start: Its first moment (UTC).
+        operations: Charged operations.
+        deltas: Units by meter; what stocks grew or shrank by. One person's memories are not in the ledger.
     """
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigurationError(f"{source}: {exc}") from exc
-    plans: dict[str, Plan] = {}
-    for name, values in tables.items():
-        if not isinstance(values, dict):
-            raise ConfigurationError(f"{source}: {name!r} is not a table; write limits below a plan's name in brackets")
-        limits = parse_limits(f"{source}, plan {name!r}", values)
-        missing = [meter.value for meter in Meter if meter not in limits]
-        if missing:
-            raise ConfigurationError(f"{source}, plan {name!r}: no limit for {', '.join(missing)}")
-        plans[name] = Plan(name, limits)
-    if not plans:
-        raise ConfigurationError(f"{source}: no plan in it")
-    return plans
+
+    start: datetime
+    operations: int
+    deltas: Mapping[Meter, int]
+
+
+LEDGER_METERS: Final = (Meter.MEMORIES, Meter.STORED_BYTES, Meter.WRITES, Meter.READS, Meter.TOKENS)
+"""Meters that the ledger has a column for."""
+
+
+def month_of(moment: datetime) -> datetime:
+    """First moment of the month that `moment` is in (UTC)."""
+    return moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def next_month(moment: datetime) -> datetime:
+    """First moment of the month after the one that `moment` is in (UTC)."""
+    first = month_of(moment)
+    return first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)

@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 from cloud.kernel.errors import ConfigurationError
 from cloud.storage.engine import ControlEngine
 from cloud.storage.metadata import plan_limits
-from cloud.usage.model import Plan, parse_plans
+from cloud.usage.model import Plan
+from cloud.usage.plan_file import parse_plans
 
 
 def read_plans(path: Path | None) -> dict[str, Plan]:

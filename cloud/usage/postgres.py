@@ -1,25 +1,36 @@
-"""Balances and metered events in the control plane, read and written below row-level security."""
+"""Balances, ledger and reservations in the control plane, read and written below row-level security."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-from typing import TypeVar
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TypeVar, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from cloud.audit.model import AuditDraft
+from cloud.kernel.errors import ProviderUnavailableError
 from cloud.storage.engine import ControlEngine
-from cloud.storage.metadata import memories, tenants, usage_events
-from cloud.usage.model import Balance, Meter
+from cloud.storage.metadata import subjects, usage_events
+from cloud.usage.model import LEDGER_METERS, Balance, Meter, PeriodUsage, Reservation
+from cloud.usage.ports import QuotaRefusal, Settled, TenantNotServed
 
 _T = TypeVar("_T")
 
-_BALANCE = sa.text(
-    "SELECT u.used, CASE WHEN t.limits ? 'memories' THEN (t.limits->>'memories')::bigint ELSE l.limit_value END"
-    " FROM usage_counters u JOIN tenants t USING (tenant_id)"
-    " LEFT JOIN plan_limits l ON l.plan = t.plan AND l.meter = u.meter"
-    " WHERE u.tenant_id = :tenant AND u.meter = 'memories'"
+_EVENT: Final = sa.bindparam("event", type_=JSONB)
+_STANDING = sa.text("SELECT lc_standing(:tenant, :meters, lc_limits(:tenant), lc_now())").bindparams(
+    sa.bindparam("meters", type_=ARRAY(sa.Text()))
+)
+_TRACK = sa.text("SELECT lc_track(:tenant, CAST(:entry AS uuid), :operation, :tokens, :event, :retry)").bindparams(
+    _EVENT
+)
+_RESERVE = sa.text(
+    "SELECT lc_reserve(:tenant, CAST(:reservation AS uuid), :meter, :amount, :ttl_s, :event, :retry)"
+).bindparams(_EVENT)
+_SETTLE = sa.text("SELECT lc_settle(:tenant, CAST(:reservation AS uuid), :commit, :actual, :event, :retry)").bindparams(
+    _EVENT, sa.bindparam("actual", type_=sa.BigInteger())
 )
 
 
@@ -29,40 +40,107 @@ class PostgresUsageStore:
     def __init__(self, engine: ControlEngine) -> None:
         self._engine = engine
 
-    def balance(self, tenant_id: str) -> Balance | None:
-        row = self._within(tenant_id, lambda c: c.execute(_BALANCE, {"tenant": tenant_id}).one_or_none())
-        return None if row is None else Balance(Meter.MEMORIES, used=row[0], limit=row[1])
-
-    def append(self, tenant_id: str, *, event_id: str, operation: str, tokens: int) -> bool:
-        statement = (
-            insert(usage_events)
-            .values(event_id=event_id, tenant_id=tenant_id, operation=operation, tokens=tokens)
-            .on_conflict_do_nothing()
-        )
-
-        def work(connection: sa.Connection) -> bool:
-            if connection.execute(sa.select(tenants.c.state).where(tenants.c.tenant_id == tenant_id)).first() is None:
-                return False
-            connection.execute(statement)
-            return True
+    def balances(self, tenant_id: str, meters: Collection[Meter]) -> dict[Meter, Balance] | None:
+        def work(connection: sa.Connection) -> dict[Meter, Balance] | None:
+            standing = connection.execute(_STANDING, {"tenant": tenant_id, "meters": list(meters)}).scalar_one()
+            if standing["limits"] is None:
+                return None
+            used, held, limits = standing["used"], standing["held"], standing["limits"]
+            if Meter.MEMORIES_PER_SUBJECT in meters:
+                most = sa.select(sa.func.max(subjects.c.memories)).where(subjects.c.tenant_id == tenant_id)
+                used[Meter.MEMORIES_PER_SUBJECT] = connection.execute(most).scalar()
+            return {
+                meter: Balance(meter, used=used.get(meter) or 0, limit=limits.get(meter), held=held.get(meter) or 0)
+                for meter in meters
+            }
 
         return self._within(tenant_id, work)
 
-    def totals(self, tenant_id: str, *, start: datetime, end: datetime) -> dict[str, tuple[int, int]]:
+    def track(self, tenant_id: str, *, entry_id: str, operation: str, tokens: int, audit: AuditDraft) -> bool:
+        answer = self._call(
+            _TRACK, audit, {"tenant": tenant_id, "entry": entry_id, "operation": operation, "tokens": tokens}
+        )
+        return bool(answer["outcome"] == "kept")
+
+    def reserve(
+        self, wanted: Reservation, *, ttl_s: float, audit: AuditDraft
+    ) -> Reservation | QuotaRefusal | TenantNotServed:
+        answer = self._call(
+            _RESERVE,
+            audit,
+            {
+                "tenant": wanted.tenant_id,
+                "reservation": wanted.reservation_id,
+                "meter": wanted.meter.value,
+                "amount": wanted.amount,
+                "ttl_s": ttl_s,
+            },
+        )
+        match answer["outcome"]:
+            case "held":
+                return replace(wanted, expires_at=datetime.fromisoformat(answer["expires_at"]))
+            case "quota":
+                resets_at = answer["resets_at"]
+                return QuotaRefusal(
+                    meter=answer["meter"],
+                    used=answer["used"],
+                    limit=answer["limit"],
+                    requested=answer["requested"],
+                    resets_at=datetime.fromisoformat(resets_at) if resets_at else None,
+                )
+            case "refused":
+                return TenantNotServed(answer["reason"])
+            case _:
+                raise ProviderUnavailableError("control plane", reason="answered what this version does not know")
+
+    def settle(
+        self, tenant_id: str, reservation_id: str, *, commit: bool, actual: int | None, audit: AuditDraft
+    ) -> Settled | TenantNotServed:
+        answer = self._call(
+            _SETTLE, audit, {"tenant": tenant_id, "reservation": reservation_id, "commit": commit, "actual": actual}
+        )
+        match answer["outcome"]:
+            case "committed" | "released" | "absent" as state:
+                return Settled(state, int(answer.get("actual") or 0))
+            case "refused":
+                return TenantNotServed(answer["reason"])
+            case _:
+                raise ProviderUnavailableError("control plane", reason="answered what this version does not know")
+
+    def operations(self, tenant_id: str, *, start: datetime, end: datetime) -> dict[str, tuple[int, int]]:
         table = usage_events.c
         query = (
-            sa.select(table.operation, sa.func.count(), sa.func.coalesce(sa.func.sum(table.tokens), 0))
+            sa.select(table.operation, sa.func.count(), sa.func.sum(table.tokens))
             .where(table.tenant_id == tenant_id, table.occurred_at >= start, table.occurred_at < end)
             .group_by(table.operation)
         )
         rows = self._within(tenant_id, lambda c: c.execute(query).all())
         return {operation: (int(events), int(tokens)) for operation, events, tokens in rows}
 
-    def storage_bytes(self, tenant_id: str) -> int:
-        query = sa.select(sa.func.coalesce(sa.func.sum(memories.c.size_bytes), 0)).where(
-            memories.c.tenant_id == tenant_id, memories.c.state == "active"
+    def periods(
+        self, tenant_id: str, unit: Literal["day", "month"], *, start: datetime, end: datetime
+    ) -> list[PeriodUsage]:
+        table = usage_events.c
+        begun = sa.func.date_trunc(unit, sa.func.timezone("UTC", table.occurred_at)).label("begun")
+        query = (
+            sa.select(begun, sa.func.count(), *(sa.func.sum(table[meter.value]) for meter in LEDGER_METERS))
+            .where(table.tenant_id == tenant_id, table.occurred_at >= start, table.occurred_at < end)
+            .group_by(begun)
+            .order_by(begun)
         )
-        return int(self._within(tenant_id, lambda c: c.execute(query).scalar_one()))
+        rows = self._within(tenant_id, lambda c: c.execute(query).all())
+        return [
+            PeriodUsage(
+                first.replace(tzinfo=UTC),
+                int(operations),
+                {meter: int(units) for meter, units in zip(LEDGER_METERS, deltas, strict=True)},
+            )
+            for first, operations, *deltas in rows
+        ]
+
+    def _call(self, statement: sa.TextClause, audit: AuditDraft, parameters: Mapping[str, object]) -> dict[str, Any]:
+        bound = {**parameters, "event": audit.document()}
+        return cast("dict[str, Any]", self._engine.call(statement, bound, retry_parameter="retry"))
 
     def _within(self, tenant_id: str, work: Callable[[sa.Connection], _T]) -> _T:
         def entered(connection: sa.Connection) -> _T:

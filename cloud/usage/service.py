@@ -1,14 +1,14 @@
-"""`CloudUsageTracker`: quotas that a write cannot pass, and summaries of what was used."""
+"""`CloudUsageTracker`: quotas that an operation cannot pass, reservations, and summaries of what was used."""
 
 from __future__ import annotations
 
-import threading
-import time
-from dataclasses import dataclass
+import hmac
+import uuid
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
-from cloud.audit.model import Category, Outcome
+from cloud.audit.model import Category
 from cloud.audit.ports import Admission, TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
 from cloud.kernel.access import Action
@@ -18,97 +18,110 @@ from cloud.kernel.errors import (
     AuthenticationError,
     ConfigurationError,
     InvalidFilterError,
+    KeyDestroyedError,
     QuotaExceededError,
     UnknownTenantError,
 )
-from cloud.kernel.ids import is_tenant_id, new_event_id
-from cloud.usage.model import Balance, Denied, Meter, decide
+from cloud.kernel.ids import SYSTEM_LOG, is_tenant_id, new_event_id
+from cloud.keys.ports import Keyring
+from cloud.usage.advice import WRITE_METERS, SeenBalances, first_full, meters_of
+from cloud.usage.model import Balance, Meter, PeriodUsage, Reservation
 from cloud.usage.ports import UsageStore
-from src.memory.schemas import as_utc
+from cloud.usage.reconciliation import Difference, Reconciliation, UsageBooks
+from cloud.usage.reports import Reports
+from cloud.usage.reservations import DEFAULT_TTL_S, Reservations
 
-_TRUST_S: Final = 1.0
-_ROOMY: Final = 1_000
-_WRITES: Final = frozenset({Action.MEMORY_STORE.value, Action.MEMORY_STORE_MANY.value, "store", "ingest", "write"})
-_QUERIES: Final = frozenset({"query", "search", "retrieve", "semantic_search"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    balance: Balance
-    at_s: float
+_EVENT_ID_MAX: Final = 256
 
 
 class CloudUsageTracker:
     """`UsageTracker` and `TransactionalUsageTracker` on the control plane.
 
-    `check_quota` is advice given before a write; the reservation inside the write's transaction decides. So the
-    advice may rest, for a second and while a thousand units are left, on the balance that the last write saw.
+    `check_quota` is advice given before an operation; the charge inside the operation's transaction decides. So the
+    advice may rest, for a second and while plenty is left, on the balances that the last write saw.
 
     Args:
-        store: Balances and events.
+        store: Balances, ledger and reservations.
         clock: The present, UTC.
+        keyring: Its tenant keys turn foreign event ids, which may say anything, into ids of ledger entries.
     """
 
-    def __init__(self, store: UsageStore, clock: Clock) -> None:
+    def __init__(self, store: UsageStore, clock: Clock, keyring: Keyring | None = None) -> None:
         self._store = store
         self._clock = clock
-        self._seen: dict[str, _Seen] = {}
-        self._lock = threading.Lock()
+        self._keyring = keyring
+        self._seen = SeenBalances()
         self._admission: Admission | None = None
         self._audit: TransactionalAuditLogger | None = None
+        self._books: UsageBooks | None = None
+
+    def use_books(self, books: UsageBooks) -> None:
+        """Let operators reconcile. Called once by start-up: the books are read as another role."""
+        self._books = books
 
     def use_admission(self, admission: Admission, audit: TransactionalAuditLogger) -> None:
-        """Let tenancy decide who may see usage, and record who did. Called once by start-up."""
+        """Let tenancy decide who may see and hold usage, and record who did. Called once by start-up."""
         self._admission = admission
         self._audit = audit
+
+    # Published protocol
 
     def check_quota(self, tenant_id: str, operation: str) -> tuple[bool, str | None]:
         """Whether one more `operation` fits the tenant's quota, and why not.
 
         Args:
             tenant_id: The tenant; an unknown one has no quota.
-            operation: Writes (`memory.store`, `ingest`, …) use the meter `memories`; reads are not limited.
+            operation: Writes (`memory.store`, `ingest`, …) use `memories`, `stored_bytes` and `writes`; reads
+                (`memory.retrieve`, `query`, …) use `reads`; `generate` uses `tokens`. Others use nothing.
         """
         if not is_tenant_id(tenant_id):
             return False, "unknown tenant"
-        if operation not in _WRITES:
+        meters = meters_of(operation)
+        if not meters:
             return True, None
-        balance = self._recent(tenant_id) or self._fresh(tenant_id)
-        if balance is None:
+        balances = self._seen.roomy(tenant_id, meters) or self._fresh(tenant_id, meters)
+        if balances is None:
             return False, "unknown tenant"
-        match decide(balance, 1):
-            case Denied(balance=full):
-                return False, f"quota '{full.meter.value}' exceeded: {full.used} of {full.limit} used"
-            case _:
-                return True, None
+        full = first_full(balances, meters)
+        if full is None:
+            return True, None
+        return False, f"quota '{full.meter.value}' exceeded: {full.used + full.held} of {full.limit} used"
 
     def track(self, operation: str, tokens: int, metadata: dict[str, object]) -> None:
-        """Keep one metered event of foreign code, committed before this returns.
+        """Keep what foreign code used already, committed before this returns. No limit refuses it: it is a fact.
 
         Args:
             operation: What was done, at most 64 characters.
-            tokens: Tokens or units, 0 or more.
-            metadata: `tenant_id` names the tenant where there is no ambient one; nothing else of it is kept.
+            tokens: Tokens or units of the meter `tokens`, 0 or more.
+            metadata: `tenant_id` names the tenant where there is no ambient one; `event_id`, 1 to 256 characters,
+                makes repeating the call harmless. Nothing of it is kept in the clear.
 
         Raises:
             AuthenticationError: No tenant is named, or there is none of that name.
-            InvalidFilterError: `operation` or `tokens` are out of range.
+            InvalidFilterError: `operation`, `tokens` or `event_id` are out of range.
         """
+        _, audit = self._doors()
         ambient = current_context()
         tenant_id = ambient.tenant_id if ambient and ambient.tenant_id else metadata.get("tenant_id")
-        if not isinstance(tenant_id, str) or not is_tenant_id(tenant_id):
-            raise AuthenticationError("no_scope", "usage needs a tenant: set request_context or metadata['tenant_id']")
-        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 <= tokens < 2**53:
-            raise InvalidFilterError(place="tokens", reason="must be a whole number from 0")
-        if not isinstance(operation, str) or not operation.isprintable() or not 0 < len(operation) <= 64:
-            raise InvalidFilterError(place="operation", reason="must be 1 to 64 printable characters")
-        if not self._store.append(tenant_id, event_id=new_event_id(), operation=operation, tokens=tokens):
-            raise UnknownTenantError
+        draft = audit.draft(None, Action.USAGE_TRACK, category=Category.EXTERNAL)
+        log_id = tenant_id if isinstance(tenant_id, str) and is_tenant_id(tenant_id) else SYSTEM_LOG
+        with recorded_failure(audit, draft, log_id):
+            if log_id == SYSTEM_LOG:
+                raise AuthenticationError(
+                    "no_scope", "usage needs a tenant: set request_context or metadata['tenant_id']"
+                )
+            if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 <= tokens < 2**53:
+                raise InvalidFilterError(place="tokens", reason="must be a whole number from 0")
+            if not isinstance(operation, str) or not operation.isprintable() or not 0 < len(operation) <= 64:
+                raise InvalidFilterError(place="operation", reason="must be 1 to 64 printable characters")
+            entry_id = self._entry_id(log_id, metadata.get("event_id"))
+            if not self._store.track(log_id, entry_id=entry_id, operation=operation, tokens=tokens, audit=draft):
+                raise UnknownTenantError
 
     def get_usage_summary(
         self, tenant_id: str, start_date: datetime | None = None, end_date: datetime | None = None
     ) -> dict[str, object]:
-        """What the tenant used in a period, in the published shape.
+        """What the tenant used in a period, in the published shape, and how all its meters stand now.
 
         Args:
             tenant_id: The tenant.
@@ -117,73 +130,168 @@ class CloudUsageTracker:
 
         Returns:
             `total_tokens`, `total_queries`, `total_ingests`, `storage_bytes`, `quota_remaining` (`None` is
-            unlimited), `period_start`, `period_end`, and `memories` with `used` and `limit`.
+            unlimited), `period_start`, `period_end`, `memories` with `used` and `limit`, and in `meters` for each
+            meter `used`, `held`, `limit`, `unit` and `resets_at`.
 
         Raises:
             AuthenticationError: There is no such tenant.
             PermissionDeniedError: The caller may not see this tenant's usage.
         """
-        if self._admission is None or self._audit is None:
-            raise ConfigurationError("the usage tracker was built without tenancy; use init_cloud_extensions")
-        scope = self._admission.admit_to(tenant_id, Action.USAGE_READ)
-        draft = self._audit.draft(scope, Action.USAGE_READ, category=Category.ADMINISTRATION)
-        with recorded_failure(self._audit, draft, tenant_id):
-            summary = self._summary(tenant_id, start_date, end_date)
-        self._audit.record(tenant_id, draft, Outcome.ALLOWED)
-        return summary
+        return self._reports().summary(tenant_id, start_date, end_date)
 
-    def _summary(self, tenant_id: str, start_date: datetime | None, end_date: datetime | None) -> dict[str, object]:
-        end = as_utc(end_date) if end_date else self._clock()
-        start = as_utc(start_date) if start_date else end.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        balance = self._fresh(tenant_id)
-        if balance is None:
-            raise UnknownTenantError
-        totals = self._store.totals(tenant_id, start=start, end=end)
-        return {
-            "total_tokens": sum(tokens for _, tokens in totals.values()),
-            "total_queries": sum(events for name, (events, _) in totals.items() if name in _QUERIES),
-            "total_ingests": sum(events for name, (events, _) in totals.items() if name in _WRITES),
-            "storage_bytes": self._store.storage_bytes(tenant_id),
-            "quota_remaining": balance.remaining,
-            "period_start": start,
-            "period_end": end,
-            "memories": {"used": balance.used, "limit": balance.limit},
-        }
+    # Beside it
+
+    def daily(self, tenant_id: str, since: datetime | None = None, until: datetime | None = None) -> list[PeriodUsage]:
+        """What the tenant used, day by day (UTC), from the ledger; days without an operation are left out.
+
+        Args:
+            tenant_id: The tenant.
+            since: First moment included; the beginning of this month when left out.
+            until: First moment left out; now when left out.
+
+        Raises:
+            AuthenticationError: There is no such tenant.
+            PermissionDeniedError: The caller may not see this tenant's usage.
+        """
+        return self._reports().daily(tenant_id, since, until)
+
+    def monthly(
+        self, tenant_id: str, since: datetime | None = None, until: datetime | None = None
+    ) -> list[PeriodUsage]:
+        """As `daily`, month by month; the beginning of this year when `since` is left out."""
+        return self._reports().monthly(tenant_id, since, until)
+
+    def reconcile(
+        self,
+        tenant_id: str | None = None,
+        *,
+        repair: bool = False,
+        progress: Callable[[Sequence[str]], Iterable[str]] | None = None,
+    ) -> list[Difference]:
+        """Prove that counters are the sums of the ledger, and stocks what the memories say; for operators.
+
+        Args:
+            tenant_id: One tenant; all when left out.
+            repair: Mend what differs: counters become what they should be, and where the ledger's stock is not what
+                is there, one more entry corrects it. Of a flow the ledger is right.
+            progress: Wraps the tenants that are gone through, such as a progress bar.
+
+        Returns:
+            What differed, mended or not.
+
+        Raises:
+            UnknownTenantError: There is no such tenant.
+            PermissionDeniedError: The caller is no operator.
+        """
+        if self._books is None:
+            raise ConfigurationError("the usage tracker was built without its books; use init_cloud_extensions")
+        return Reconciliation(self._books, *self._doors()).run(tenant_id, repair=repair, progress=progress)
+
+    def reserve(self, tenant_id: str, meter: Meter | str, amount: int, *, ttl_s: float = DEFAULT_TTL_S) -> Reservation:
+        """Hold units for work that is about to begin: what is used, held and requested never exceeds the limit.
+
+        Args:
+            tenant_id: The tenant.
+            meter: A flow: `tokens`, `writes` or `reads`.
+            amount: Units, 1 or more.
+            ttl_s: Seconds after which the units are free again if nobody settled the reservation; up to a day. A
+                process that is killed in between leaks nothing.
+
+        Raises:
+            QuotaExceededError: It does not fit; nothing is held.
+            InvalidFilterError: `meter`, `amount` or `ttl_s` are out of range.
+            AuthenticationError: There is no such tenant, or nobody can be established as the caller.
+            PermissionDeniedError: The caller may not, or the tenant is not served.
+        """
+        return self._reservations().reserve(tenant_id, meter, amount, ttl_s=ttl_s)
+
+    def commit(self, reservation: Reservation, actual: int | None = None) -> int:
+        """Book what the work used; repeating it books nothing again.
+
+        What was used is a fact: it is booked also where it is more than was held, or where the reservation's time is
+        over. Then, and only then, usage may pass the limit, and the next reservation is refused.
+
+        Args:
+            reservation: What `reserve` returned.
+            actual: Units that were used; all that were held when left out.
+
+        Returns:
+            The units booked for this reservation, by this call or an earlier one.
+
+        Raises:
+            ReservationClosedError: It was released, or there is none of that id.
+            InvalidFilterError: `actual` is no whole number from 0.
+        """
+        return self._reservations().commit(reservation, actual)
+
+    def release(self, reservation: Reservation) -> None:
+        """Give the units back; harmless for a reservation that is committed, released or expired.
+
+        Raises:
+            ReservationClosedError: There is none of that id.
+        """
+        self._reservations().release(reservation)
 
     # TransactionalUsageTracker
 
-    def observed(self, tenant_id: str, *, used: int, limit: int | None) -> None:
-        balance = Balance(Meter.MEMORIES, used=used, limit=limit)
-        with self._lock:
-            self._seen[tenant_id] = _Seen(balance, time.monotonic())
+    def observed(self, tenant_id: str, balances: Sequence[Balance]) -> None:
+        self._seen.note(tenant_id, balances)
 
     def denied(self, tenant_id: str, *, requested: int) -> QuotaExceededError | None:
-        with self._lock:
-            seen = self._seen.get(tenant_id)
-        if seen is None or seen.balance.limit is None:
+        seen = self._seen.last(tenant_id)
+        full = first_full(seen, [meter for meter in WRITE_METERS if meter in seen])
+        if full is None or full.limit is None or full.meter is Meter.STORED_BYTES:
+            # How many bytes it takes is known when it is sealed.
             return None
-        balance = seen.balance
-        return self._error(balance.meter.value, balance.used, seen.balance.limit, requested)
+        return QuotaExceededError(
+            meter=full.meter.value,
+            limit=full.limit,
+            used=full.used + full.held,
+            requested=requested,
+            resets_at=full.meter.resets_at(self._clock()),
+        )
 
-    def exceeded(self, tenant_id: str, *, meter: str, used: int, limit: int, requested: int) -> QuotaExceededError:
-        self.observed(tenant_id, used=used, limit=limit)
-        return self._error(meter, used, limit, requested)
+    def exceeded(
+        self, tenant_id: str, *, meter: str, used: int, limit: int, requested: int, resets_at: datetime | None
+    ) -> QuotaExceededError:
+        if meter != Meter.MEMORIES_PER_SUBJECT:
+            self._seen.note(tenant_id, [Balance(Meter(meter), used=used, limit=limit)])
+        return QuotaExceededError(meter=meter, limit=limit, used=used, requested=requested, resets_at=resets_at)
 
-    @staticmethod
-    def _error(meter: str, used: int, limit: int, requested: int) -> QuotaExceededError:
-        # `memories` is a stock: no date gives it back, only deleting does.
-        return QuotaExceededError(meter=meter, limit=limit, used=used, requested=requested, resets_at=None)
+    def _fresh(self, tenant_id: str, meters: Sequence[Meter]) -> dict[Meter, Balance] | None:
+        balances = self._store.balances(tenant_id, meters)
+        if balances is not None:
+            self._seen.note(tenant_id, list(balances.values()))
+        return balances
 
-    def _recent(self, tenant_id: str) -> Balance | None:
-        with self._lock:
-            seen = self._seen.get(tenant_id)
-        if seen is None or time.monotonic() - seen.at_s > _TRUST_S:
-            return None
-        remaining = seen.balance.remaining
-        return seen.balance if remaining is None or remaining >= _ROOMY else None
+    def _entry_id(self, tenant_id: str, event_id: object) -> str:
+        if event_id is None:
+            return new_event_id()
+        if not isinstance(event_id, str) or not 0 < len(event_id) <= _EVENT_ID_MAX:
+            raise InvalidFilterError(place="metadata.event_id", reason="must be 1 to 256 characters")
+        if self._keyring is None:
+            raise ConfigurationError("the usage tracker was built without a keyring; use init_cloud_extensions")
+        try:
+            secret = self._keyring.tenant_key(tenant_id).key
+        except KeyDestroyedError as exc:
+            raise UnknownTenantError from exc
+        # It may say anything, a user id included: the ledger keeps an HMAC, by which another tenant's id is another.
+        digest = hmac.digest(secret, b"usage\0" + event_id.encode("utf-8", "surrogatepass"), "sha256")
+        return str(_uuid_of(digest))
 
-    def _fresh(self, tenant_id: str) -> Balance | None:
-        balance = self._store.balance(tenant_id)
-        if balance is not None:
-            self.observed(tenant_id, used=balance.used, limit=balance.limit)
-        return balance
+    def _reports(self) -> Reports:
+        return Reports(self._store, self._clock, *self._doors())
+
+    def _reservations(self) -> Reservations:
+        return Reservations(self._store, *self._doors())
+
+    def _doors(self) -> tuple[Admission, TransactionalAuditLogger]:
+        if self._admission is None or self._audit is None:
+            raise ConfigurationError("the usage tracker was built without tenancy; use init_cloud_extensions")
+        return self._admission, self._audit
+
+
+def _uuid_of(digest: bytes) -> uuid.UUID:
+    """A UUIDv8 (RFC 9562 §5.8) of the first bits of a digest."""
+    bits = int.from_bytes(digest[:16])
+    return uuid.UUID(int=bits & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62)

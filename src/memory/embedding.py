@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _TOKENS_AT_ONCE = 2048
+_WORDLLAMA_DIMENSIONS = 256
 
 
 class Embedder(Protocol):
@@ -67,9 +68,12 @@ class WordLlamaEmbedder:
     """
 
     name = "wordllama-l2-supercat"
-    dimensions = 256
 
-    def __init__(self) -> None:
+    def __init__(self, dimensions: int = 256) -> None:
+        """The whole vectors, or their first `dimensions` alone: the model was trained so that those do as well."""
+        if not 0 < dimensions <= _WORDLLAMA_DIMENSIONS:
+            raise ValueError(f"dimensions must be 1 to {_WORDLLAMA_DIMENSIONS}")
+        self.dimensions = dimensions
         self.version = importlib.metadata.version("wordllama")
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -79,7 +83,8 @@ class WordLlamaEmbedder:
         for row, text in enumerate(texts):
             ids: list[int] = model.tokenizer.encode(text, add_special_tokens=False).ids
             for start in range(0, len(ids), _TOKENS_AT_ONCE):
-                sums[row] += model.vectors[ids[start : start + _TOKENS_AT_ONCE]].sum(axis=0, dtype=np.float64)
+                chosen = model.vectors[ids[start : start + _TOKENS_AT_ONCE], : self.dimensions]
+                sums[row] += chosen.sum(axis=0, dtype=np.float64)
         return _unit_rows(sums)
 
 

@@ -104,6 +104,18 @@ def parse_filters(filters: Mapping[str, object]) -> SearchRequest:
     return SearchRequest(predicate=predicate, query=query, include_invalid=include_invalid)
 
 
+def parse_walk(filters: Mapping[str, object] | None) -> SearchRequest:
+    """As `parse_filters`, for what goes over all that passes: `None` is everything, and there is no `query`.
+
+    Raises:
+        InvalidFilterError: It is not in the grammar, or ranks.
+    """
+    request = parse_filters({} if filters is None else filters)
+    if request.query is not None:
+        raise InvalidFilterError(place="query", reason="ranks what is searched; here everything counts")
+    return request
+
+
 class _Parser:
     """Parses one filter; counts its conditions."""
 

@@ -16,6 +16,7 @@ JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict
 JsonObject: TypeAlias = "dict[str, JsonValue]"
 
 MAX_DEPTH = 32
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _MAX_INTEGER_BITS = 8192  # CPython refuses to write or read integers of more than 4,300 digits as text.
 
 
@@ -67,8 +68,10 @@ def plain_json(value: object, *, max_bytes: int, dump_models: bool = False) -> J
     Raises:
         NotJsonError: It holds something else, such as a set, NaN, a NUL or itself, or is too deep or too large.
     """
+    if value is None:
+        return None
     plain = _Copier(max_values=max_bytes, dump_models=dump_models).copy(value, depth=0)
-    if len(json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()) > max_bytes:
+    if len(_encode(plain).encode()) > max_bytes:
         raise NotJsonError(f"is larger than {max_bytes} bytes as JSON")
     return plain
 

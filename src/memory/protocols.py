@@ -1,13 +1,18 @@
-"""The protocol of a memory provider: everything an agent needs of its memory."""
+"""The protocols of a memory provider: what an agent needs of its memory, and what whoever looks after it needs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from src.memory.lifecycle import MemoryChange, MemoryPage
 from src.memory.schemas import Memory
 
 MEMORY_PROVIDER_VERSION = "1.0.0"
 """Semantic version of `MemoryProvider`: major for changed signatures, minor for additions, patch for words."""
+
+MANAGED_MEMORY_PROVIDER_VERSION = "1.0.0"
+"""The same for `ManagedMemoryProvider`."""
 
 
 @runtime_checkable
@@ -89,5 +94,110 @@ class MemoryProvider(Protocol):
 
         Raises:
             InvalidFilterError: The filter, the user id or the limit cannot be understood.
+        """
+        ...
+
+
+@runtime_checkable
+class ManagedMemoryProvider(MemoryProvider, Protocol):
+    """A provider whose memories can be changed, listed and followed through their lives.
+
+    Beside the contract of `MemoryProvider`:
+
+    - What a call changed is what every way of reading shows as soon as it returns; the old text finds nothing any more.
+    - A memory that the caller may not see is absent for these methods too: `MemoryNotFoundError` from those that must
+      have one (`update`, `supersede`), `False` or nothing from the others.
+    - A superseded memory is found as an expired one is: with `include_invalid` alone.
+    - `store` with `report_duplicates` in its context returns a `StoredMemoryId`.
+    """
+
+    async def update(self, memory_id: str, changes: Mapping[str, Any], *, expected_revision: int | None = None) -> int:
+        """Give fields of a memory new values; what is not named stays as it is.
+
+        Args:
+            memory_id: The memory.
+            changes: Values by name of a field of `Memory`, except `id`, `user_id` and `last_accessed_at`.
+            expected_revision: Change it only if it still has this revision, as a call before returned or `history`
+                shows it; whatever it has if `None`.
+
+        Returns:
+            Its new revision. A memory begins with 1.
+
+        Raises:
+            InvalidMemoryError: A name is no field's, a field cannot be changed, or a value cannot be stored.
+            MemoryNotFoundError: There is none to be seen by the caller.
+            RevisionConflictError: It has another revision; nothing was changed.
+        """
+        ...
+
+    async def supersede(self, memory_id: str, memory: Memory, context: dict[str, Any]) -> str:
+        """Store a memory that takes the place of another one of the same person, both or nothing.
+
+        Args:
+            memory_id: The memory that is no longer true.
+            memory: What is true now. Its `id` is ignored.
+            context: As for `store`.
+
+        Returns:
+            The new memory's id.
+
+        Raises:
+            InvalidMemoryError: A field cannot be stored; the error names it.
+            MemoryNotFoundError: There is none of this person to be seen by the caller.
+        """
+        ...
+
+    async def undelete(self, memory_id: str) -> bool:
+        """Bring a deleted memory back, as it was; for as long as the provider keeps deleted ones.
+
+        Args:
+            memory_id: The memory.
+
+        Returns:
+            Whether it was brought back: `False` if it is not deleted, has expired meanwhile, was kept long enough, or
+            is not to be seen by the caller.
+        """
+        ...
+
+    async def history(self, memory_id: str) -> list[MemoryChange]:
+        """Who changed a memory when, oldest first; a deleted, superseded or expired one's too, while it is kept.
+
+        Args:
+            memory_id: The memory.
+
+        Returns:
+            Its changes, of which the first is `STORED`; empty if there is none to be seen by the caller. No line holds
+            content.
+        """
+        ...
+
+    async def list(
+        self, user_id: str, *, filters: dict[str, Any] | None = None, limit: int = 100, cursor: str | None = None
+    ) -> MemoryPage:
+        """A page of the person's memories that satisfy the filter, newest first and by id within one moment.
+
+        Walking all pages shows each memory that satisfies it throughout exactly once, whatever is written meanwhile,
+        unless its `created_at` is changed.
+
+        Args:
+            user_id: Whose memories to go through.
+            filters: As for `search`, without `query`; `None` for all.
+            limit: How many to a page at most, 1 to 1,000.
+            cursor: `next_cursor` of the page before, asked for with the same person and filter; `None` to begin.
+
+        Raises:
+            InvalidFilterError: The filter, the user id, the limit or the cursor cannot be understood.
+        """
+        ...
+
+    async def count(self, user_id: str, filters: dict[str, Any] | None = None) -> int:
+        """How many memories of the person satisfy the filter.
+
+        Args:
+            user_id: Whose memories to count.
+            filters: As for `list`.
+
+        Raises:
+            InvalidFilterError: The filter or the user id cannot be understood.
         """
         ...

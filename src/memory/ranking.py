@@ -215,6 +215,17 @@ class IndexSnapshot:
         chosen = best(scores, view.created_us[candidates], lambda at: ids[rows[at]], limit)
         return [Scored(ids[rows[at]], float(scores[at])) for at in chosen]
 
+    def similarities(self, vector: NDArray[np.int8]) -> list[tuple[str, float]]:
+        """Each memory's id with the cosine of its embedding and `vector`, seen from no center, in the order of `ids`.
+
+        Args:
+            vector: (d,) int8.
+        """
+        size = self._live.size
+        nowhere = np.zeros_like(vector)
+        near = cosines(self._columns.vectors[:size], self._columns.squared_lengths[:size], vector, nowhere)
+        return list(zip(self.ids(), near[self._live].tolist(), strict=True))
+
     def _scores(self, view: _View, query: str, vector: NDArray[np.int8], weights: RankingWeights) -> Scores:
         """Of each living memory."""
         columns, rows = self._columns, view.rows

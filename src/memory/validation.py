@@ -7,7 +7,9 @@ objects built without validation, and arguments of reads through `check_*`. No m
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from src.errors import InvalidFilterError, InvalidMemoryError
 from src.memory.json_values import JsonObject, JsonValue, NotJsonError, plain_json, text_fault
@@ -21,7 +23,11 @@ MAX_USER_ID_CHARACTERS = 256
 MAX_SOURCE_CHARACTERS = 1024
 MAX_LIMIT = 1000
 
+UNCHANGEABLE = frozenset({"id", "user_id", "last_accessed_at"})
+"""Fields of a stored memory that only the provider sets, or nobody changes."""
+
 _MISSING = object()
+_STAND_IN = Memory(user_id="-", content="-", memory_type=MemoryType.FACT, source="-")
 
 
 def accept(memory: object, now: datetime) -> Memory:
@@ -52,6 +58,74 @@ def accept(memory: object, now: datetime) -> Memory:
         provenance=_provenance(memory),
         id=None,
     )
+
+
+def accept_changes(changes: object, now: datetime) -> dict[str, Any]:
+    """Checked copies of the values that `changes` gives to fields of a memory, or an error that names the field.
+
+    Args:
+        changes: Values by name of a field of `Memory`; not empty.
+        now: The present (aware, UTC).
+
+    Returns:
+        The same names, with values as `accept` gives them.
+
+    Raises:
+        InvalidMemoryError: A name is no field's, a field never changes, or a value cannot be stored.
+    """
+    if not isinstance(changes, Mapping) or not changes:
+        raise InvalidMemoryError(field="changes", reason="must name at least one field")
+    for name in changes:
+        if name not in Memory.model_fields:
+            # What is no field may be anything, content included: it is not repeated.
+            raise InvalidMemoryError(field="changes", reason="names what is no field of a memory")
+        if name in UNCHANGEABLE:
+            raise InvalidMemoryError(field=name, reason="cannot be changed")
+    accepted = accept(_STAND_IN.model_copy(update=dict(changes)), now)
+    return {name: getattr(accepted, name) for name in changes}
+
+
+def json_changes(changes: Mapping[str, object]) -> dict[str, object]:
+    """Changes as JSON gives them, with times read from ISO 8601 text; everything else is left for `accept_changes`.
+
+    Raises:
+        InvalidMemoryError: A time is no ISO 8601 text; the error names its field.
+    """
+    read = dict(changes)
+    for name in ("created_at", "expires_at"):
+        value = read.get(name)
+        if isinstance(value, str):
+            try:
+                read[name] = as_utc(datetime.fromisoformat(value))
+            except ValueError:
+                # Without its cause: the text of that error quotes the value.
+                raise InvalidMemoryError(field=name, reason="is not an ISO 8601 time") from None
+    return read
+
+
+def check_revision(revision: object) -> int | None:
+    """`revision` itself if it is a whole number from 1, or `None`.
+
+    Raises:
+        InvalidMemoryError: It is neither (field `expected_revision`).
+    """
+    if revision is None:
+        return None
+    if not isinstance(revision, int) or isinstance(revision, bool) or not 1 <= revision < 2**31:
+        raise InvalidMemoryError(field="expected_revision", reason="must be a whole number from 1")
+    return int(revision)
+
+
+def wants_duplicates(context: Mapping[str, object]) -> bool:
+    """Whether the context of a `store` asks for the duplicates of what is stored.
+
+    Raises:
+        InvalidMemoryError: `report_duplicates` is neither true nor false.
+    """
+    wanted = context.get("report_duplicates", False) if context else False
+    if not isinstance(wanted, bool):
+        raise InvalidMemoryError(field="report_duplicates", reason="must be true or false")
+    return wanted
 
 
 def check_user_id(user_id: object) -> str:
@@ -118,7 +192,8 @@ def _user_id_fault(user_id: str) -> str | None:
         return "is empty"
     if len(user_id) > MAX_USER_ID_CHARACTERS:
         return f"is longer than {MAX_USER_ID_CHARACTERS} characters"
-    if any(unicodedata.category(character) == "Cc" for character in user_id):
+    # Nothing printable is a control character, and most user ids are printable.
+    if not user_id.isprintable() and any(unicodedata.category(character) == "Cc" for character in user_id):
         return "holds a control character"
     return text_fault(user_id)
 
@@ -155,6 +230,8 @@ def _raw_source(memory: object) -> str | None:
 
 def _memory_type(memory: object) -> MemoryType:
     value = _field(memory, "memory_type")
+    if isinstance(value, MemoryType):
+        return value
     if isinstance(value, str):
         for member in MemoryType:
             if member.value == str.__str__(value):

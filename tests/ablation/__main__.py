@@ -6,7 +6,6 @@ that is red anyway proves nothing.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.patches import copy_of_tree, head_of, patched
+
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 300
 
@@ -32,26 +32,9 @@ def ablations() -> list[Ablation]:
     """The committed patches, by name."""
     found = []
     for patch in sorted(HERE.glob("*.patch")):
-        head = dict(
-            line.split(": ", 1) for line in patch.read_text().splitlines()[:4] if line.startswith(("Invariant", "Test"))
-        )
+        head = head_of(patch)
         found.append(Ablation(patch, head["Invariant"], head["Test"]))
     return found
-
-
-def copy_of_tree(target: Path) -> None:
-    """The files git knows, as they are in the working tree."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    for name in listed.stdout.decode().split("\0"):
-        source = ROOT / name
-        if name and source.is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target / name)
 
 
 def pytest_fails(tree: Path, tests: list[str]) -> tuple[bool, str]:
@@ -83,19 +66,16 @@ def main() -> int:
             return 1
         survivors = 0
         for item in chosen:
-            broken = Path(directory) / item.patch.stem
-            shutil.copytree(clean, broken)
-            subprocess.run(["git", "apply", "--unsafe-paths", str(item.patch)], cwd=broken, check=True)
-            begun = time.monotonic()
-            noticed, output = pytest_fails(broken, [item.test])
-            took_s = time.monotonic() - begun
+            with patched(clean, item.patch) as broken:
+                begun = time.monotonic()
+                noticed, output = pytest_fails(broken, [item.test])
+                took_s = time.monotonic() - begun
             print(
                 f"{'red ' if noticed else 'GREEN'} {item.patch.stem:<34} {took_s:5.1f} s  {item.invariant}", flush=True
             )
             if not noticed:
                 survivors += 1
                 print(output)
-            shutil.rmtree(broken)
     print(f"{len(chosen) - survivors} of {len(chosen)} noticed")
     return 1 if survivors or not chosen else 0
 

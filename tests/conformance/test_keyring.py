@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from cloud.keys.inmemory import InMemoryKeyring
 from cloud.keys.ports import Keyring
 from cloud.keys.rootkey import LocalRootKey
 from cloud.keys.sqlite import FileKeyring
+
+NOW = datetime(2026, 11, 5, tzinfo=UTC)
 
 MakeKeyring = Callable[[], AbstractContextManager[Keyring]]
 
@@ -139,6 +142,37 @@ class KeyringContract:
         assert keyring.resolve_subject("acme", "alice", create=False) is None
         assert keyring.resolve_subject("acme2", "alice", create=False) == other
 
+    def test_a_rotated_tenant_has_a_new_key_and_people_keep_theirs(self, keyring: Keyring) -> None:
+        before = keyring.tenant_key("acme")
+        people = [keyring.resolve_subject("acme", f"user-{number}", create=True) for number in range(5)]
+        elsewhere = keyring.tenant_key("acme2")
+        assert keyring.rotate_tenant("acme", now=NOW).unreadable == 0
+        once = keyring.tenant_key("acme")
+        assert once.key != before.key
+        assert once.versions == (once.key, before.key)
+        keyring.rotate_tenant("acme", now=NOW)
+        twice = keyring.tenant_key("acme")
+        assert twice.versions == (twice.key, once.key, before.key)
+        assert before.first == once.first == twice.first, "keyed hashes of before could not be compared any more"
+        assert [keyring.resolve_subject("acme", f"user-{number}", create=True) for number in range(5)] == people
+        assert keyring.resolve_subject("acme", "new", create=True) is not None
+        assert keyring.tenant_key("acme2") == elsewhere
+
+    def test_a_rotation_brings_nobody_back(self, keyring: Keyring) -> None:
+        alice = keyring.resolve_subject("acme", "alice", create=True)
+        assert alice is not None
+        keyring.destroy_subject("acme", alice.subject_id)
+        keyring.rotate_tenant("acme", now=NOW)
+        assert keyring.subject_key("acme", alice.subject_id) is None
+        keyring.destroy_tenant("acme")
+        with pytest.raises(KeyDestroyedError):
+            keyring.rotate_tenant("acme", now=NOW)
+        keyring.create_tenant("acme")
+        assert keyring.tenant_key("acme").former == (), "the former keys belong to a tenant that is gone"
+
+    def test_a_keyring_without_backups_says_so(self, keyring: Keyring) -> None:
+        assert keyring.backups() == ()
+
     def test_threads_resolve_a_new_person_to_one_subject(self, keyring: Keyring) -> None:
         start = threading.Barrier(8)
 
@@ -164,6 +198,8 @@ class KeyringContract:
             lambda: keyring.create_tenant("acme"),
             lambda: keyring.tenant_key("acme"),
             lambda: keyring.destroy_tenant("acme"),
+            lambda: keyring.rotate_tenant("acme", now=NOW),
+            lambda: keyring.backups(),
         ):
             with pytest.raises(ProviderUnavailableError):
                 call()
@@ -212,6 +248,17 @@ class KeyringMachine(RuleBasedStateMachine):
         self.keyring.create_tenant(tenant)
         key = self.keyring.tenant_key(tenant).key
         assert self.tenant_keys.setdefault(tenant, key) == key
+
+    @rule(tenant=tenants)
+    def rotate_tenant(self, tenant: str) -> None:
+        if tenant not in self.tenant_keys:
+            with pytest.raises(KeyDestroyedError):
+                self.keyring.rotate_tenant(tenant, now=NOW)
+            return
+        self.keyring.rotate_tenant(tenant, now=NOW)
+        rotated = self.keyring.tenant_key(tenant)
+        assert rotated.former[-1] == self.tenant_keys[tenant] != rotated.key
+        self.tenant_keys[tenant] = rotated.key
 
     @rule(tenant=tenants)
     def destroy_tenant(self, tenant: str) -> None:

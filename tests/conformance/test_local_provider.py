@@ -13,13 +13,14 @@ from src.testing.contracts import (
     BatchContract,
     BehaviourContract,
     IsolationContract,
+    ManagedContract,
     ProtocolDefinitionContract,
     WorkflowContract,
 )
 
 
 class TestLocalProvider(
-    ProtocolDefinitionContract, BehaviourContract, WorkflowContract, BatchContract, IsolationContract
+    ProtocolDefinitionContract, BehaviourContract, WorkflowContract, BatchContract, IsolationContract, ManagedContract
 ):
     """All contracts at once."""
 

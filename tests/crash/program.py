@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from cloud import CloudRuntime, CloudSettings, init_cloud_extensions, request_co
 from cloud.kernel import failpoints
 from cloud.kernel.errors import LuminescentError
 from cloud.kernel.ids import new_request_id
+from cloud.tenancy.system import system_predicate
+from cloud.transfer import importing
+from cloud.usage.model import Reservation
 from src.memory.schemas import Memory, MemoryType
 from tests.support.books import Json
 from tests.support.processes import kill_whole_server
@@ -48,6 +52,7 @@ class Program:
         self._home = Path()
         self._reached = threading.Event()
         self._go = threading.Event()
+        self._holds: list[Reservation] = []
 
     async def run(self) -> None:
         """Answer commands until `quit` or the end of the input."""
@@ -80,6 +85,79 @@ class Program:
 
     async def do_tenant(self, tenant: str, limit: int) -> None:
         await asyncio.to_thread(self._runtime.tenants.create, tenant, plan="team", limits={"memories": limit})
+
+    async def do_move(self, tenant: str, to: str) -> Json:
+        moved = await asyncio.to_thread(self._runtime.tenants.move, tenant, to=to)
+        return {"state": moved.state.value, "source": moved.source, "target": moved.target, "copied": moved.copied}
+
+    async def do_migrate(self, placement: str, model: str, tolerance: float = 1.0) -> Json:
+        ended = await asyncio.to_thread(self._runtime.embeddings.migrate, placement, model, tolerance=tolerance)
+        return {"outcome": ended.outcome, "model": ended.placement.model, "state": ended.placement.state.value}
+
+    async def do_rollback(self, placement: str) -> str:
+        return (await asyncio.to_thread(self._runtime.embeddings.rollback, placement)).model
+
+    async def do_finish(self, placement: str) -> str:
+        return (await asyncio.to_thread(self._runtime.embeddings.finish, placement)).state.value
+
+    async def do_vectors(self, tenant: str, placement: str, model: str) -> dict[str, int]:
+        """Rows of the tenant in a table, and how many have a vector of this model in each column."""
+        config, predicate = self._runtime.pixeltable_config, system_predicate(tenant, "test")
+        store, opens = self._runtime._installation.placements(), config.models.of(model)
+
+        def count() -> dict[str, int]:
+            counts = {"rows": config.rows.count_tenant(predicate, placement), "embedding": 0, "embedding_2": 0}
+            for subject_id in store.people(tenant):
+                person = config.keyring.subject_key(tenant, subject_id)
+                assert person is not None
+                for column in ("embedding", "embedding_2"):
+                    for row in config.rows.newer(predicate, placement, subject_id, since=0, column=column):
+                        counts[column] += opens.open_vector(person.key, row) is not None
+            return counts
+
+        return await asyncio.to_thread(count)
+
+    async def do_hot_model(self, tenant: str, user: str) -> str | None:
+        """The model of the snapshot that this process holds of a person."""
+        config = self._runtime.pixeltable_config
+        person = await asyncio.to_thread(config.keyring.resolve_subject, tenant, user, create=False)
+        held = config.hot.get(tenant, person.subject_id) if person else None
+        return held.model if held else None
+
+    async def do_late_batch(self, tenant: str, placement: str, at: str, to: str) -> int:
+        """One batch of a materializer that lost its lock and does not know; the tenant moves while it is at `at`."""
+
+        def moves() -> None:
+            failpoints.disarm_all()
+            self._runtime.tenants.move(tenant, to=to)
+
+        failpoints.arm(at, moves)
+        return await self.do_batch(placement)
+
+    async def do_move_past_batch(self, tenant: str, placement: str, to: str) -> Json:
+        """A move; such a materializer took rows from intake before, and writes between its last look and its switch."""
+        loop = self._runtime._installation.materializer()
+        began, go = threading.Event(), threading.Event()
+        late = threading.Thread(target=loop.batch, args=(placement,))
+
+        def begin() -> None:
+            began.set()
+            go.wait(60)
+
+        def let_go() -> None:
+            failpoints.disarm_all()
+            go.set()
+            late.join(60)
+
+        failpoints.arm("materializer.selected", begin)
+        failpoints.arm("move.synced", let_go)
+        late.start()
+        await asyncio.to_thread(began.wait, 60)
+        return await self.do_move(tenant, to)
+
+    async def do_batch(self, placement: str) -> int:
+        """One batch without the lock: nobody else materializes here."""
+        return (await asyncio.to_thread(self._runtime._installation.materializer().batch, placement)).total
 
     async def do_store(
         self, tenant: str, user: str, contents: Sequence[str], tasks: int = 1, which: int = -1, **fields: object
@@ -117,6 +195,42 @@ class Program:
             tasks,
         )
 
+    async def do_update(self, tenant: str, user: str, memory_id: str, contents: Sequence[str]) -> None:
+        """Each content in turn, as the memory's own."""
+        for content in contents:
+            await operate(
+                "update",
+                tenant,
+                user,
+                {"id": memory_id, "content": content},
+                lambda content=content: self._runtime.memory.update(memory_id, {"content": content}),
+            )
+
+    async def do_supersede(self, tenant: str, user: str, memory_id: str, content: str) -> Any:
+        return await operate(
+            "supersede",
+            tenant,
+            user,
+            {"id": memory_id, "content": content},
+            lambda: self._runtime.memory.supersede(memory_id, memory(user, content), {}),
+        )
+
+    async def do_undelete(self, tenant: str, user: str, memory_id: str) -> Any:
+        return await operate(
+            "undelete", tenant, user, {"id": memory_id}, lambda: self._runtime.memory.undelete(memory_id)
+        )
+
+    async def do_history(self, tenant: str, user: str, memory_id: str) -> list[Json]:
+        async def work() -> list[Json]:
+            lines = await self._runtime.memory.history(memory_id)
+            return [{"revision": line.revision, "kind": line.kind.value, "actor": line.actor} for line in lines]
+
+        return await operate("history", tenant, user, {"id": memory_id}, work)
+
+    async def do_purge(self, tenant: str | None = None) -> Json:
+        purged = await asyncio.to_thread(self._runtime.memory_purge.purge, tenant)
+        return purged.by_tenant
+
     async def do_get(self, tenant: str, user: str, memory_id: str) -> Json | None:
         async def work() -> Json | None:
             found = await self._runtime.memory.get_by_id(memory_id)
@@ -149,6 +263,22 @@ class Program:
         closed = await asyncio.to_thread(self._runtime.closing.close, tenant, confirmed=True)
         return dict(closed.counts)
 
+    async def do_import(self, tenant: str, path: str, report: str | None = None) -> Json:
+        """A file, by a service; its own operations are not announced."""
+        with request_context(tenant_id=tenant, roles={"service"}):
+            made = await self._runtime.transfer.import_file(path, report=report)
+        stopped = described(made.stopped, 0.0) if made.stopped else None
+        return {**made.counts(), "resumed": made.resumed_after is not None, "stopped": stopped}
+
+    async def do_export(self, tenant: str, path: str) -> Json:
+        with request_context(tenant_id=tenant, roles={"tenant_admin"}):
+            made = await self._runtime.transfer.export(path)
+        return {"memories": made.manifest.memories, "content_hash": made.manifest.content_hash}
+
+    async def do_small_chunks(self, entries: int) -> None:
+        """Files are imported in chunks of so many entries from now on."""
+        importing.CHUNK_ENTRIES = entries  # type: ignore[misc]
+
     async def do_everything(self, tenant: str, user: str, memory_id: str) -> None:
         """One operation of each kind, all at once."""
         await asyncio.gather(
@@ -171,6 +301,18 @@ class Program:
     async def do_has_key(self, tenant: str, subject: str) -> bool:
         keyring = self._runtime.pixeltable_config.keyring
         return await asyncio.to_thread(keyring.subject_key, tenant, subject) is not None
+
+    async def do_rotate(self, tenant: str | None = None) -> None:
+        """A tenant's key, or the root key."""
+        custody = self._runtime.keyring
+        await asyncio.to_thread(custody.rotate_root if tenant is None else partial(custody.rotate_tenant, tenant))
+
+    async def do_begin_rotation(self, tenant: str) -> None:
+        """Rotate a tenant's key beside what is asked for next."""
+        self._rotation = asyncio.create_task(self.do_rotate(tenant))
+
+    async def do_end_rotation(self) -> None:
+        await self._rotation
 
     async def do_forget(self) -> None:
         """The next read is a cold one."""
@@ -222,6 +364,47 @@ class Program:
 
         await asyncio.gather(*(writer(user) for user in users))
 
+    async def do_limited(self, tenant: str, limits: Json) -> None:
+        """A tenant with these limits and no other."""
+        await asyncio.to_thread(self._runtime.tenants.create, tenant, plan="enterprise", limits=limits)
+
+    async def do_read_rush(self, tenant: str, user: str, readers: int, at: float) -> None:
+        """As `do_rush`, with readers."""
+        provider = self._runtime.memory
+
+        async def reader() -> None:
+            await asyncio.sleep(max(0.0, at - time.time()))
+            await operate("retrieve", tenant, user, {}, lambda: answered(provider.retrieve("tea", user)))
+
+        await asyncio.gather(*(reader() for _ in range(readers)))
+
+    async def do_hold(self, tenant: str, amount: int, times: int = 1, ttl_s: float = 60.0, at: float = 0.0) -> int:
+        """Reserve tokens, `times` at once, and keep what was got; returns how often that was."""
+        await asyncio.sleep(max(0.0, at - time.time()))
+
+        async def hold() -> str:
+            got = await asyncio.to_thread(self._runtime.usage.reserve, tenant, "tokens", amount, ttl_s=ttl_s)
+            self._holds.append(got)
+            return got.reservation_id
+
+        answers = await asyncio.gather(
+            *(operate("reserve", tenant, "agent", {"amount": amount}, hold) for _ in range(times))
+        )
+        return sum(isinstance(answer, str) for answer in answers)
+
+    async def do_commit(self, actual: int | None = None) -> list[int]:
+        """Commit everything that is held, twice."""
+        commit = self._runtime.usage.commit
+        return [await asyncio.to_thread(commit, hold, actual) for hold in self._holds for _ in range(2)]
+
+    async def do_usage(self, tenant: str) -> Json:
+        """Each meter's used and held, and what differs between the books."""
+        usage = self._runtime.usage
+        summary: Json = await asyncio.to_thread(usage.get_usage_summary, tenant)
+        differing = await asyncio.to_thread(usage.reconcile, tenant)
+        meters = {name: [meter["used"], meter["held"]] for name, meter in summary["meters"].items()}
+        return {**meters, "differences": len(differing)}
+
     async def do_registry(self) -> Json:
         """Which runtime's extensions are registered: its number, or `None`."""
         from src.extensions import ExtensionRegistry
@@ -257,6 +440,12 @@ async def operate(
             return described_error
     say({"done": request_id, "answer": answer})
     return answer
+
+
+async def answered(work: Awaitable[object]) -> bool:
+    """That it was answered is all that is said of it."""
+    await work
+    return True
 
 
 async def in_parallel(works: Sequence[Callable[[], Awaitable[Any]]], tasks: int) -> None:

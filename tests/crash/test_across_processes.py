@@ -101,6 +101,29 @@ def test_an_expired_memory_is_gone_for_the_other_at_its_time(pair: Pair, tenant_
     assert pair.found_by_b(tenant_id) == {"fact that stays"}
 
 
+def test_what_one_changes_the_other_reads_at_once(pair: Pair, tenant_id: str) -> None:
+    pair.a.ask("store_many", tenant=tenant_id, user="alice", contents=["fact 0", "fact 1", "fact 2"])
+    (many,) = pair.installation.journal.of(tenant_id, "store_many")
+    changed, replaced, deleted = many.answer
+    expected = {"fact 0", "fact 1", "fact 2"}
+    for number in range(6):
+        assert pair.found_by_b(tenant_id) == expected
+        # Both write in turn, from intake and from Pixeltable.
+        writer = pair.a if number % 2 else pair.b
+        writer.ask("update", tenant=tenant_id, user="alice", memory_id=changed, contents=[f"fact changed {number}"])
+        expected = {f"fact changed {number}", "fact 1", "fact 2"}
+        if number == 3:
+            pair.a.ask("drain")
+    assert pair.found_by_b(tenant_id) == expected
+    pair.a.ask("supersede", tenant=tenant_id, user="alice", memory_id=replaced, content="fact instead")
+    expected = {"fact changed 5", "fact instead", "fact 2"}
+    assert pair.found_by_b(tenant_id) == expected
+    pair.a.ask("delete", tenant=tenant_id, user="alice", ids=[deleted])
+    assert pair.found_by_b(tenant_id) == expected - {"fact 2"}
+    pair.a.ask("undelete", tenant=tenant_id, user="alice", memory_id=deleted)
+    assert pair.found_by_b(tenant_id) == expected
+
+
 def test_closing_one_of_two_runtimes_of_a_process_leaves_the_other_whole() -> None:
     """Whichever is closed: server, registry, worker and computed column go on serving the other."""
     with opened() as alone:

@@ -30,7 +30,9 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with opened(prepared=False) as installation:
+    # What is asked here is whether counters and connections suffice, on a machine however slow: 400 calls at once that
+    # meet at one counter take their turns, and none shall give up before its own.
+    with opened(prepared=False, deadline_s=120.0, statement_s=60.0) as installation:
         children = [installation.another() for _ in range(PROCESSES)]
         for child in children:
             child.say("open", home=str(installation.home), settings=dict(installation.settings))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.laws import assert_whole
+from tests.e2e.typed import run
 from tests.support.homes import kill_server
 from tests.support.processes import Installation
 
@@ -52,7 +53,7 @@ def test_a_full_disk_is_reported_as_passing_trouble_and_loses_nothing() -> None:
             child.ask("store", tenant="acme", user="alice", contents=["before it was full"])
             child.ask("drain")
             ballast = home / "ballast"
-            _fill(ballast)
+            fill(ballast)
             for number in range(40):
                 child.ask("store", tenant="acme", user="alice", contents=[f"{number} " + "x" * 60_000] * 5, tasks=5)
                 if any(operation.error for operation in installation.journal.of("acme")):
@@ -68,7 +69,24 @@ def test_a_full_disk_is_reported_as_passing_trouble_and_loses_nothing() -> None:
             assert last.acknowledged
 
 
-def _fill(ballast: Path) -> None:
+def test_commands_on_a_full_disk_say_so_and_work_again_with_room() -> None:
+    with small_disk() as home:
+        assert run("tenants", "create", "acme", home=home).returncode == 0
+        ballast = home / "ballast"
+        fill(ballast)
+        looked, upgraded = run("doctor", home=home), run("db", "upgrade", home=home)
+        for full in (looked, upgraded):
+            assert full.returncode == 1, full.stdout + full.stderr
+            assert "Traceback" not in full.stderr
+            assert "unexpected" not in full.stderr
+        assert "PROBLEM  disk: 0.0 GiB free" in looked.stdout
+        assert "No space left" in upgraded.stderr
+        ballast.unlink()
+        for command in (("db", "upgrade"), ("doctor",), ("tenants", "create", "acme")):
+            assert run(*command, home=home).returncode == 0
+
+
+def fill(ballast: Path) -> None:
     with ballast.open("wb") as file:
         try:
             while True:

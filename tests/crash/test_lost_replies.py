@@ -84,7 +84,8 @@ def one_operation(runtime: CloudRuntime, tenant_id: str) -> Iterator[list[dict[s
 
 def used(runtime: CloudRuntime, tenant_id: str) -> int:
     (row,) = runtime._installation.engines.maintenance.rows(
-        sa.text("SELECT used FROM usage_counters WHERE tenant_id = :tenant"), {"tenant": tenant_id}
+        sa.text("SELECT used FROM usage_counters WHERE tenant_id = :tenant AND meter = 'memories'"),
+        {"tenant": tenant_id},
     )
     return int(row[0])
 
@@ -211,7 +212,8 @@ def held_counter(runtime: CloudRuntime, tenant_id: str) -> Iterator[sa.Connectio
     """Another writer of the tenant holds its lock until it commits."""
     with runtime._installation.engines.maintenance._engine.begin() as connection:
         connection.execute(
-            sa.text("SELECT used FROM usage_counters WHERE tenant_id = :tenant FOR UPDATE"), {"tenant": tenant_id}
+            sa.text("SELECT used FROM usage_counters WHERE tenant_id = :tenant AND meter = 'memories' FOR UPDATE"),
+            {"tenant": tenant_id},
         )
         yield connection
 

@@ -41,8 +41,8 @@ def test_from_the_first_tenant_to_the_audit_log(served_home: Path, tmp_path: Pat
     imported = run("--json", "memory", "import", file, *with_service, home=served_home)
     assert imported.returncode == 1
     report = document(imported)
-    assert (report["lines"], report["stored"], report["failed"]) == (5, 3, 2)
-    assert [fault["line"] for fault in report["faults"]] == [2, 4]
+    assert (report["entries"], report["stored"], report["failed"]) == (5, 3, 2)
+    assert [fault["entry"] for fault in report["faults"]] == [2, 4]
     full = run("memory", "import", more, "--no-wait", *with_service, home=served_home)
     assert full.returncode == 5
     assert "3 of 3 used" in full.stderr
@@ -66,14 +66,19 @@ def test_from_the_first_tenant_to_the_audit_log(served_home: Path, tmp_path: Pat
     )
     events = [json.loads(line) for line in Path(exported["file"]).read_bytes().splitlines()]
     assert exported["events"] == len(events)
-    did = [(event["action"], event["outcome"]) for event in events if event["action"] != "gdpr.erase.step"]
+    steps = ("gdpr.erase.step", "usage.threshold")
+    did = [(event["action"], event["outcome"]) for event in events if event["action"] not in steps]
     assert did == [
         ("tenant.create", "allowed"),
         ("api_key.create", "allowed"),
         ("api_key.create", "allowed"),
+        ("memory.import.step", "allowed"),
         ("memory.store_many", "allowed"),
         ("memory.store_many", "allowed"),
+        ("memory.import", "allowed"),
+        ("memory.import.step", "allowed"),
         ("memory.store_many", "denied"),
+        ("memory.import", "failed"),
         ("memory.retrieve", "allowed"),
         ("gdpr.erase", "denied"),
         ("gdpr.erase", "allowed"),

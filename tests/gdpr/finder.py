@@ -16,7 +16,7 @@ Columns = Mapping[str, Set[str]]
 
 PIXELTABLES_OWN = frozenset({"systeminfo", "dirs", "tables", "tableversions", "tableschemaversions", "pendingtableops"})
 """Pixeltable's catalog: names, types and expressions of our tables, no rows of theirs."""
-CACHE_NAME = re.compile(r"cache|hot|snapshot", re.IGNORECASE)
+CACHE_NAME = re.compile(r"cache|hot|snapshot|readtimes", re.IGNORECASE)
 
 
 def listed(kind: Kind) -> dict[str, Place]:

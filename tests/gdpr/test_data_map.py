@@ -25,6 +25,13 @@ ROOT = Path(cloud.__file__).parents[1]
 TABLES_OF_MEMORIES = "luminescent.*"
 NO_CACHE_OF_PEOPLE = {
     "cloud.gdpr.catalog.Kind.CACHE": "a word of the data map",
+    "cloud.kernel.telemetry._Instruments.hot_evictions": "a counter",
+    "cloud.kernel.telemetry._Instruments.hot_reads": "a counter",
+    "cloud.kernel.telemetry._hot_tiers": "refers to hot tiers, to ask for their size in bytes",
+    "cloud.kernel.telemetry_names.HOT": "the name of an attribute",
+    "cloud.kernel.telemetry_names.HOT_BYTES": "the name of an instrument",
+    "cloud.kernel.telemetry_names.HOT_EVICTIONS": "the name of an instrument",
+    "cloud.kernel.telemetry_names.HOT_READS": "the name of an instrument",
     "cloud.keys.cache.CachedKey": "what a KeyCache is made of",
     "cloud.keys.sqlite._CACHED_TENANTS": "a number",
     "cloud.memory.config.PixeltableConfig.hot": "refers to the hot tier",
@@ -71,7 +78,7 @@ def pixeltable_tables(runtime: CloudRuntime) -> dict[str, Any]:
     def call() -> dict[str, Any]:
         return {path.replace("/", "."): pxt.get_table(path) for path in pxt.list_tables()}
 
-    pool = runtime.pixeltable_config.rows._pool  # type: ignore[attr-defined]
+    pool = runtime.pixeltable_config.rows._tables._pool  # type: ignore[attr-defined]
     return dict(pool.run_blocking(call))
 
 

@@ -17,11 +17,12 @@ _exports = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What an operation is tried on: a person of a tenant, with one memory."""
+    """What an operation is tried on: a person of a tenant, with one memory and a deleted one."""
 
     tenant_id: str
     user_id: str
     memory_id: str
+    deleted_id: str
     directory: Path
 
 
@@ -63,6 +64,17 @@ PROVIDER_OPERATIONS = (
     Operation("search:ranked", "memory.search", "service", lambda m, _, s: m.search(s.user_id, {"query": "tabs?"})),
     Operation("get_by_id", "memory.get", "service", lambda m, _, s: m.get_by_id(s.memory_id)),
     Operation("delete", "memory.delete", "service", lambda m, _, s: m.delete(s.memory_id)),
+    Operation("update", "memory.update", "service", lambda m, _, s: m.update(s.memory_id, {"content": "Uses spaces"})),
+    Operation(
+        "supersede",
+        "memory.supersede",
+        "service",
+        lambda m, _, s: m.supersede(s.memory_id, sample_memory(s.user_id), {}),
+    ),
+    Operation("undelete", "memory.undelete", "service", lambda m, _, s: m.undelete(s.deleted_id)),
+    Operation("history", "memory.history", "service", lambda m, _, s: m.history(s.memory_id)),
+    Operation("list", "memory.list", "service", lambda m, _, s: m.list(s.user_id, filters={"source": "conversation"})),
+    Operation("count", "memory.count", "service", lambda m, _, s: m.count(s.user_id)),
 )
 GDPR_OPERATIONS = (
     Operation("delete_user_data:preview", "gdpr.preview", "tenant_admin", lambda _, g, s: _preview(g, s)),
@@ -73,10 +85,12 @@ OPERATIONS = (*PROVIDER_OPERATIONS, *GDPR_OPERATIONS)
 
 
 async def staged(runtime: CloudRuntime, tenant_id: str, directory: Path, *, user_id: str = "alice") -> Stage:
-    """A person with one memory."""
+    """A person with one memory and a deleted one."""
     with request_context(tenant_id=tenant_id, roles={"service"}):
         memory_id = await runtime.memory.store(sample_memory(user_id), {})
-    return Stage(tenant_id, user_id, memory_id, directory)
+        deleted_id = await runtime.memory.store(sample_memory(user_id), {})
+        await runtime.memory.delete(deleted_id)
+    return Stage(tenant_id, user_id, memory_id, deleted_id, directory)
 
 
 async def _preview(gdpr: CloudGDPRService, stage: Stage) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +13,9 @@ from opentelemetry import trace
 
 from cloud import CloudRuntime, request_context
 from cloud.kernel import failpoints
-from cloud.kernel.errors import ProviderUnavailableError
+from cloud.kernel.errors import MemoryNotFoundError, ProviderUnavailableError
 from cloud.kernel.ids import parse_memory_id
+from src.memory.lifecycle import MemoryPage
 from src.testing.samples import sample_memory
 from tests.isolation.operations import OPERATIONS, PROVIDER_OPERATIONS, Operation, staged
 from tests.isolation.probes import Event, Onlooker
@@ -45,6 +47,12 @@ COUNTS: dict[str, dict[str, int]] = {
     "search:ranked": {"returned": 1},
     "get_by_id": {"returned": 1},
     "delete": {"deleted": 1},
+    "update": {"updated": 1},
+    "supersede": {"stored": 1, "superseded": 1},
+    "undelete": {"undeleted": 1},
+    "history": {"returned": 1},
+    "list": {"returned": 1},
+    "count": {"returned": 0},
 }
 
 
@@ -88,12 +96,23 @@ async def test_an_event_says_who_did_what_to_which_memories_and_how_it_ended(
         assert person.subject_id in (event["subject_ids"] if several else [event["subject_id"]])
         assert event["counts"] == COUNTS[operation.label]
         match result:
+            case _ if operation.label in ("update", "history"):
+                assert event["resource_ids"] == [stage.memory_id]
+            case _ if operation.label == "undelete":
+                assert event["resource_ids"] == [stage.deleted_id]
+            case _ if operation.label == "supersede":
+                assert event["resource_ids"] == [result, stage.memory_id]
             case bool() | None:
                 assert event["resource_ids"] == [stage.memory_id]
             case str():
                 assert event["resource_ids"] == [result]
             case list():
                 assert event["resource_ids"] == [getattr(one, "id", one) for one in result]
+            case MemoryPage():
+                assert event["resource_ids"] == [one.id for one in result.memories]
+            case int():
+                # Which memories were counted is not told, how many is.
+                assert (event["resource_ids"], event["details"]) == ([], {"counted": result})
             case _:
                 assert event["resource_ids"] == [getattr(result, "id", None)]
         assert all(parse_memory_id(memory_id) for memory_id in event["resource_ids"])
@@ -108,6 +127,8 @@ async def test_every_repetition_is_an_operation_of_its_own(
         with (
             onlooker.new_events() as events,
             request_context(tenant_id=tenant_id, user_id="alice", roles={operation.role}),
+            # A memory is superseded once; asking again is an operation all the same.
+            contextlib.suppress(MemoryNotFoundError),
         ):
             await operation.call(runtime.memory, runtime.gdpr, stage)
         assert len(events) == 1

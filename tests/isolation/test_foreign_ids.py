@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cloud import CloudRuntime, request_context
+from cloud.kernel.errors import MemoryNotFoundError
 from cloud.kernel.ids import new_memory_id
 from cloud.memory import CloudMemoryProvider
 from src.testing.samples import MALFORMED_IDS, sample_memory
@@ -40,9 +41,25 @@ async def cast(runtime: CloudRuntime, tenant_id: str) -> Cast:
     return Cast(tenant_id, neighbour_id, alices, bobs, neighbours)
 
 
+async def found(call: Awaitable[object]) -> bool:
+    """Whether a call found the memory that it was about."""
+    try:
+        return bool(await call)
+    except MemoryNotFoundError:
+        return False
+
+
 CALLS: dict[str, tuple[Callable[[CloudMemoryProvider, Any], Awaitable[object]], object]] = {
     "get_by_id": (lambda memory, memory_id: memory.get_by_id(memory_id), None),
     "delete": (lambda memory, memory_id: memory.delete(memory_id), False),
+    "update": (lambda memory, memory_id: found(memory.update(memory_id, {"content": "mine"})), False),
+    "update of a revision": (
+        lambda memory, memory_id: found(memory.update(memory_id, {"content": "mine"}, expected_revision=7)),
+        False,
+    ),
+    "supersede": (lambda memory, memory_id: found(memory.supersede(memory_id, sample_memory("alice"), {})), False),
+    "undelete": (lambda memory, memory_id: memory.undelete(memory_id), False),
+    "history": (lambda memory, memory_id: found(memory.history(memory_id)), False),
 }
 STRANGE: dict[str, object] = {
     "36 letters": "x" * 36,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -14,7 +15,7 @@ from psycopg.errors import InsufficientPrivilege
 from cloud import CloudRuntime, request_context
 from cloud.kernel.errors import ConfigurationError
 from cloud.storage.engine import ControlEngine, check_role
-from cloud.storage.metadata import TENANT_TABLES
+from cloud.storage.metadata import TENANT_TABLES, revoked_tokens
 from cloud.storage.roles import CONTROL_DATABASE, OWNER_ROLE, ROLE_DATABASES
 from src.testing.samples import sample_memory
 from tests.isolation.probes import Onlooker
@@ -29,6 +30,10 @@ _TENANT_COLUMN = {table.name: "log_id" if table.name == "audit_events" else "ten
 WITHOUT_TENANT = {
     "plan_limits": "limits of the plans, the same for every tenant",
     "alembic_version": "which migrations have run",
+    "placements": "tables and embedding models, the same for every tenant",
+    "refusals": "counts of strangers, who belong to no tenant",
+    "keyring_state": "which keyring was seen last; the request path may not read it",
+    "keyring_backups": "ids and times of backups; the request path may not read it",
 }
 """Tables without row-level security, and why they need none."""
 
@@ -37,20 +42,23 @@ READABLE: dict[str, set[str]] = {
         "tenants",
         "usage_counters",
         "usage_events",
+        "usage_reservations",
         "subjects",
         "memories",
+        "memory_changes",
         "intake",
         "idempotency_keys",
         "audit_events",
+        "revoked_tokens",
     },
-    WORKER: {"tenants", "usage_counters", "memories", "intake"},
+    WORKER: {"tenants", "usage_counters", "usage_reservations", "subjects", "memories", "intake", "placement_moves"},
     KEYS: {"api_keys"},
     BACKUP: set(_TENANT_COLUMN),
     MAINTENANCE: set(_TENANT_COLUMN),
 }
 """Tenant tables that each role may read at all."""
 
-_OFTEN_EMPTY = {"intake", "erasures", "tenant_closings"}
+_OFTEN_EMPTY = {"intake", "erasures", "revoked_tokens", "tenant_closings", "placement_moves"}
 
 CROSSING_TENANTS = {WORKER, KEYS, BACKUP, MAINTENANCE}
 """Roles whose duty has no one tenant: the worker's batches, keys before a tenant is known, backup, administration."""
@@ -70,8 +78,13 @@ async def two_tenants(runtime: CloudRuntime) -> tuple[str, str]:
         runtime.tenants.create(name, plan="team")
         runtime.api_keys.create(name, roles={"service"})
         with request_context(tenant_id=name, roles={"service"}):
-            await runtime.memory.store(sample_memory("alice"), {"idempotency_key": "once"})
+            memory_id = await runtime.memory.store(sample_memory("alice"), {"idempotency_key": "once"})
+            await runtime.memory.update(memory_id, {"content": "Uses spaces"})
             runtime.usage.track("query", 3, {})
+            runtime.usage.reserve(name, "tokens", 5)
+        revoked = sa.insert(revoked_tokens).values(tenant_id=name, token_tag=b"t", expires_at=datetime.now(UTC))
+        maintenance = runtime._installation.engines.maintenance
+        maintenance.transaction(lambda connection, row=revoked: connection.execute(row))  # type: ignore[misc]
     await runtime.drain()
     return names
 
@@ -162,6 +175,8 @@ def test_without_a_name_nothing_is_seen(app: psycopg.Connection[tuple[Any, ...]]
         " VALUES ('rls-two', 'x', 'x', '{}', '{}')",
         "INSERT INTO memories (memory_id, tenant_id, subject_id, size_bytes, created_at, generation)"
         " SELECT gen_random_uuid(), 'rls-two', subject_id, 1, now(), 1 FROM subjects LIMIT 1",
+        "INSERT INTO memory_changes (memory_id, event_id, tenant_id, subject_id, revision, change)"
+        " SELECT memory_id, gen_random_uuid(), 'rls-two', subject_id, 2, 'updated' FROM memories LIMIT 1",
         _WAITING.decode().replace("SELECT memory_id, tenant_id", "SELECT memory_id, 'rls-two'"),
     ],
     ids=lambda statement: statement.split()[2],
@@ -178,6 +193,7 @@ def test_a_row_of_another_tenant_cannot_be_written(
     "statement",
     [
         "UPDATE usage_counters SET used = 0 WHERE tenant_id = 'rls-two'",
+        "UPDATE usage_reservations SET state = 'released' WHERE tenant_id = 'rls-two'",
         "UPDATE memories SET state = 'deleted' WHERE tenant_id = 'rls-two'",
         "UPDATE subjects SET generation = 99 WHERE tenant_id = 'rls-two'",
     ],
@@ -203,6 +219,8 @@ def test_a_row_of_another_tenant_cannot_be_changed(
         "DELETE FROM subjects",
         "DELETE FROM intake",
         "DELETE FROM usage_counters",
+        "DELETE FROM usage_reservations",
+        "UPDATE usage_reservations SET amount = 1",
         "INSERT INTO tenants (tenant_id, plan, placement) VALUES ('rls-three', 'team', 'pool_00')",
         "INSERT INTO api_keys (key_id, tenant_id, secret_hash, roles) VALUES ('x', 'rls-one', 'x', '{service}')",
         "TRUNCATE memories",
@@ -221,6 +239,8 @@ def test_what_the_request_path_never_does_it_cannot_do(
 @pytest.mark.parametrize(
     "statement",
     [
+        "UPDATE usage_events SET tokens = 0",
+        "TRUNCATE usage_events",
         "UPDATE audit_events SET event = '{}'",
         "UPDATE audit_events SET occurred_at = now()",
         "DELETE FROM audit_events",
@@ -229,7 +249,9 @@ def test_what_the_request_path_never_does_it_cannot_do(
         "DROP TABLE audit_events",
     ],
 )
-def test_no_serving_role_changes_or_deletes_an_audit_event(onlooker: Onlooker, role: str, statement: str) -> None:
+def test_no_serving_role_changes_a_ledger_row_or_an_audit_event_or_deletes_one(
+    onlooker: Onlooker, role: str, statement: str
+) -> None:
     with onlooker.connected_as(role) as connection:
         name_tenant(connection, "rls-one")
         with pytest.raises(InsufficientPrivilege):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(
 
 MIGRATE = """
 import sys
+import time
 import sqlalchemy as sa
 from cloud.storage.migrate import migrate
 sys.stdin.readline()
@@ -148,4 +150,40 @@ def test_processes_that_migrate_at_once_end_in_one_schema(
         child.stdin.write("\n")
         child.stdin.flush()
     assert [child.communicate(timeout=60)[0].strip() for child in children] == [HEAD] * 3
+    assert look(migrated, SHAPE | REST) == before
+
+
+def test_an_upgrade_that_was_killed_leaves_nothing_half_done_and_is_run_again(
+    migrated: sa.Engine, owner_url: sa.URL, renew: Callable[[], None]
+) -> None:
+    """Killed while it waits in the middle of a revision, with most of that revision's tables made."""
+    before = look(migrated, SHAPE | REST)
+    renew()
+    url = owner_url.render_as_string(hide_password=False)
+    obstacle = sa.create_engine(owner_url, poolclass=sa.NullPool)
+    with obstacle.connect() as connection:
+        # Not committed: whoever makes a table of that name waits for what becomes of this one.
+        connection.execute(sa.text("CREATE TABLE intake (held integer)"))
+        child = subprocess.Popen(
+            [sys.executable, "-c", MIGRATE, url],
+            stdin=subprocess.PIPE,
+            cwd=Path(cloud.__file__).parents[1],
+        )
+        assert child.stdin is not None
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        waiting = sa.text("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+        give_up_at = time.monotonic() + 60
+        while not connection.execute(waiting).scalar():
+            assert time.monotonic() < give_up_at, "it does not come to where it is to be killed"
+            time.sleep(0.02)
+        child.kill()
+        child.communicate()
+        connection.rollback()
+    with obstacle.connect() as connection:
+        tables = sa.text(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        )
+        assert connection.execute(tables).scalar() == 0
+    assert migrate(owner_url) == HEAD
     assert look(migrated, SHAPE | REST) == before

@@ -9,8 +9,10 @@ from cloud.storage.metadata import TENANT_TABLES
 from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 
 EVERYTHING = (
-    "tenants", "plan_limits", "usage_counters", "usage_events", "subjects", "memories", "intake", "idempotency_keys",
-    "audit_events", "api_keys", "erasures", "tenant_closings", "alembic_version",
+    "tenants", "plan_limits", "usage_counters", "usage_events", "usage_reservations", "subjects", "memories",
+    "memory_changes", "intake", "idempotency_keys", "audit_events", "api_keys", "revoked_tokens", "refusals",
+    "erasures", "placements", "placement_moves", "tenant_closings", "alembic_version", "keyring_state",
+    "keyring_backups",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -18,20 +20,32 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "alembic_version": READ,
         "plan_limits": READ,
         "tenants": READ,
-        "usage_counters": READ,
+        "placements": READ,
+        "usage_counters": READ | {"INSERT"},
         "usage_events": READ | {"INSERT"},
+        "usage_reservations": READ | {"INSERT"},
         "subjects": READ | {"INSERT"},
         "memories": READ | {"INSERT"},
+        "memory_changes": READ | {"INSERT"},
         "intake": READ | {"INSERT"},
         "idempotency_keys": READ | {"INSERT"},
         "audit_events": READ | {"INSERT"},
+        "revoked_tokens": READ,
+        "refusals": READ | {"INSERT", "UPDATE"},
     },
     "luminescent_worker": {
         "alembic_version": READ,
         "tenants": READ,
+        "placements": READ,
+        "placement_moves": READ,
         "usage_counters": READ,
+        "usage_events": {"INSERT"},
+        "usage_reservations": READ | {"DELETE"},
+        "subjects": READ,
         "memories": READ,
         "intake": READ | {"DELETE"},
+        "audit_events": {"INSERT"},
+        "refusals": READ | {"UPDATE", "DELETE"},
     },
     "luminescent_keys": {"api_keys": READ},
     "luminescent_maintenance": {
@@ -40,26 +54,60 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "api_keys": READ | {"INSERT", "UPDATE", "DELETE"},
         "erasures": READ | {"INSERT", "UPDATE", "DELETE"},
         "tenants": READ | {"INSERT", "UPDATE"},
+        "placements": READ | {"INSERT", "UPDATE"},
+        "placement_moves": READ | {"INSERT", "UPDATE"},
         "usage_counters": READ | {"INSERT", "UPDATE"},
         "tenant_closings": READ | {"INSERT", "UPDATE"},
         "subjects": READ | {"INSERT", "UPDATE", "DELETE"},
         "memories": READ | {"DELETE"},
+        "memory_changes": READ | {"DELETE"},
         "intake": READ | {"DELETE"},
         "idempotency_keys": READ | {"DELETE"},
-        "usage_events": READ | {"DELETE"},
+        "usage_events": READ | {"INSERT", "DELETE"},
+        "usage_reservations": READ | {"DELETE"},
         "audit_events": READ | {"INSERT"},
+        "revoked_tokens": READ | {"INSERT", "DELETE"},
+        "refusals": READ,
+        "keyring_state": READ | {"INSERT", "UPDATE"},
+        "keyring_backups": READ | {"INSERT", "UPDATE"},
     },
     "luminescent_backup": dict.fromkeys(EVERYTHING, READ),
     "luminescent_pixeltable": {},
 }
 COLUMN_RIGHTS = {
+    ("luminescent_app", "intake", "placement", "UPDATE"),
+    ("luminescent_app", "intake", "revision", "UPDATE"),
+    ("luminescent_app", "intake", "generation", "UPDATE"),
+    ("luminescent_app", "intake", "memory_type", "UPDATE"),
+    ("luminescent_app", "intake", "confidence", "UPDATE"),
+    ("luminescent_app", "intake", "created_at", "UPDATE"),
+    ("luminescent_app", "intake", "expires_at", "UPDATE"),
+    ("luminescent_app", "intake", "envelope", "UPDATE"),
+    ("luminescent_app", "memories", "revision", "UPDATE"),
+    ("luminescent_app", "memories", "size_bytes", "UPDATE"),
+    ("luminescent_app", "memories", "created_at", "UPDATE"),
+    ("luminescent_app", "memories", "expires_at", "UPDATE"),
+    ("luminescent_app", "memories", "superseded_by", "UPDATE"),
+    ("luminescent_app", "memories", "superseded_at", "UPDATE"),
+    ("luminescent_app", "memories", "last_accessed_at", "UPDATE"),
+    ("luminescent_maintenance", "memories", "state", "UPDATE"),
+    ("luminescent_maintenance", "memories", "purge_started_at", "UPDATE"),
+    ("luminescent_maintenance", "memories", "generation", "UPDATE"),
     ("luminescent_app", "memories", "deleted_at", "UPDATE"),
     ("luminescent_app", "memories", "generation", "UPDATE"),
     ("luminescent_app", "memories", "state", "UPDATE"),
     ("luminescent_app", "subjects", "generation", "UPDATE"),
+    ("luminescent_app", "subjects", "memories", "UPDATE"),
     ("luminescent_app", "usage_counters", "used", "UPDATE"),
+    ("luminescent_keys", "api_keys", "last_used_at", "UPDATE"),
+    ("luminescent_maintenance", "intake", "placement", "UPDATE"),
+    ("luminescent_app", "usage_reservations", "actual", "UPDATE"),
+    ("luminescent_app", "usage_reservations", "settled_at", "UPDATE"),
+    ("luminescent_app", "usage_reservations", "state", "UPDATE"),
     ("luminescent_worker", "memories", "state", "UPDATE"),
+    ("luminescent_worker", "subjects", "memories", "UPDATE"),
     ("luminescent_worker", "usage_counters", "used", "UPDATE"),
+    ("luminescent_worker", "usage_reservations", "state", "UPDATE"),
 }
 """Rights on single columns, beyond those on their tables."""
 OWN_TENANT = "current_setting('luminescent.tenant'::text, true)"
@@ -167,10 +215,29 @@ def test_the_policies_are_these(migrated: sa.Engine) -> None:
         }
     expected |= {
         (table, "worker", "{luminescent_worker}", "ALL", "PERMISSIVE", "true", None)
-        for table in ("tenants", "usage_counters", "memories", "intake")
+        for table in (
+            "tenants",
+            "usage_counters",
+            "usage_reservations",
+            "subjects",
+            "memories",
+            "intake",
+            "placement_moves",
+        )  # fmt: skip
     }
     expected |= {
+        ("usage_events", "worker", "{luminescent_worker}", "INSERT", "PERMISSIVE", None, "true"),
         ("audit_events", "system_log", "{luminescent_app}", "INSERT", "PERMISSIVE", None, "(log_id = '_system'::text)"),
+        (
+            "audit_events",
+            "system_log_worker",
+            "{luminescent_worker}",
+            "INSERT",
+            "PERMISSIVE",
+            None,
+            "(log_id = '_system'::text)",
+        ),
+        ("api_keys", "key_use", "{luminescent_keys}", "UPDATE", "PERMISSIVE", "true", "true"),
         ("api_keys", "key_lookup", "{luminescent_keys}", "SELECT", "PERMISSIVE", "true", None),
     }
     assert set(found) == expected

@@ -51,6 +51,21 @@ class Books:
         rows = self.query("SELECT event FROM audit_events WHERE log_id = %s ORDER BY occurred_at", [tenant_id])
         return [row[0] for row in rows]
 
+    def placement(self, tenant_id: str) -> tuple[str, str, str]:
+        """The tenant's table, the model that is read in it, and the state of its columns."""
+        ((name, model, state),) = self.query(
+            "SELECT t.placement, p.model, p.state FROM tenants t JOIN placements p USING (placement)"
+            " WHERE t.tenant_id = %s",
+            [tenant_id],
+        )
+        return name, model, state
+
+    def moves(self, tenant_id: str) -> list[tuple[str, str, str]]:
+        """(source, target, state) of every move of the tenant, in order."""
+        return [tuple(row) for row in self.query(
+            "SELECT source, target, state FROM placement_moves WHERE tenant_id = %s ORDER BY started_at", [tenant_id]
+        )]  # fmt: skip
+
     def erasures(self, tenant_id: str) -> list[tuple[str, str]]:
         """(subject id, state) of every erasure."""
         return [tuple(row) for row in self.query(
@@ -77,13 +92,26 @@ class Books:
         found: Counter[str] = Counter()
         for table, columns in self._placements():
             for memory_id, has_vector in self.query(
-                f"SELECT {columns['memory_id']}, {columns['embedding']} IS NOT NULL FROM {table}"
+                f"SELECT {columns['memory_id']}, coalesce({columns['embedding']}, {columns['embedding_2']}) IS NOT NULL"
+                f" FROM {table}"
                 f" WHERE {columns['tenant_id']} = %s",
                 [tenant_id],
                 database="data",
             ):
                 assert has_vector, "a row without a vector"
                 found[memory_id] += 1
+        return found
+
+    def revisions(self, tenant_id: str) -> dict[str, int]:
+        """Revision by memory id of everything in Pixeltable."""
+        found: dict[str, int] = {}
+        for table, columns in self._placements():
+            query = (
+                f"SELECT {columns['memory_id']}, {columns['revision']} FROM {table} WHERE {columns['tenant_id']} = %s"
+            )
+            for memory_id, revision in self.query(query, [tenant_id], database="data"):
+                assert memory_id not in found, "a memory is there twice"
+                found[memory_id] = revision
         return found
 
     def rows_naming(self, subject_id: str) -> dict[str, int]:
@@ -106,5 +134,12 @@ class Books:
         tables = self.query(
             "SELECT relname FROM pg_class WHERE relname LIKE 'tbl\\_%%' AND relkind = 'r'", database="data"
         )
-        # The columns of `cloud.memory.pixeltable.SCHEMA`, in order, and the computed one behind them.
-        return [(name, {"memory_id": "col_0", "tenant_id": "col_1", "embedding": "col_10"}) for (name,) in tables]
+        # The columns of `cloud.memory.pixeltable_handles.SCHEMA`, in order, and the computed ones behind them.
+        columns = {
+            "memory_id": "col_0",
+            "tenant_id": "col_1",
+            "revision": "col_3",
+            "embedding": "col_10",
+            "embedding_2": "col_11",
+        }
+        return [(name, columns) for (name,) in tables]

@@ -17,7 +17,13 @@ import cloud
 ROOT = Path(cloud.__file__).parents[1]
 PACKAGES = ("cloud", "src", "migrations")
 LINT = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"]
-PIXELTABLE = {"cloud.memory.pixeltable", "cloud.storage.pixeltable_env", "cloud.storage.pixeltable_tables"}
+PIXELTABLE = {
+    "cloud.memory.pixeltable",
+    "cloud.memory.pixeltable_columns",
+    "cloud.memory.pixeltable_handles",
+    "cloud.storage.pixeltable_env",
+    "cloud.storage.pixeltable_tables",
+}
 ENVIRONMENT = {
     "cloud.storage.pixeltable_env": "hides what is meant for another installation of Pixeltable",
 }

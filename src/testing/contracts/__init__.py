@@ -16,6 +16,7 @@ from src.testing.contracts.base import ProviderContract
 from src.testing.contracts.behaviour import BehaviourContract
 from src.testing.contracts.definition import ProtocolDefinitionContract
 from src.testing.contracts.isolation import CallerIsolationContract, IsolationContract
+from src.testing.contracts.managed import ManagedCallerIsolationContract, ManagedContract
 from src.testing.contracts.workflow import BatchContract, BatchProvider, WorkflowContract
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "BehaviourContract",
     "CallerIsolationContract",
     "IsolationContract",
+    "ManagedCallerIsolationContract",
+    "ManagedContract",
     "ProtocolDefinitionContract",
     "ProviderContract",
     "WorkflowContract",

@@ -15,6 +15,8 @@ from typer.testing import CliRunner, Result
 from cloud import CloudRuntime, CloudSettings
 from cloud.cli.app import build_app
 from cloud.cli.ports import Program
+from cloud.custody.service import Custody
+from cloud.startup import upkeep
 
 Command = Callable[..., Result]
 
@@ -30,7 +32,18 @@ def command(runtime: CloudRuntime, home: Path, monkeypatch: pytest.MonkeyPatch) 
     def run_worker(_: CloudSettings, stop: threading.Event) -> None:
         stop.wait()
 
-    app = build_app(Program(settings=settings, open=lambda _: contextlib.nullcontext(runtime), run_worker=run_worker))
+    def open_custody(_: CloudSettings, *, with_keyring: bool) -> contextlib.AbstractContextManager[Custody]:
+        return contextlib.nullcontext(runtime.keyring)
+
+    app = build_app(
+        Program(
+            settings=settings,
+            open=lambda _: contextlib.nullcontext(runtime),
+            open_custody=open_custody,
+            run_worker=run_worker,
+            upkeep=upkeep,
+        )
+    )
 
     def run(*arguments: str | Path, env: dict[str, str] | None = None, typed: str | None = None) -> Result:
         return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env, input=typed)

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from cloud import CloudSettings
 from cloud.cli import app
 from cloud.cli.ports import Program, Runtime
+from cloud.custody.service import Custody
 from cloud.kernel.errors import ProviderUnavailableError
+from cloud.startup import upkeep
 
 
 def failing(error: Exception) -> Program:
@@ -24,7 +26,10 @@ def failing(error: Exception) -> Program:
     def run_worker(_: CloudSettings, stop: threading.Event) -> None:
         raise error
 
-    return Program(settings=CloudSettings, open=open_, run_worker=run_worker)
+    def open_custody(_: CloudSettings, *, with_keyring: bool) -> contextlib.AbstractContextManager[Custody]:
+        raise error
+
+    return Program(settings=CloudSettings, open=open_, open_custody=open_custody, run_worker=run_worker, upkeep=upkeep)
 
 
 def test_a_defect_is_reported_by_kind_and_place_without_its_message(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,3 +57,11 @@ def test_an_error_of_the_operating_system_names_the_file(tmp_path: Path) -> None
     result = CliRunner().invoke(made, ["--home", str(tmp_path), "tenants", "list"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines() == [f"error: {tmp_path / 'x'}: Permission denied"]
+
+
+def test_two_settings_that_do_not_fit_are_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUMINESCENT_CLOUD_CONTROL_URL", "postgresql://:s3cret@db.example.com/x")
+    result = CliRunner().invoke(app.build_app(failing(AssertionError())), ["db", "current"])
+    assert result.exit_code == 1
+    assert "settings: control_url and data_url belong together" in result.stderr
+    assert "s3cret" not in result.output

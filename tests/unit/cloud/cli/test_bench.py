@@ -18,6 +18,7 @@ from cloud.cli.app import build_app
 from cloud.cli.locomo import LocomoFileError, read_locomo
 from cloud.cli.ports import Program
 from cloud.cli.recall import DEPTHS, ablations, measure
+from cloud.startup import upkeep
 from src.memory.schemas import Memory
 from src.memory.scoring import RankingWeights
 from tests.unit.cloud.cli.conftest import Command
@@ -235,7 +236,9 @@ def test_it_uses_an_installation_of_its_own_with_the_weights_of_the_environment(
     monkeypatch.setenv("LUMINESCENT_CLOUD_HOME", str(tmp_path / "in-use"))
     monkeypatch.setenv("LUMINESCENT_CLOUD_PLANS_FILE", str(tmp_path / "of-another"))
     monkeypatch.setenv("LUMINESCENT_CLOUD_DATE_WEIGHT", "0.25")
-    app = build_app(Program(settings=CloudSettings, open=open_, run_worker=lambda *_: None))
+    app = build_app(
+        Program(settings=CloudSettings, open=open_, open_custody=open_, run_worker=lambda *_: None, upkeep=upkeep)
+    )
     arguments = ["bench", "recall", "--data", str(write(document))]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     (settings,) = opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,24 @@ EXAMPLES: dict[LuminescentError, ExitCode] = {
     errors.ConfigurationError("x"): ExitCode.FAILED,
     errors.UnknownTenantError(): ExitCode.DENIED,
     errors.IdempotencyConflictError(): ExitCode.FAILED,
+    errors.ReservationClosedError("released"): ExitCode.FAILED,
     errors.KeyDestroyedError(): ExitCode.FAILED,
+    errors.MemoryNotFoundError(): ExitCode.FAILED,
+    errors.RevisionConflictError(expected=1, current=2): ExitCode.FAILED,
+    errors.OperationInProgressError("x"): ExitCode.UNAVAILABLE,
     errors.SealBrokenError(): ExitCode.FAILED,
     errors.InvalidMemoryError(field="content", reason="is empty"): ExitCode.USAGE,
     errors.InvalidFilterError(place="limit", reason="must be from 1"): ExitCode.USAGE,
     errors.AuthenticationError("no_key", "x"): ExitCode.DENIED,
+    errors.TokenKeysUnavailableError(): ExitCode.UNAVAILABLE,
     errors.PermissionDeniedError(action="memory.store", reason="role_missing"): ExitCode.DENIED,
     errors.TenantIsolationError("conflict"): ExitCode.DENIED,
     errors.QuotaExceededError(meter="memories", limit=1, used=1): ExitCode.QUOTA,
+    errors.QuotaExceededError(
+        meter="reads", limit=1, used=1, resets_at=datetime(2026, 2, 1, tzinfo=UTC)
+    ): ExitCode.QUOTA,
     errors.ProviderUnavailableError("control plane"): ExitCode.UNAVAILABLE,
+    errors.UnreadableFileError("manifest", "x"): ExitCode.FAILED,
     errors.ErasureIncompleteError(("control.memories",)): ExitCode.UNAVAILABLE,
 }
 

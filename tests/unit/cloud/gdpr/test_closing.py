@@ -86,6 +86,7 @@ def assert_closed(look: Looker) -> None:
 
 async def test_a_preview_counts_and_changes_nothing(look: Looker) -> None:
     await filled(look)
+    await look.runtime.drain()
     before = rows(look)
     preview = look.runtime.closing.close(look.tenant_id)
     assert isinstance(preview, ClosingPreview)

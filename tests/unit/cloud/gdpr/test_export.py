@@ -119,13 +119,15 @@ async def test_an_export_holds_the_events_by_and_about_the_person_with_what_was_
 
 async def test_an_export_tells_what_else_is_kept_of_the_person_and_no_secret(look: Looker, tmp_path: Path) -> None:
     ids = await look.store(sample_memory("alice"), idempotency_key="alice's own key")
-    secret = look.runtime.api_keys.create(look.tenant_id, roles={"member"}, user_id="alice").split("_")[2]
+    key = look.runtime.api_keys.create(look.tenant_id, roles={"member"}, user_id="alice", ip_ranges=["192.0.2.7"])
+    secret = key.split("_")[2]
     look.runtime.api_keys.create(look.tenant_id, roles={"service"})
     person = (await exported(look, "alice", tmp_path))["person"]
     assert (person["user_id"], person["tenant_id"]) == ("alice", look.tenant_id)
     assert person["subject_id"] == look.subject("alice")
     assert [row["state"] for row in person["subjects"]] == ["active"]
-    assert [row["roles"] for row in person["api_keys"]] == [["member"]]
+    assert [(row["roles"], row["ip_ranges"]) for row in person["api_keys"]] == [(["member"], ["192.0.2.7/32"])]
+    assert "last_used_at" in person["api_keys"][0]
     assert [row["memory_ids"] for row in person["idempotency_keys"]] == [ids]
     assert person["erasures"] == []
     written = "".join((tmp_path / name).read_text() for name in FILES)
@@ -140,18 +142,24 @@ async def test_the_export_goes_by_the_data_map(look: Looker, tmp_path: Path) -> 
     personal = {
         place.name
         for place in CATALOG
-        if set(place.columns.values()) - {Holds.NOTHING} and place.kind not in (Kind.CACHE, Kind.DIRECTORY)
+        # A stranger's address is a hash that nobody can look a person up by.
+        if set(place.columns.values()) - {Holds.NOTHING, Holds.STRANGER}
+        and place.kind not in (Kind.CACHE, Kind.DIRECTORY)
     }
     assert personal.isdisjoint(silent), "a place about people that no export tells of"
     assert {place.exported_in for place in CATALOG} - {None} == set(FILES)
 
-    await look.store(sample_memory("alice"), idempotency_key="k")
+    (memory_id,) = await look.store(sample_memory("alice"), idempotency_key="k")
+    with request_context(tenant_id=look.tenant_id, roles={"service"}):
+        await look.runtime.memory.update(memory_id, {"content": "Uses spaces"})
+        await look.runtime.memory.get_by_id(memory_id)
     look.runtime.api_keys.create(look.tenant_id, roles={"member"}, user_id="alice")
     await look.runtime.gdpr.delete_user_data("alice", look.tenant_id)
     found = await exported(look, "alice", tmp_path)
     tables = {place.name.removeprefix("control.") for place in CATALOG if place.exported_in == "person.json"}
     tables -= {"keyring.subject"}
     assert tables <= found["person"].keys()
+    assert found["memories"][0]["last_accessed_at"] is not None, "what is noted of reads is told too"
     for table in tables - {"erasures"}:
         assert found["person"][table], f"{table} has a row about the person that is not told"
 

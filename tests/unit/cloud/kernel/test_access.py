@@ -9,7 +9,23 @@ import pytest
 from cloud.kernel.access import Action, Allowed, Refused, decide
 from cloud.kernel.scope import Principal, PrincipalKind, Role
 
-MEMORY = {"memory.store", "memory.store_many", "memory.retrieve", "memory.search", "memory.get", "memory.delete"}
+MEMORY = {
+    "memory.store",
+    "memory.store_many",
+    "memory.retrieve",
+    "memory.search",
+    "memory.get",
+    "memory.delete",
+    "memory.import",
+    "memory.export",
+    "memory.update",
+    "memory.supersede",
+    "memory.undelete",
+    "memory.history",
+    "memory.list",
+    "memory.count",
+}
+EVERYBODY = {"memory.export_all"}
 PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
 AUDIT = {"audit.export", "audit.read"}
 TENANTS = {
@@ -19,21 +35,76 @@ TENANTS = {
     "tenant.list",
     "tenant.change",
     "tenant.close",
+    "tenant.move",
+    "embeddings.status",
+    "embeddings.migrate",
+    "embeddings.rollback",
+    "embeddings.finish",
     "api_key.create",
     "api_key.revoke",
     "api_key.list",
+    "memory.purge",
+    "api_key.rotate",
+    "token.revoke",
+    "token.check",
+    "access.review_all",
 }
-NOBODY = {"gdpr.erase.step", "tenant.close.step", "usage.track", "external.event", "security.event", "service.start"}
+REVIEW = {"access.review"}
+INSTALLATION = {"db.upgrade", "db.check", "doctor.run", "leak_test.run"}
+NOBODY = {
+    "gdpr.erase.step",
+    "memory.import.step",
+    "memory.export.step",
+    "keyring.step",
+    "leak_test.run.step",
+    "tenant.close.step",
+    "tenant.move.step",
+    "embeddings.migrate.step",
+    "embeddings.gate",
+    "usage.threshold",
+    "usage.track",
+    "external.event",
+    "security.event",
+    "security.authentication_failures",
+    "service.start",
+}
+KEYRING = {
+    "keyring.status",
+    "keyring.rotate",
+    "keyring.backup",
+    "keyring.restore",
+    "keyring.accept",
+    "keyring.reconcile",
+    "keyring.destroy_root_key",
+}
+HOLDS = {"usage.reserve", "usage.commit", "usage.release"}
 """Steps and reports of the service itself: no caller asks for them by name."""
 
 GRANTED: dict[Role, set[str]] = {
-    Role.SERVICE: MEMORY,
-    Role.MEMBER: MEMORY,
-    Role.TENANT_ADMIN: MEMORY | PERSON | AUDIT | {"usage.read"},
-    Role.AUDITOR: AUDIT,
-    Role.OPERATOR: TENANTS | {"usage.read", "audit.system"},
+    Role.SERVICE: MEMORY | HOLDS,
+    Role.MEMBER: MEMORY | HOLDS,
+    Role.TENANT_ADMIN: MEMORY | HOLDS | EVERYBODY | PERSON | AUDIT | REVIEW | {"usage.read"},
+    Role.AUDITOR: AUDIT | REVIEW,
+    Role.OPERATOR: TENANTS
+    | HOLDS
+    | REVIEW
+    | INSTALLATION
+    | KEYRING
+    | {"usage.read", "usage.reconcile", "audit.system"},
 }
-KNOWN = MEMORY | PERSON | AUDIT | TENANTS | NOBODY | {"usage.read", "audit.system"}
+KNOWN = (
+    MEMORY
+    | HOLDS
+    | EVERYBODY
+    | PERSON
+    | AUDIT
+    | TENANTS
+    | REVIEW
+    | INSTALLATION
+    | KEYRING
+    | NOBODY
+    | {"usage.read", "usage.reconcile", "audit.system"}
+)
 
 
 def principal(*roles: Role, user_id: str | None = None) -> Principal:
@@ -49,7 +120,7 @@ def test_every_action_stands_in_the_table() -> None:
 def test_a_role_may_what_the_table_says_and_nothing_else(role: Role, action: Action) -> None:
     verdict = decide(principal(role, user_id="alice"), action, user_id="alice")
     if action.value in GRANTED[role]:
-        assert verdict == Allowed(only_own=role is Role.MEMBER)
+        assert verdict == Allowed(only_own=role is Role.MEMBER and action.value in MEMORY)
     else:
         assert verdict == Refused("role_missing")
 

@@ -31,7 +31,7 @@ def test_the_modules_names_are_its_whole_tree() -> None:
 
 def test_only_what_may_succeed_later_says_so() -> None:
     retryable = {error.code for error in tree(LuminescentError) if error.retryable}
-    assert retryable == {"unavailable", "erasure_incomplete"}
+    assert retryable == {"unavailable", "erasure_incomplete", "token_keys_unavailable", "in_progress"}
 
 
 def test_a_full_quota_tells_its_facts() -> None:
@@ -54,6 +54,7 @@ def test_a_full_quota_tells_its_facts() -> None:
         (errors.ProviderUnavailableError("x", reason="alice@example.com"), "unavailable"),
         (errors.ConfigurationError("the file /home/alice"), "configuration"),
         (errors.IdempotencyConflictError(), "idempotency_conflict"),
+        (errors.ReservationClosedError("released"), "reservation_closed:released"),
         (errors.QuotaExceededError(meter="memories", limit=1, used=1), "quota_exceeded"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import cloud.keys.sqlite
+import cloud.keys.layout
 from cloud.kernel.errors import ConfigurationError, KeyDestroyedError, SealBrokenError
 from cloud.keys.cache import CachedKey, KeyCache
 from cloud.keys.index import SqliteIndex, SubjectRow
@@ -59,8 +59,9 @@ class TestAtRest:
     def test_files_are_for_their_owner_alone(self, keyring: FileKeyring, directory: Path) -> None:
         resolve(keyring, "alice")
         assert directory.stat().st_mode & 0o777 == 0o700
+        (attendance,) = [path.name for path in directory.glob("open-*")]
         assert {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()} == dict.fromkeys(
-            (SLOTS_NAME, INDEX_NAME, JOURNAL_NAME, "writer.lock"), 0o600
+            (SLOTS_NAME, INDEX_NAME, JOURNAL_NAME, "writer.lock", "rotation.lock", attendance), 0o600
         )
 
     def test_neither_user_ids_nor_keys_are_written_in_the_clear(self, keyring: FileKeyring, directory: Path) -> None:
@@ -141,7 +142,7 @@ class TestSpares:
     def test_slots_are_used_again_and_counted(
         self, directory: Path, root_key: LocalRootKey, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cloud.keys.sqlite, "_SLOTS_AT_A_TIME", 16)
+        monkeypatch.setattr(cloud.keys.layout, "_SLOTS_AT_A_TIME", 16)
         keyring = FileKeyring.open(directory, root_key, create=True, spare_keys=4)
         keyring.create_tenant("acme")
         for number in range(40):
@@ -429,10 +430,10 @@ class TestDamage:
     ) -> None:
         keyring.close()
         db = sqlite3.connect(directory / INDEX_NAME)
-        db.execute("UPDATE meta SET value = 2 WHERE name = 'format'")
+        db.execute("UPDATE meta SET value = 3 WHERE name = 'format'")
         db.commit()
         db.close()
-        with pytest.raises(ConfigurationError, match="format 2"):
+        with pytest.raises(ConfigurationError, match="format 3"):
             FileKeyring.open(directory, root_key)
 
     def test_a_directory_open_to_others_is_refused(

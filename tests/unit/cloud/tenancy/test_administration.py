@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -22,7 +23,7 @@ from cloud.kernel.errors import (
     UnknownTenantError,
 )
 from cloud.kernel.ids import SYSTEM_LOG
-from cloud.tenancy.model import TenantState
+from cloud.tenancy.model import TenantState, pooled_placement
 from src.testing.samples import sample_memory
 
 _numbers = itertools.count(1)
@@ -199,14 +200,29 @@ def test_a_tenant_that_is_not_there_cannot_be_changed(runtime: CloudRuntime, ten
 
 
 def administration(runtime: CloudRuntime, tenant_id: str) -> dict[Action, Callable[[], Any]]:
+    # A key is rotated once, and each attempt is made a few times.
+    keys = iter([runtime.api_keys.create(tenant_id, roles={"service"}).split("_")[1] for _ in range(4)])
+
+    def roll_back() -> None:
+        # Whoever is let in learns that there is nothing to go back to.
+        with contextlib.suppress(ConfigurationError):
+            runtime.embeddings.rollback(pooled_placement(tenant_id))
+
     return {
         Action.TENANT_CREATE: lambda: runtime.tenants.create(new_name()),
         Action.TENANT_SUSPEND: lambda: runtime.tenants.suspend(tenant_id),
         Action.TENANT_RESUME: lambda: runtime.tenants.resume(tenant_id),
         Action.TENANT_LIST: lambda: runtime.tenants.list(),
+        Action.TENANT_MOVE: lambda: runtime.tenants.move(tenant_id, to="pooled"),
+        Action.EMBEDDINGS_STATUS: lambda: runtime.embeddings.status(),
+        Action.EMBEDDINGS_MIGRATE: lambda: runtime.embeddings.migrate(pooled_placement(tenant_id), "wordllama"),
+        Action.EMBEDDINGS_ROLLBACK: roll_back,
+        Action.EMBEDDINGS_FINISH: lambda: runtime.embeddings.finish(pooled_placement(tenant_id)),
         Action.API_KEY_CREATE: lambda: runtime.api_keys.create(tenant_id, roles={"service"}),
         Action.API_KEY_REVOKE: lambda: runtime.api_keys.revoke(tenant_id, "000000000000"),
         Action.API_KEY_LIST: lambda: runtime.api_keys.list(tenant_id),
+        Action.API_KEY_ROTATE: lambda: runtime.api_keys.rotate(tenant_id, next(keys)),
+        Action.ACCESS_REVIEW_ALL: lambda: runtime.api_keys.review(),
         Action.AUDIT_SYSTEM: lambda: runtime.audit.events(SYSTEM_LOG),
     }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,8 +19,9 @@ from cloud.kernel.errors import (
     UnknownTenantError,
 )
 from cloud.storage.metadata import usage_events
+from cloud.usage.advice import WRITE_METERS
 from cloud.usage.model import Balance, Meter
-from cloud.usage.ports import TransactionalUsageTracker
+from cloud.usage.ports import TransactionalUsageTracker, UsageStore
 from cloud.usage.service import CloudUsageTracker
 from src.extensions import UsageTracker
 from src.testing.samples import sample_memory
@@ -34,29 +35,32 @@ SUMMARY = {
     "period_start": datetime,
     "period_end": datetime,
     "memories": dict,
+    "meters": dict,
 }
 
 
 class Counter:
-    """A usage store that counts how often it is asked for the balance."""
+    """Balances of every meter, all alike, counting how often they are asked for."""
 
     def __init__(self, used: int, limit: int | None) -> None:
         self.used = used
         self.limit = limit
         self.asked = 0
 
-    def balance(self, tenant_id: str) -> Balance | None:
+    def balances(self, tenant_id: str, meters: Collection[Meter]) -> dict[Meter, Balance] | None:
         self.asked += 1
-        return None if tenant_id == "ghost" else Balance(Meter.MEMORIES, used=self.used, limit=self.limit)
+        if tenant_id == "ghost":
+            return None
+        return {meter: Balance(meter, used=self.used, limit=self.limit) for meter in meters}
 
-    def append(self, tenant_id: str, *, event_id: str, operation: str, tokens: int) -> bool:
-        return True
 
-    def totals(self, tenant_id: str, *, start: datetime, end: datetime) -> dict[str, tuple[int, int]]:
-        return {}
+def tracker_on(store: Counter) -> CloudUsageTracker:
+    return CloudUsageTracker(cast("UsageStore", store), system_clock)
 
-    def storage_bytes(self, tenant_id: str) -> int:
-        return 0
+
+def seen(used: int, limit: int | None) -> list[Balance]:
+    """What a write would say of its meters."""
+    return [Balance(meter, used=used, limit=limit) for meter in WRITE_METERS]
 
 
 def usage_rows(runtime: CloudRuntime, tenant_id: str) -> Sequence[Any]:
@@ -76,7 +80,7 @@ def test_it_offers_the_published_protocol_and_takes_part_in_transactions(runtime
 @pytest.mark.parametrize(("used", "allowed"), [(0, True), (9, True), (10, False), (11, False)])
 @pytest.mark.parametrize("operation", ["memory.store", "memory.store_many", "store", "ingest", "write"])
 def test_advice_on_a_write_is_what_the_balance_says(used: int, allowed: bool, operation: str) -> None:
-    verdict, reason = CloudUsageTracker(Counter(used, 10), system_clock).check_quota("acme", operation)
+    verdict, reason = tracker_on(Counter(used, 10)).check_quota("acme", operation)
     assert verdict is allowed
     if allowed:
         assert reason is None
@@ -84,37 +88,58 @@ def test_advice_on_a_write_is_what_the_balance_says(used: int, allowed: bool, op
         assert reason == f"quota 'memories' exceeded: {used} of 10 used"
 
 
-@pytest.mark.parametrize("operation", ["memory.retrieve", "memory.search", "memory.delete", "query", "gdpr.erase"])
-def test_what_adds_nothing_is_not_limited(operation: str) -> None:
+@pytest.mark.parametrize("operation", ["memory.delete", "gdpr.erase", "tidy up"])
+def test_what_uses_nothing_is_not_limited(operation: str) -> None:
     store = Counter(10, 10)
-    assert CloudUsageTracker(store, system_clock).check_quota("acme", operation) == (True, None)
+    assert tracker_on(store).check_quota("acme", operation) == (True, None)
     assert store.asked == 0
+
+
+@pytest.mark.parametrize("operation", ["memory.retrieve", "memory.search", "memory.get", "query", "retrieve"])
+def test_advice_on_a_read_asks_for_the_reads_of_the_month(operation: str) -> None:
+    assert tracker_on(Counter(9, 10)).check_quota("acme", operation) == (True, None)
+    assert tracker_on(Counter(10, 10)).check_quota("acme", operation) == (
+        False,
+        "quota 'reads' exceeded: 10 of 10 used",
+    )
+
+
+def test_a_refusal_for_bytes_is_left_to_the_write_that_knows_how_many_it_takes() -> None:
+    tracker = tracker_on(Counter(0, None))
+    tracker.observed("acme", [Balance(Meter.MEMORIES, 1, None), Balance(Meter.STORED_BYTES, 10, 10)])
+    assert tracker.denied("acme", requested=1) is None
+    tracker.observed("acme2", [Balance(Meter.STORED_BYTES, 9, 10), Balance(Meter.WRITES, 10, 10)])
+    error = tracker.denied("acme2", requested=3)
+    assert error is not None
+    assert (error.meter, error.used, error.limit, error.requested) == ("writes", 10, 10, 3)
+    assert error.resets_at is not None
 
 
 @pytest.mark.parametrize("tenant_id", ["ghost", "", "_system", "ACME", None])
 def test_an_unknown_tenant_has_no_quota(tenant_id: Any) -> None:
-    tracker = CloudUsageTracker(Counter(0, None), system_clock)
+    tracker = tracker_on(Counter(0, None))
     assert tracker.check_quota(tenant_id, "memory.store") == (False, "unknown tenant")
 
 
 def test_a_remembered_balance_answers_only_while_a_thousand_units_are_left() -> None:
-    store = Counter(0, 10_000)
-    tracker = CloudUsageTracker(store, system_clock)
-    tracker.observed("acme", used=9_000, limit=10_000)
+    room = 10 * 64 * 2**20
+    store = Counter(0, room)
+    tracker = tracker_on(store)
+    tracker.observed("acme", [*seen(9_000, room), Balance(Meter.MEMORIES, used=9_000, limit=10_000)])
     assert tracker.check_quota("acme", "memory.store") == (True, None)
     assert store.asked == 0, "with room enough nobody needs to ask"
-    store.used = 10_000
-    tracker.observed("acme", used=9_001, limit=10_000)
+    store.used = room
+    tracker.observed("acme", [Balance(Meter.MEMORIES, used=9_001, limit=10_000)])
     assert not tracker.check_quota("acme", "memory.store")[0], "999 left as remembered, and full in fact"
     assert store.asked == 1
 
 
 def test_a_remembered_balance_is_old_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("cloud.usage.service.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("cloud.usage.advice.time.monotonic", lambda: now[0])
     store = Counter(5_000, 5_000)
-    tracker = CloudUsageTracker(store, system_clock)
-    tracker.observed("acme", used=0, limit=5_000)
+    tracker = tracker_on(store)
+    tracker.observed("acme", seen(0, None))
     now[0] += 0.9
     assert tracker.check_quota("acme", "memory.store")[0]
     now[0] += 0.2
@@ -122,8 +147,8 @@ def test_a_remembered_balance_is_old_after_a_second(monkeypatch: pytest.MonkeyPa
 
 
 def test_one_tenants_balance_says_nothing_about_another(runtime: CloudRuntime) -> None:
-    tracker = CloudUsageTracker(Counter(10, 10), system_clock)
-    tracker.observed("acme", used=0, limit=None)
+    tracker = tracker_on(Counter(10, 10))
+    tracker.observed("acme", seen(0, None))
     assert tracker.check_quota("acme", "memory.store")[0]
     assert not tracker.check_quota("acme2", "memory.store")[0]
 
@@ -268,4 +293,4 @@ def test_usage_is_shown_to_administrators_and_operators_alone(runtime: CloudRunt
 
 def test_a_tracker_without_tenancy_shows_nothing() -> None:
     with pytest.raises(ConfigurationError):
-        CloudUsageTracker(Counter(0, None), system_clock).get_usage_summary("acme")
+        tracker_on(Counter(0, None)).get_usage_summary("acme")

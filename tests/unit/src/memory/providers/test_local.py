@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from src.errors import LuminescentError
 from src.memory.embedding import HashingEmbedder
-from src.memory.providers.local import LocalMemoryProvider, ProviderFullError
+from src.memory.providers.local import DELETED_RETENTION, LocalMemoryProvider, ProviderFullError
 from src.memory.schemas import Memory
 from src.testing.samples import sample_memory
 
@@ -62,7 +62,7 @@ async def test_what_is_not_returned_was_not_read(provider: LocalMemoryProvider, 
     await provider.search("alice", {"source": "nowhere"})
     clock.now += timedelta(hours=1)
     held = provider._people["alice"].valid.values()
-    assert [memory.last_accessed_at for memory in held] == [START]
+    assert [kept.memory.last_accessed_at for kept in held] == [START]
 
 
 async def test_a_full_provider_refuses_and_deleting_or_expiring_makes_room(
@@ -95,11 +95,29 @@ async def test_deleting_an_expired_memory_removes_it_for_good(provider: LocalMem
     assert await provider.search("alice", {"include_invalid": True}) == []
 
 
-async def test_nothing_of_a_person_stays_after_the_last_deletion(provider: LocalMemoryProvider) -> None:
+async def test_nothing_of_a_person_stays_once_the_last_deletion_is_past_undoing(
+    provider: LocalMemoryProvider, clock: Clock
+) -> None:
     memory_id = await provider.store(sample_memory(), {})
     assert await provider.delete(memory_id)
+    clock.now += DELETED_RETENTION - timedelta(seconds=1)
+    assert await provider.undelete(memory_id)
+    assert await provider.delete(memory_id)
+    clock.now += DELETED_RETENTION
+    assert await provider.search("somebody else", {}) == []
     assert provider._people == {}
     assert provider._owner_of == {}
+    assert await provider.undelete(memory_id) is False
+    assert await provider.history(memory_id) == []
+
+
+async def test_undeleting_into_a_full_provider_is_refused(provider: LocalMemoryProvider) -> None:
+    memory_id = await provider.store(sample_memory(), {})
+    assert await provider.delete(memory_id)
+    await provider.store_many([sample_memory()] * 3, {})
+    with pytest.raises(ProviderFullError):
+        await provider.undelete(memory_id)
+    assert await provider.get_by_id(memory_id) is None
 
 
 async def test_expired_memories_do_not_change_how_others_rank(clock: Clock) -> None:

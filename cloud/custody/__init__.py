@@ -1,0 +1,1 @@
+"""Custody of the keyring: rotation, backup, restoring and diagnosis, audited, for the operator."""

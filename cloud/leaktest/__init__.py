@@ -1,0 +1,1 @@
+"""The leak test: canaries through every read path of a live installation, in tenants of its own."""

@@ -1,0 +1,208 @@
+"""`ManagedLedger` and `PurgeLedger` on the control plane: server functions of revision 0003."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from cloud.audit.model import AuditDraft
+from cloud.kernel.scope import TenantPredicate
+from cloud.memory.managed_ports import (
+    Retention,
+    RevisionConflict,
+    Superseded,
+    Told,
+    Undeleted,
+    Updated,
+    Whose,
+)
+from cloud.memory.model import SealedRow
+from cloud.memory.placement_store import placements_of
+from cloud.memory.ports import Absent, IdempotencyTag, KeyConflict, QuotaFull, Stale, TenantRefused
+from cloud.memory.postgres import PostgresLedger, function, gone_or_refused, quota_full
+from cloud.storage.engine import ControlEngine
+from src.memory.lifecycle import ChangeKind, MemoryChange
+
+_ID: Final = sa.Uuid(as_uuid=False)
+_INSTANT: Final = sa.DateTime(timezone=True)
+_WHOSE: Final[dict[str, sa.types.TypeEngine[Any]]] = {
+    "tenant": sa.Text(),
+    "memory": _ID,
+    "own": _ID,
+    "restricted": sa.Boolean(),
+}
+_ROW: Final[dict[str, sa.types.TypeEngine[Any]]] = {
+    "type": sa.Text(),
+    "confidence": sa.Double(),
+    "created": _INSTANT,
+    "expires": _INSTANT,
+    "envelope": sa.LargeBinary(),
+}
+_EVENT: Final[dict[str, sa.types.TypeEngine[Any]]] = {"event": JSONB(), "retry": sa.Boolean()}
+_KEPT: Final[dict[str, sa.types.TypeEngine[Any]]] = dict.fromkeys(("deleted", "expired", "superseded"), sa.Double())
+
+_UPDATE = function("lc_update", **_WHOSE, base=sa.Integer(), expected=sa.Integer(), **_ROW, **_EVENT)
+_SUPERSEDE = function(
+    "lc_supersede",
+    **_WHOSE,
+    id=_ID,
+    subject=_ID,
+    **_ROW,
+    key_tag=sa.LargeBinary(),
+    fingerprint=sa.LargeBinary(),
+    **_EVENT,
+)
+_UNDELETE = function("lc_undelete", **_WHOSE, retention=sa.Double(), **_EVENT)
+_HISTORY = function("lc_history", **_WHOSE, **_EVENT)
+_TOUCH = function("lc_touch", tenant=sa.Text(), ids=ARRAY(_ID), at=ARRAY(_INSTANT))
+_BEGIN = function("lc_purge_begin", tenant=sa.Text(), batch=sa.Integer(), **_KEPT, **_EVENT)
+_END = function("lc_purge_end", tenant=sa.Text(), ids=ARRAY(_ID), rows=sa.BigInteger(), **_EVENT)
+_DUE = sa.text(
+    "SELECT DISTINCT m.tenant_id FROM memories m JOIN subjects s ON s.subject_id = m.subject_id AND s.state = 'active'"
+    " WHERE m.state <> 'active' AND lc_due(m, :deleted, :expired, :superseded)"
+    " AND m.tenant_id = coalesce(CAST(:tenant AS text), m.tenant_id) ORDER BY m.tenant_id"
+).bindparams(*(sa.bindparam(name, type_=kind) for name, kind in _KEPT.items()))
+
+
+class PostgresManagedLedger(PostgresLedger):
+    """`ManagedLedger` on the control plane. Each decision is one round trip."""
+
+    def update(
+        self, predicate: TenantPredicate, whose: Whose, row: SealedRow, *, expected: int | None, audit: AuditDraft
+    ) -> Updated | RevisionConflict | Stale | Absent | QuotaFull | TenantRefused:
+        parameters = {**_whose(predicate, whose), **_row(row), "base": row.revision - 1, "expected": expected}
+        answer = self.call(_UPDATE, {**parameters, "event": audit.document()}, retry_parameter="retry")
+        match answer["outcome"]:
+            case "updated":
+                return Updated(answer["revision"], answer.get("generation"))
+            case "revision_conflict":
+                return RevisionConflict(answer["expected"], answer["current"])
+            case "stale":
+                return Stale(answer["generation"])
+            case _:
+                return _absent_full_or_refused(answer)
+
+    def supersede(
+        self, predicate: TenantPredicate, whose: Whose, row: SealedRow, tag: IdempotencyTag | None, audit: AuditDraft
+    ) -> Superseded | Absent | QuotaFull | KeyConflict | TenantRefused:
+        parameters = {
+            **_whose(predicate, whose),
+            **_row(row),
+            "id": row.memory_id,
+            "subject": row.subject_id,
+            "key_tag": tag.key if tag else None,
+            "fingerprint": tag.fingerprint if tag else None,
+        }
+        answer = self.call(_SUPERSEDE, {**parameters, "event": audit.document()}, retry_parameter="retry")
+        match answer["outcome"]:
+            case "superseded":
+                return Superseded(answer["ids"][0], answer.get("generation"))
+            case "conflict":
+                return KeyConflict()
+            case _:
+                return _absent_full_or_refused(answer)
+
+    def undelete(
+        self, predicate: TenantPredicate, whose: Whose, *, retention: timedelta, audit: AuditDraft
+    ) -> Undeleted | Absent | QuotaFull | TenantRefused:
+        parameters = {**_whose(predicate, whose), "retention": retention.total_seconds()}
+        answer = self.call(_UNDELETE, {**parameters, "event": audit.document()}, retry_parameter="retry")
+        if answer["outcome"] == "undeleted":
+            return Undeleted()
+        return _absent_full_or_refused(answer)
+
+    def history(self, predicate: TenantPredicate, whose: Whose, audit: AuditDraft) -> Told | QuotaFull | TenantRefused:
+        parameters = {**_whose(predicate, whose), "event": audit.document()}
+        answer = self.call(_HISTORY, parameters, retry_parameter="retry")
+        if answer["outcome"] == "told":
+            return Told(tuple(_change(line) for line in answer["lines"]))
+        other = _absent_full_or_refused(answer)
+        assert not isinstance(other, Absent)
+        return other
+
+    def touch(self, predicate: TenantPredicate, read_at: Mapping[str, datetime]) -> frozenset[str]:
+        parameters = {"tenant": predicate.tenant_id, "ids": list(read_at), "at": list(read_at.values())}
+        # No event: each of these reads has left its own, with these ids in it.
+        held = self._engine.call(_TOUCH, parameters, retry_parameter=None)
+        assert isinstance(held, list)
+        return frozenset(str(memory_id) for memory_id in held)
+
+
+class PostgresPurgeLedger:
+    """`PurgeLedger` on the control plane, as the maintenance role."""
+
+    def __init__(self, engine: ControlEngine) -> None:
+        self._engine = engine
+
+    def due(self, retention: Retention, *, tenant_id: str | None) -> list[str]:
+        rows = self._engine.rows(_DUE, {**_kept(retention), "tenant": tenant_id})
+        return [str(row[0]) for row in rows]
+
+    def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
+        return placements_of(self._engine, predicate.tenant_id)
+
+    def begin(
+        self, predicate: TenantPredicate, retention: Retention, *, batch: int, audit: AuditDraft
+    ) -> tuple[str, ...]:
+        parameters = {"tenant": predicate.tenant_id, "batch": batch, **_kept(retention), "event": audit.document()}
+        # A repeated attempt finds what the earlier one marked.
+        answer = self._engine.call(_BEGIN, parameters, retry_parameter="retry")
+        assert isinstance(answer, dict)
+        return tuple(answer["ids"])
+
+    def end(self, predicate: TenantPredicate, ids: Sequence[str], *, rows: int, audit: AuditDraft) -> int:
+        parameters = {"tenant": predicate.tenant_id, "ids": list(ids), "rows": rows, "event": audit.document()}
+        return int(str(self._engine.call(_END, parameters, retry_parameter="retry")))
+
+
+def _whose(predicate: TenantPredicate, whose: Whose) -> dict[str, object]:
+    return {
+        "tenant": predicate.tenant_id,
+        "memory": whose.memory_id,
+        "own": whose.own_subject_id,
+        "restricted": whose.restricted,
+    }
+
+
+def _row(row: SealedRow) -> dict[str, object]:
+    return {
+        "type": row.memory_type,
+        "confidence": row.confidence,
+        "created": row.created_at,
+        "expires": row.expires_at,
+        "envelope": row.envelope,
+    }
+
+
+def _kept(retention: Retention) -> dict[str, float]:
+    return {
+        "deleted": retention.deleted.total_seconds(),
+        "expired": retention.expired.total_seconds(),
+        "superseded": retention.superseded.total_seconds(),
+    }
+
+
+def _change(line: Mapping[str, Any]) -> MemoryChange:
+    return MemoryChange(
+        revision=line["revision"],
+        kind=ChangeKind(line["kind"]),
+        at=datetime.fromisoformat(line["at"]),
+        actor=line["actor"] or None,
+        successor=line["successor"],
+    )
+
+
+def _absent_full_or_refused(answer: Mapping[str, Any]) -> Absent | QuotaFull | TenantRefused:
+    match answer["outcome"]:
+        case "absent":
+            return Absent()
+        case "quota":
+            return quota_full(answer)
+        case _:
+            other = gone_or_refused(answer)
+            assert isinstance(other, TenantRefused)
+            return other

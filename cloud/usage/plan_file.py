@@ -1,0 +1,107 @@
+"""Plan files: TOML, one table per plan, meters as keys. What is wrong in one is named by file, plan and line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Final
+
+from cloud.kernel.errors import ConfigurationError
+from cloud.usage.model import MAX_LIMIT, UNLIMITED, Meter, Plan
+
+REQUIRED: Final = (Meter.MEMORIES,)
+"""Meters that a plan must speak of. The others came later: an older file does not limit them."""
+
+
+def parse_plans(text: str, source: str) -> dict[str, Plan]:
+    """Plans of a plan file.
+
+    Args:
+        text: Its text.
+        source: Its name, for the message.
+
+    Raises:
+        ConfigurationError: The file is not TOML, or names a meter or limit that does not exist; the message names
+            file, plan and line.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        # The parser names line and column, or that the file ends too early.
+        raise ConfigurationError(f"{source}: {exc}") from exc
+    plans: dict[str, Plan] = {}
+    for name, values in tables.items():
+        if not isinstance(values, dict):
+            raise ConfigurationError(
+                f"{source}, {_line(text, None, name)}: {name!r} is not a table; write limits below a plan's name in"
+                " brackets"
+            )
+        limits = {}
+        for key, value in values.items():
+            place = f"{source}, {_line(text, name, key)}, plan {name!r}"
+            limits.update(parse_limits(place, {key: value}))
+        missing = [meter.value for meter in REQUIRED if meter not in limits]
+        if missing:
+            place = f"{source}, {_line(text, name, None)}, plan {name!r}"
+            raise ConfigurationError(f"{place}: no limit for {', '.join(missing)}")
+        plans[name] = Plan(name, {meter: limits.get(meter) for meter in Meter})
+    if not plans:
+        raise ConfigurationError(f"{source}: no plan in it")
+    return plans
+
+
+def parse_limits(source: str, values: Mapping[str, object]) -> dict[Meter, int | None]:
+    """Limits as a plan file or an override gives them.
+
+    Args:
+        source: Where they stand, for the message.
+        values: Meter name to limit; -1 or `None` is unlimited.
+
+    Raises:
+        ConfigurationError: An unknown meter, or a limit that is no whole number from 0 to 2^53 - 1.
+    """
+    limits: dict[Meter, int | None] = {}
+    for name, value in values.items():
+        try:
+            meter = Meter(name)
+        except ValueError as exc:
+            known = ", ".join(meter.value for meter in Meter)
+            raise ConfigurationError(f"{source}: unknown meter {name!r}; known are: {known}") from exc
+        if value is None:
+            limits[meter] = None
+        elif isinstance(value, bool) or not isinstance(value, int) or not UNLIMITED <= value <= MAX_LIMIT:
+            raise ConfigurationError(f"{source}: limit of {name!r} must be a whole number from 0, or -1 for unlimited")
+        else:
+            limits[meter] = None if value == UNLIMITED else value
+    return limits
+
+
+def _line(text: str, table: str | None, key: str | None) -> str:
+    """Where `key` of `table` stands, as "line 7"; without a key the table's header. The text is valid TOML."""
+    # The parser tells no positions of what it read. Limits are numbers, so no string spans lines and looks like a key.
+    current: str | None = None
+    best = 1
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[([^\[\]]+)\]", line)
+        if header:
+            current = _bare(header[1])
+            if current == table:
+                best = number
+                if key is None:
+                    break
+            continue
+        names = [_bare(part) for part in line.partition("=")[0].split(".")]
+        if current is not None:
+            names.insert(0, current)
+        if names[0] == (table if table is not None else key):
+            best = number
+        wanted = [name for name in (table, key) if name is not None]
+        inline = names[:1] == wanted[:1] and key is not None and re.search(rf"[{{,\s]['\"]?{re.escape(key)}\b", line)
+        if names[: len(wanted)] == wanted or inline:
+            return f"line {number}"
+    return f"line {best}"
+
+
+def _bare(name: str) -> str:
+    return name.strip().strip("\"'")

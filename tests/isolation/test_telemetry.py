@@ -1,0 +1,154 @@
+"""Every operation has one span and is counted once; nothing personal is in any of it, and no tenant on a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from cloud import CloudRuntime, request_context
+from cloud.kernel import telemetry
+from cloud.kernel import telemetry_names as names
+from cloud.kernel.errors import AuthenticationError, PermissionDeniedError, QuotaExceededError
+from src.testing.samples import sample_memory
+from tests.isolation.operations import OPERATIONS, Operation, staged
+from tests.isolation.probes import Onlooker
+
+PERSON = "zuleika.quartermain@example.org"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was exported."""
+
+    spans: InMemorySpanExporter
+    reader: InMemoryMetricReader
+
+    def operations(self) -> list[ReadableSpan]:
+        """The spans of operations; the materializer's beside them are not."""
+        return [span for span in self.spans.get_finished_spans() if span.name != names.MATERIALIZE]
+
+    def points(self) -> list[tuple[str, dict[str, object], float]]:
+        """Every point of every metric: its name, its labels, and its value or count."""
+        data = self.reader.get_metrics_data()
+        return [
+            (metric.name, dict(point.attributes or {}), getattr(point, "value", None) or getattr(point, "count", 0))
+            for resource in (data.resource_metrics if data else [])
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            for point in metric.data.data_points
+        ]
+
+    def text(self) -> str:
+        """All of it."""
+        return " ".join(span.to_json() for span in self.spans.get_finished_spans()) + repr(self.points())
+
+
+@pytest.fixture
+def seen() -> Iterator[Seen]:
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    tracers = TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    telemetry.bind(tracers, MeterProvider([reader]))
+    try:
+        yield Seen(exporter, reader)
+    finally:
+        telemetry.bind()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
+async def test_every_operation_has_one_span_and_is_counted_once_without_anything_personal(
+    runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, tmp_path: Path, seen: Seen
+) -> None:
+    stage = await staged(runtime, tenant_id, tmp_path, user_id=PERSON)
+    seen.spans.clear()
+    labels = {names.OPERATION: operation.action, names.OUTCOME: "allowed"}
+
+    def counted() -> int:
+        return sum(
+            int(value) for name, found, value in seen.points() if (name, found) == (names.OPERATIONS.name, labels)
+        )
+
+    before = counted()
+    with onlooker.new_events() as events, request_context(tenant_id=tenant_id, roles={operation.role}):
+        await operation.call(runtime.memory, runtime.gdpr, stage)
+    (span,) = seen.operations()
+    attributes = dict(span.attributes or {})
+    assert span.name == attributes[names.OPERATION] == operation.action
+    assert (attributes[names.TENANT], attributes[names.OUTCOME]) == (tenant_id, "allowed")
+    assert attributes.get(names.GEN_AI_OPERATION) == names.GEN_AI_OPERATIONS.get(operation.action)
+    assert int(str(attributes[names.STATEMENTS])) >= 1
+    assert set(attributes) <= {attribute.name for attribute in names.ATTRIBUTES}
+    assert {event["trace_id"] for event in events} == {format(span.context.trace_id, "032x")}
+    assert counted() == before + 1
+    for personal in (PERSON, stage.memory_id, "tabs", sample_memory(PERSON).content, "somebody else", "request 17"):
+        assert personal not in seen.text()
+
+
+async def test_reads_say_how_they_were_answered(runtime: CloudRuntime, tenant_id: str, seen: Seen) -> None:
+    with request_context(tenant_id=tenant_id, roles={"service"}):
+        await runtime.memory.store(sample_memory(PERSON), {})
+        seen.spans.clear()
+        for _ in range(2):
+            await runtime.memory.retrieve("tabs", PERSON)
+    cold, hot = (dict(span.attributes or {}) for span in seen.operations())
+    assert (cold[names.HOT], hot[names.HOT]) == (False, True)
+    assert hot[names.CANDIDATES] == hot[names.RETURNED] == hot[names.ATTEMPTS] == hot[names.STATEMENTS] == 1
+
+
+async def test_refusals_are_seen_with_their_code_and_without_their_text(
+    runtime: CloudRuntime, tenant_id: str, seen: Seen
+) -> None:
+    with pytest.raises(AuthenticationError):
+        await runtime.memory.retrieve("tabs", PERSON)
+    with (
+        request_context(tenant_id=tenant_id, user_id="another", roles={"member"}),
+        pytest.raises(PermissionDeniedError),
+    ):
+        await runtime.memory.search(PERSON, {})
+    stranger, member = seen.operations()
+    for span, code, reason in ((stranger, "authentication", "no_scope"), (member, "permission_denied", "other_user")):
+        attributes = dict(span.attributes or {})
+        assert (attributes[names.OUTCOME], attributes[names.ERROR_TYPE], attributes[names.REASON]) == (
+            "denied",
+            code,
+            reason,
+        )
+        assert span.events == ()
+        assert span.status.description == code
+    assert names.TENANT not in dict(stranger.attributes or {})
+    assert PERSON not in seen.text()
+
+
+async def test_a_full_quota_is_counted_by_its_meter(runtime: CloudRuntime, seen: Seen) -> None:
+    runtime.tenants.create("telemetry-full", limits={"memories": 0})
+    with request_context(tenant_id="telemetry-full", roles={"service"}), pytest.raises(QuotaExceededError):
+        await runtime.memory.store(sample_memory(PERSON), {})
+    assert (names.QUOTA_DENIALS.name, {names.METER: "memories"}, 1) in seen.points()
+
+
+async def test_metrics_are_those_of_the_table_and_no_label_tells_a_tenant(
+    runtime: CloudRuntime, tenant_id: str, seen: Seen
+) -> None:
+    with request_context(tenant_id=tenant_id, roles={"service"}):
+        await runtime.memory.store(sample_memory(PERSON), {})
+        await runtime.memory.search(PERSON, {})
+    await runtime.drain()
+    runtime._installation.materializer().look()
+    known = {metric.name: metric for metric in names.METRICS}
+    points = seen.points()
+    for name, labels, _ in points:
+        assert set(labels) <= set(known[name].labels)
+        assert tenant_id not in repr(labels)
+    expected = set(known) - {names.QUOTA_DENIALS.name, names.HOT_EVICTIONS.name}
+    assert expected <= {name for name, _, _ in points}
+    (batch, *_) = [span for span in seen.spans.get_finished_spans() if span.name == names.MATERIALIZE]
+    assert dict(batch.attributes or {})[names.ROWS_INSERTED] == 1
+    assert all(names.TENANT not in metric.labels for metric in names.METRICS)
