@@ -15,6 +15,7 @@ from cloud.cli.locomo import read_locomo
 from cloud.cli.output import moment, table
 from cloud.cli.ports import Runtime
 from cloud.cli.recall import DEPTHS, measure
+from cloud.kernel.errors import ConfigurationError
 from cloud.memory.embeddings import TOLERANCE, Labelled, Migrated
 from cloud.memory.gate import DEPTH, Comparison, Score
 from cloud.memory.placements import Placement
@@ -84,10 +85,21 @@ def migrate(
 
 @app.command()
 def rollback(ctx: typer.Context, tenant: Tenants = None, everything: Everything = False) -> None:
-    """Read memories with the earlier model again; both stay complete."""
+    """Read memories with the earlier model again; both stay complete.
+
+    A rollback that was cut off is finished by the same command. With --all, tables that have no earlier model, or went
+    back to it before, are passed over, and named.
+    """
     run = invocation(ctx)
     with run.opened() as runtime:
-        found = [runtime.embeddings.rollback(name) for name in _chosen(runtime, tenant, everything)]
+        found = []
+        for name in _chosen(runtime, tenant, everything):
+            try:
+                found.append(runtime.embeddings.rollback(name))
+            except ConfigurationError as error:
+                if not everything:
+                    raise
+                run.output.warn(str(error))
     lines = [f"{p.name} is read with {p.model} again; {p.other_model} stays complete beside it." for p in found]
     run.output.result({"placements": [_document(p) for p in found]}, *lines)
 

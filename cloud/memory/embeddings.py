@@ -8,9 +8,10 @@ A migration of one placement, each step durable before the next, each may be don
    is emptied.
 4. `SWITCHING`: in one transaction the other column is the one that is read. Snapshots are made stale, tenant by tenant;
    until then they answer with the model that they were made with, consistent in themselves. `SWITCHED` afterwards.
-5. Both columns stay filled, so that going back is step 4 again, until `finish` empties the one that is not read.
+5. Both columns stay filled, so that going back is step 4 again, once, until `finish` empties the one that is not read.
 
-At every moment the column that is read has a vector of its model for every row.
+At every moment the column that is read has a vector of its model for every row. The first step of each command commits
+with an event that says what is intended, so a kill leaves no change that the log does not know of.
 """
 
 from __future__ import annotations
@@ -179,18 +180,30 @@ class Embeddings:
     def rollback(self, placement: str) -> Placement:
         """Read a placement's memories with the model that was read before; it is still complete.
 
+        A rollback that was killed is finished by the same call; it never switches forward again.
+
         Raises:
             PermissionDeniedError: The caller is no operator.
-            ConfigurationError: There is nothing to go back to.
+            ConfigurationError: There is nothing to go back to, or it was gone back to already.
             OperationInProgressError: Another process is at it.
         """
         draft = self._admissions.operate(Action.EMBEDDINGS_ROLLBACK)
         draft = replace(draft, details={"placement": placement})
         with recorded_failure(self._audit, draft), self._alone(placement):
-            found = self._settled(self._store.placement(placement))
+            found, step = self._store.placement(placement), _step(draft, Action.EMBEDDINGS_ROLLBACK_STEP)
+            if found.state is PlacementState.SWITCHING and found.went_back:
+                self._audit.record(SYSTEM_LOG, step, Outcome.ALLOWED, reason="resumed")
+                return self._settled(found, audit=(draft, Outcome.ALLOWED, None))
+            found = self._settled(found)
             if found.state is not PlacementState.SWITCHED:
                 raise ConfigurationError(f"{placement} has no earlier model to go back to; it is {found.state.value}")
-            found = self._store.change(found, PlacementState.SWITCHING, swap=True)
+            if found.went_back:
+                raise ConfigurationError(
+                    f"{placement} was rolled back already and is read with {found.model}; "
+                    f"to read it with {found.other_model} again: embeddings migrate --to {found.other_model}"
+                )
+            intent = (step, Outcome.ALLOWED, "intent")
+            found = self._store.change(found, PlacementState.SWITCHING, swap=True, audit=intent)
             failpoints.reach("embeddings.switched")
             return self._settled(found, audit=(draft, Outcome.ALLOWED, None))
 
@@ -206,14 +219,16 @@ class Embeddings:
         draft = replace(draft, details={"placement": placement})
         with recorded_failure(self._audit, draft), self._alone(placement):
             found = self._settled(self._store.placement(placement))
+            step = _step(draft, Action.EMBEDDINGS_FINISH_STEP)
             match found.state:
                 case PlacementState.SERVING:
                     self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, reason="unchanged")
                     return found
                 case PlacementState.SWITCHED:
-                    found = self._store.change(found, PlacementState.EMPTYING)
+                    intent = (step, Outcome.ALLOWED, "intent")
+                    found = self._store.change(found, PlacementState.EMPTYING, audit=intent)
                 case PlacementState.EMPTYING:
-                    pass
+                    self._audit.record(SYSTEM_LOG, step, Outcome.ALLOWED, reason="resumed")
                 case _:
                     raise ConfigurationError(
                         f"{placement} is being migrated to {found.other_model}; let that end first: embeddings migrate"
@@ -239,7 +254,7 @@ class Embeddings:
             return self._ended(found, "unchanged")
         if found.other_model not in (None, model):
             raise ConfigurationError(_unfinished(found))
-        intent = replace(draft, action=Action.EMBEDDINGS_MIGRATE_STEP, event_id=new_event_id())
+        intent = _step(draft, Action.EMBEDDINGS_MIGRATE_STEP)
         match found.state:
             case PlacementState.SERVING:
                 begun = (intent, Outcome.ALLOWED, "intent")
@@ -316,6 +331,7 @@ class Embeddings:
         if placement.state is not PlacementState.SWITCHING:
             return placement
         self._store.make_stale(self._store.tenants_in(placement.name))
+        failpoints.reach("embeddings.made_stale")
         return self._store.change(placement, PlacementState.SWITCHED, audit=audit, counts=counts)
 
     def _pages(
@@ -348,8 +364,14 @@ class Embeddings:
             yield
 
 
+def _step(draft: AuditDraft, action: Action) -> AuditDraft:
+    return replace(draft, action=action, event_id=new_event_id())
+
+
 def _unfinished(placement: Placement) -> str:
     other = placement.other_model
+    if placement.went_back:
+        return f"{placement.name} still keeps the vectors of {other}: first embeddings finish"
     if placement.state is PlacementState.SWITCHED:
         return f"{placement.name} still keeps the vectors of {other}: first embeddings finish, or rollback"
     return f"{placement.name} is being migrated to {other}; let that end first: embeddings migrate --to {other}"
