@@ -79,6 +79,12 @@ class Output:
         for renderable in for_people:
             out.print(renderable, soft_wrap=isinstance(renderable, str | Text))
 
+    def line(self, document: Mapping[str, object]) -> None:
+        """Say with `--json` how long work stands, in a line of its own that is there at once; people get notes."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(document, ensure_ascii=False, default=_plain) + "\n")
+            sys.stdout.flush()
+
     def note(self, message: str) -> None:
         """Tell something on standard error."""
         self.messages().print(message, soft_wrap=True)
