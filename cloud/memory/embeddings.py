@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from cloud.audit.model import AuditDraft, Outcome
@@ -39,7 +40,6 @@ from cloud.memory.placements import Placement, PlacementState
 from cloud.memory.ports import Columns
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.administration import Administration
-from cloud.tenancy.placements import Progress
 from src.memory.embedding import Embedder
 from src.memory.scoring import RankingWeights
 
@@ -50,6 +50,13 @@ _LOCK_SPACE: Final = 0x6C65  # 'le': the advisory locks of migrations
 
 Labelled = Callable[[str, str], Comparison]
 """Compares two models by name on questions whose answers are known."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is done, and for how many tenants of how many."""
+
+
+def _quiet(_what: str, _done: int, _total: int) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +156,7 @@ class Embeddings:
         *,
         tolerance: float = TOLERANCE,
         labelled: Labelled | None = None,
-        progress: Progress | None = None,
+        progress: Progress = _quiet,
     ) -> Migrated:
         """Read a placement's memories with another model, if the recall gate lets it; returns when that is so.
 
@@ -160,7 +167,7 @@ class Embeddings:
             model: Name of the model.
             tolerance: What recall or MRR may be worse by, 0 to 1.
             labelled: Compares the models on known answers; asked besides the tenants' own memories.
-            progress: Told how many tenants of how many are filled.
+            progress: Told what is done, `filling`, `judging` or `emptying`, and for how many tenants of how many.
 
         Raises:
             PermissionDeniedError: The caller is no operator.
@@ -207,8 +214,12 @@ class Embeddings:
             failpoints.reach("embeddings.switched")
             return self._settled(found, audit=(draft, Outcome.ALLOWED, None))
 
-    def finish(self, placement: str) -> Placement:
+    def finish(self, placement: str, *, progress: Progress = _quiet) -> Placement:
         """Empty the column that is not read; there is no way back afterwards.
+
+        Args:
+            placement: The placement.
+            progress: Told that it is `emptying`, and for how many tenants of how many that is done.
 
         Raises:
             PermissionDeniedError: The caller is no operator.
@@ -233,7 +244,7 @@ class Embeddings:
                     raise ConfigurationError(
                         f"{placement} is being migrated to {found.other_model}; let that end first: embeddings migrate"
                     )
-            return self._emptied(found, audit=(draft, Outcome.ALLOWED, None))
+            return self._emptied(found, progress, audit=(draft, Outcome.ALLOWED, None))
 
     def _migrate(
         self,
@@ -242,11 +253,11 @@ class Embeddings:
         draft: AuditDraft,
         tolerance: float,
         labelled: Labelled | None,
-        progress: Progress | None,
+        progress: Progress,
     ) -> Migrated:
         found = self._settled(self._store.placement(name))
         if found.state is PlacementState.EMPTYING:
-            found = self._emptied(found)
+            found = self._emptied(found, progress)
         if found.model == model:
             if found.state in (PlacementState.FILLING, PlacementState.FILLED):
                 raise ConfigurationError(_unfinished(found))
@@ -266,7 +277,7 @@ class Embeddings:
             self._fill(found, model, progress)
             failpoints.reach("embeddings.backfilled")
             found = self._store.change(found, PlacementState.FILLED)
-        comparison = self._judge.compare(found, draft)
+        comparison = self._judge.compare(found, draft, progress=partial(progress, "judging"))
         if labelled is not None:
             known = labelled(found.model, model)
             comparison = Comparison({**comparison.old, **known.old}, {**comparison.new, **known.new})
@@ -282,14 +293,14 @@ class Embeddings:
         counts = {"questions": comparison.questions}
         if not passes:
             found = self._store.change(found, PlacementState.EMPTYING, gate=gate)
-            found = self._emptied(found, audit=(draft, Outcome.DENIED, "recall_gate"), counts=counts)
+            found = self._emptied(found, progress, audit=(draft, Outcome.DENIED, "recall_gate"), counts=counts)
             return self._ended(found, "refused", comparison)
         found = self._store.change(found, PlacementState.SWITCHING, swap=True, gate=gate)
         failpoints.reach("embeddings.switched")
         found = self._settled(found, audit=(draft, Outcome.ALLOWED, None), counts=counts)
         return self._ended(found, "switched", comparison)
 
-    def _fill(self, placement: Placement, model: str, progress: Progress | None) -> None:
+    def _fill(self, placement: Placement, model: str, progress: Progress) -> None:
         """Every row of every tenant has a vector in the other column."""
         column = placement.other_column
         self._columns.name(placement.name, column, model)
@@ -300,8 +311,7 @@ class Embeddings:
             for done, tenant_id in enumerate(tenants, 1):
                 for _page in self._pages(tenant_id, placement.name, column, self._columns.compute):
                     failpoints.reach("embeddings.page_filled")
-                if progress is not None:
-                    progress(done, len(tenants))
+                progress("filling", done, len(tenants))
             if not any(self._lacking(tenant_id, placement) for tenant_id in self._store.tenants_in(placement.name)):
                 return
         raise ProviderUnavailableError("data plane", reason="holds rows for which no vector could be computed")
@@ -309,15 +319,18 @@ class Embeddings:
     def _emptied(
         self,
         placement: Placement,
+        progress: Progress,
         *,
         audit: tuple[AuditDraft, Outcome, str | None] | None = None,
         counts: dict[str, int] | None = None,
     ) -> Placement:
         """No row has a vector in the column that is not read, and none gets one."""
         self._columns.name(placement.name, placement.other_column, "")
-        for tenant_id in self._store.tenants_in(placement.name):
+        tenants = self._store.tenants_in(placement.name)
+        for done, tenant_id in enumerate(tenants, 1):
             for _page in self._pages(tenant_id, placement.name, placement.other_column, self._columns.empty):
                 failpoints.reach("embeddings.emptied")
+            progress("emptying", done, len(tenants))
         return self._store.change(placement, PlacementState.SERVING, audit=audit, counts=counts)
 
     def _settled(

@@ -32,6 +32,7 @@ BATCH: Final = 500
 _LOCK_WAIT_S: Final = 20.0
 
 Drafts = Callable[[TenantPredicate], AuditDraft]
+Progress = Callable[[int], None]
 
 
 class Purger:
@@ -59,13 +60,21 @@ class Purger:
         self._predicate_for = predicate_for
         self._retention = retention
 
-    def run(self, *, drafts: Drafts | None = None, tenant_id: str | None = None, wait_s: float = 0.0) -> dict[str, int]:
+    def run(
+        self,
+        *,
+        drafts: Drafts | None = None,
+        tenant_id: str | None = None,
+        wait_s: float = 0.0,
+        progress: Progress = lambda _: None,
+    ) -> dict[str, int]:
         """Purge what is due, batch by batch; a tenant whose placement stays busy is left for another time.
 
         Args:
             drafts: Begins the events; as the service itself when left out.
             tenant_id: Only this tenant; all that have something due if `None`.
             wait_s: Seconds to wait for a placement.
+            progress: Told after every batch how many memories are purged.
 
         Returns:
             How many memories were purged, by tenant.
@@ -84,6 +93,7 @@ class Purger:
                 if not done:
                     break
                 purged[due] = purged.get(due, 0) + done
+                progress(sum(purged.values()))
         return purged
 
     def _batch(self, predicate: TenantPredicate, placements: Sequence[str], drafts: Drafts) -> int:
@@ -138,8 +148,12 @@ class MemoryPurge:
         self._admissions = admissions
         self._audit = audit
 
-    def purge(self, tenant_id: str | None = None) -> Purged:
+    def purge(self, tenant_id: str | None = None, *, progress: Progress = lambda _: None) -> Purged:
         """Purge what is due now, of one tenant or of all.
+
+        Args:
+            tenant_id: Only this tenant; all if `None`.
+            progress: Told after every batch how many memories are purged.
 
         Raises:
             AuthenticationError: There is no such tenant, or a credential does not hold.
@@ -156,7 +170,8 @@ class MemoryPurge:
             return AuditDraft(draft.action, draft.actor, draft.request_id, draft.trace_id, category=draft.category)
 
         with recorded_failure(self._audit, draft, log_id):
-            purged = Purged(self._purger.run(drafts=of_the_operator, tenant_id=tenant_id, wait_s=_LOCK_WAIT_S))
+            done = self._purger.run(drafts=of_the_operator, tenant_id=tenant_id, wait_s=_LOCK_WAIT_S, progress=progress)
+            purged = Purged(done)
             # The word itself, beside what was done to each tenant because of it.
             self._audit.record(
                 log_id,

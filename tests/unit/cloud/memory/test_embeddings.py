@@ -111,7 +111,11 @@ async def test_a_model_is_changed_and_changed_back_and_the_earlier_one_is_droppe
     await place.retrieve("alice", "harbour gate")
     assert place.snapshot_model("alice") == "wordllama"
 
-    ended = runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS)
+    told: list[tuple[str, int, int]] = []
+    ended = runtime.embeddings.migrate(
+        place.name, "hashing", tolerance=_ANY_LOSS, progress=lambda *what: told.append(what)
+    )
+    assert told == [("filling", 1, 1), ("judging", 1, 1)]
     assert (ended.outcome, ended.tenants) == ("switched", (place.tenant_id,))
     now = place.placement()
     assert (now.model, now.column, now.other_model, now.state) == (
@@ -133,7 +137,8 @@ async def test_a_model_is_changed_and_changed_back_and_the_earlier_one_is_droppe
     assert place.snapshot_model("alice") == "wordllama"
     assert runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS).outcome == "switched"
 
-    finished = runtime.embeddings.finish(place.name)
+    finished = runtime.embeddings.finish(place.name, progress=lambda *what: told.append(what))
+    assert told[-1] == ("emptying", 1, 1)
     assert (finished.model, finished.other_model, finished.state) == ("hashing", None, PlacementState.SERVING)
     assert place.vectors("wordllama") == {"embedding": 0, "embedding_2": 0}
     await place.store("bob", 3)
