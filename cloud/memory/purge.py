@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from cloud.audit.model import Actor, AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import PrincipalKind, TenantPredicate
@@ -75,15 +76,25 @@ class Purger:
         """
         purged: dict[str, int] = {}
         for due in self._ledger.due(self._retention, tenant_id=tenant_id):
-            predicate = self._predicate_for(due)
-            while placements := self._ledger.placements(predicate):
-                with placement_locks(self._engine, placements, wait_s=wait_s) as held:
-                    # It may have been moved while the locks were waited for.
-                    moved = self._ledger.placements(predicate) != placements
-                    done = self._batch(predicate, placements, drafts or _of_the_service) if held and not moved else 0
-                if not done:
-                    break
-                purged[due] = purged.get(due, 0) + done
+            if drafts is None:
+                work = partial(self._of_tenant, due, _of_the_service, wait_s)
+                done = telemetry.named(Action.MEMORY_PURGE.value, due, work)
+            else:
+                done = self._of_tenant(due, drafts, wait_s)
+            if done:
+                purged[due] = done
+        return purged
+
+    def _of_tenant(self, tenant_id: str, drafts: Drafts, wait_s: float) -> int:
+        predicate, purged = self._predicate_for(tenant_id), 0
+        while placements := self._ledger.placements(predicate):
+            with placement_locks(self._engine, placements, wait_s=wait_s) as held:
+                # It may have been moved while the locks were waited for.
+                moved = self._ledger.placements(predicate) != placements
+                done = self._batch(predicate, placements, drafts) if held and not moved else 0
+            if not done:
+                break
+            purged += done
         return purged
 
     def _batch(self, predicate: TenantPredicate, placements: Sequence[str], drafts: Drafts) -> int:
@@ -104,6 +115,7 @@ def _of_the_service(predicate: TenantPredicate) -> AuditDraft:
         Action.MEMORY_PURGE,
         Actor(PrincipalKind.SYSTEM, scope.principal.name),
         scope.request_id,
+        scope.trace_id,
         category=Category.ADMINISTRATION,
     )
 
@@ -138,6 +150,7 @@ class MemoryPurge:
         self._admissions = admissions
         self._audit = audit
 
+    @telemetry.operation()
     def purge(self, tenant_id: str | None = None) -> Purged:
         """Purge what is due now, of one tenant or of all.
 
