@@ -84,17 +84,17 @@ def clocks_of(runtime: CloudRuntime) -> Iterator[Clocks]:
 
 @contextmanager
 def _moved(engine: ControlEngine) -> Iterator[None]:
-    """Its connections, which are new ones, go by the clock that the test sets."""
+    """Its connections go by the clock that the test sets; afterwards that schema is gone, and they go by the server's.
 
-    def goes_by_it(connection: Any, _: object) -> None:
+    Each time that one is taken: a pool that is disposed of leaves those that are in use to the garbage collector.
+    """
+
+    def goes_by_it(connection: Any, _: object, __: object) -> None:
         connection.execute(_PATH)
         connection.commit()
 
-    pool = engine._engine
-    sa.event.listen(pool, "connect", goes_by_it)
-    pool.dispose()
+    sa.event.listen(engine._engine, "checkout", goes_by_it)
     try:
         yield
     finally:
-        sa.event.remove(pool, "connect", goes_by_it)
-        pool.dispose()
+        sa.event.remove(engine._engine, "checkout", goes_by_it)
