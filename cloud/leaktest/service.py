@@ -16,6 +16,7 @@ from typing import Final
 from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import ConfigurationError
 from cloud.kernel.ids import SYSTEM_LOG
@@ -98,6 +99,7 @@ class LeakTest:
         self._audit = audit
         self._engine = engine
 
+    @telemetry.operation()
     def run(self, size: Size | None = None, *, seed: int | None = None, progress: Progress = lambda *_: None) -> Report:
         """Run it to its end; its tenants are removed when this returns, also if it fails or is interrupted.
 

@@ -26,7 +26,7 @@ from typing import Final
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import ConfigurationError, OperationInProgressError, ProviderUnavailableError
 from cloud.kernel.ids import SYSTEM_LOG, new_event_id
@@ -121,6 +121,7 @@ class Embeddings:
         """
         return self._config.models.of(model).embedder
 
+    @telemetry.operation()
     def status(self) -> list[Placement]:
         """Every placement, with the models of its columns and the numbers of its last gate.
 
@@ -133,6 +134,7 @@ class Embeddings:
         self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts={"placements": len(found)})
         return found
 
+    @telemetry.operation()
     def chosen(self, tenant_ids: Sequence[str]) -> list[str]:
         """The placements of these tenants, or all of them if none is named, by name.
 
@@ -149,6 +151,7 @@ class Embeddings:
         self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts={"placements": len(found)})
         return found
 
+    @telemetry.operation()
     def migrate(
         self,
         placement: str,
@@ -184,6 +187,7 @@ class Embeddings:
             with self._alone(placement):
                 return self._migrate(placement, model, draft, tolerance, labelled, progress)
 
+    @telemetry.operation()
     def rollback(self, placement: str) -> Placement:
         """Read a placement's memories with the model that was read before; it is still complete.
 
@@ -214,6 +218,7 @@ class Embeddings:
             failpoints.reach("embeddings.switched")
             return self._settled(found, audit=(draft, Outcome.ALLOWED, None))
 
+    @telemetry.operation()
     def finish(self, placement: str, *, progress: Progress = _quiet) -> Placement:
         """Empty the column that is not read; there is no way back afterwards.
 

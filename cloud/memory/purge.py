@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from cloud.audit.model import Actor, AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import PrincipalKind, TenantPredicate
@@ -84,16 +85,31 @@ class Purger:
         """
         purged: dict[str, int] = {}
         for due in self._ledger.due(self._retention, tenant_id=tenant_id):
-            predicate = self._predicate_for(due)
-            while placements := self._ledger.placements(predicate):
-                with placement_locks(self._engine, placements, wait_s=wait_s) as held:
-                    # It may have been moved while the locks were waited for.
-                    moved = self._ledger.placements(predicate) != placements
-                    done = self._batch(predicate, placements, drafts or _of_the_service) if held and not moved else 0
-                if not done:
-                    break
-                purged[due] = purged.get(due, 0) + done
-                progress(sum(purged.values()))
+            before = sum(purged.values())
+
+            def told(done: int, before: int = before) -> None:
+                progress(before + done)
+
+            if drafts is None:
+                work = partial(self._of_tenant, due, _of_the_service, wait_s, told)
+                done = telemetry.named(Action.MEMORY_PURGE.value, due, work)
+            else:
+                done = self._of_tenant(due, drafts, wait_s, told)
+            if done:
+                purged[due] = done
+        return purged
+
+    def _of_tenant(self, tenant_id: str, drafts: Drafts, wait_s: float, progress: Progress) -> int:
+        predicate, purged = self._predicate_for(tenant_id), 0
+        while placements := self._ledger.placements(predicate):
+            with placement_locks(self._engine, placements, wait_s=wait_s) as held:
+                # It may have been moved while the locks were waited for.
+                moved = self._ledger.placements(predicate) != placements
+                done = self._batch(predicate, placements, drafts) if held and not moved else 0
+            if not done:
+                break
+            purged += done
+            progress(purged)
         return purged
 
     def _batch(self, predicate: TenantPredicate, placements: Sequence[str], drafts: Drafts) -> int:
@@ -114,6 +130,7 @@ def _of_the_service(predicate: TenantPredicate) -> AuditDraft:
         Action.MEMORY_PURGE,
         Actor(PrincipalKind.SYSTEM, scope.principal.name),
         scope.request_id,
+        scope.trace_id,
         category=Category.ADMINISTRATION,
     )
 
@@ -148,6 +165,7 @@ class MemoryPurge:
         self._admissions = admissions
         self._audit = audit
 
+    @telemetry.operation()
     def purge(self, tenant_id: str | None = None, *, progress: Progress = lambda _: None) -> Purged:
         """Purge what is due now, of one tenant or of all.
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
 from cloud.kernel.errors import LuminescentError, OperationInProgressError
@@ -49,6 +51,7 @@ from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
 from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
 from cloud.storage.server import Server
+from cloud.tenancy.placements import Move
 from cloud.tenancy.system import system_predicate
 from cloud.usage.model import Plan
 from cloud.usage.plans import read_plans, write_plans
@@ -311,12 +314,15 @@ def _finish_moves(installation: Installation, stop: threading.Event) -> None:
     engines = installation.engines
     audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), installation.keyring)
     mover = installation.mover()
+
+    def finish(move: Move) -> None:
+        scope = system_predicate(move.tenant_id, "mover").scope
+        mover.run(move, audit.draft(scope, Action.TENANT_MOVE, category=Category.ADMINISTRATION), stop=stop)
+
     try:
         for move in mover.unfinished():
-            scope = system_predicate(move.tenant_id, "mover").scope
-            draft = audit.draft(scope, Action.TENANT_MOVE, category=Category.ADMINISTRATION)
             with contextlib.suppress(OperationInProgressError):
-                mover.run(move, draft, stop=stop)
+                telemetry.named(Action.TENANT_MOVE.value, move.tenant_id, partial(finish, move))
     except LuminescentError as error:
         # It stays recorded as unfinished, and both tables are known: nobody else has to wait for it.
         _log.error("a move could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
