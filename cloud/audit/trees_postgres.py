@@ -1,0 +1,171 @@
+"""Trees in the control plane: written as the worker's role, which is the only one that may, and read for an export."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+
+from cloud.audit.bundle import Head
+from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
+from cloud.audit.tiles import LoadTile, Place
+from cloud.storage.engine import ControlEngine
+from cloud.storage.metadata import audit_events, audit_leaves, audit_pending, audit_tiles, audit_trees
+
+_PAGE: Final = 1_000
+_LOCK: Final = sa.text("SELECT pg_try_advisory_xact_lock(:space, 0)").bindparams(space=0x6C73)  # 'ls'
+_PENDING: Final = (
+    sa.select(audit_events.c.event_id, audit_events.c.log_id, audit_events.c.event)
+    .join(audit_pending, audit_pending.c.event_id == audit_events.c.event_id)
+    # For people who read the log; nothing relies on it.
+    .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
+)
+_LEAVES: Final = sa.text(
+    "INSERT INTO audit_leaves (log_id, leaf_index, event_id, leaf_hash)"
+    " SELECT :log, :first + at - 1, id, hash FROM unnest(:ids, :hashes) WITH ORDINALITY AS leaf (id, hash, at)"
+).bindparams(
+    sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))), sa.bindparam("hashes", type_=ARRAY(sa.LargeBinary))
+)
+
+
+class PostgresTreeStore:
+    """`TreeStore` on the control plane."""
+
+    def __init__(self, engine: ControlEngine) -> None:
+        self._engine = engine
+
+    def round(self, grow: Callable[[Sequence[PendingEvent], TreeReader], Sequence[Growth]], *, batch: int) -> int:
+        def work(connection: sa.Connection) -> int:
+            if not connection.execute(_LOCK).scalar():
+                return 0
+            # A statement of its own, with the lock held: it sees what the last sequencer committed.
+            pending = [
+                PendingEvent(str(event_id), log_id, event)
+                for event_id, log_id, event in connection.execute(_PENDING.limit(batch))
+            ]
+            for growth in grow(pending, PostgresTreeReader(connection)) if pending else ():
+                _write(connection, growth)
+            return len(pending)
+
+        return self._engine.transaction(work)
+
+
+class PostgresTrees:
+    """`Trees` on the control plane.
+
+    Args:
+        engine: Engine of a role that may read every log.
+    """
+
+    def __init__(self, engine: ControlEngine) -> None:
+        self._engine = engine
+
+    def head(self, log_id: str) -> Head | None:
+        query = sa.select(audit_trees.c.size, audit_trees.c.checkpoint).where(audit_trees.c.log_id == log_id)
+        rows = self._engine.rows(query)
+        return Head(*rows[0]) if rows else None
+
+    def pending(self, log_id: str) -> bool:
+        """Whether an event of this log has no leaf yet."""
+        return bool(
+            self._engine.rows(sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id).limit(1))
+        )
+
+    def span(self, log_id: str, size: int, *, since: datetime | None, until: datetime | None) -> tuple[int, int]:
+        """The shortest run of leaves below `size` that holds every event from `since` to `until`.
+
+        Neighbours may be out of order in time, so it can hold a few events of before and after.
+        """
+        query = (
+            sa.select(sa.func.min(audit_leaves.c.leaf_index), sa.func.max(audit_leaves.c.leaf_index))
+            .join(audit_events, audit_events.c.event_id == audit_leaves.c.event_id)
+            .where(audit_leaves.c.log_id == log_id, audit_leaves.c.leaf_index < size)
+        )
+        if since is not None:
+            query = query.where(audit_events.c.occurred_at >= since)
+        if until is not None:
+            query = query.where(audit_events.c.occurred_at < until)
+        first, last = self._engine.rows(query)[0]
+        return (size, size) if first is None else (int(first), int(last) + 1)
+
+    def leaves(self, log_id: str, first: int, end: int) -> Iterator[Mapping[str, object]]:
+        while first < end:
+            query = (
+                sa.select(audit_events.c.event)
+                .join(audit_leaves, audit_leaves.c.event_id == audit_events.c.event_id)
+                .where(audit_leaves.c.log_id == log_id)
+                .where(audit_leaves.c.leaf_index >= first, audit_leaves.c.leaf_index < min(end, first + _PAGE))
+                .order_by(audit_leaves.c.leaf_index)
+            )
+            for (event,) in self._engine.rows(query):
+                yield event
+            first += _PAGE
+
+    def tiles(self, log_id: str) -> LoadTile:
+        def load(place: Place) -> bytes:
+            rows = self._engine.rows(_tile(log_id, place))
+            return bytes(rows[0][0]) if rows else b""
+
+        return _cached(load)
+
+
+class PostgresTreeReader:
+    """`TreeReader` within one transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def sizes(self, log_ids: Iterable[str]) -> Mapping[str, int]:
+        query = sa.select(audit_trees.c.log_id, audit_trees.c.size).where(audit_trees.c.log_id.in_(list(log_ids)))
+        return {row.log_id: row.size for row in self._connection.execute(query)}
+
+    def tiles(self, log_id: str) -> LoadTile:
+        return _cached(lambda place: self._connection.execute(_tile(log_id, place)).scalar() or b"")
+
+
+def _tile(log_id: str, place: Place) -> sa.Select[bytes]:
+    return sa.select(audit_tiles.c.hashes).where(
+        audit_tiles.c.log_id == log_id, audit_tiles.c.level == place[0], audit_tiles.c.number == place[1]
+    )
+
+
+def _cached(load: LoadTile) -> LoadTile:
+    """`load`, asked once for each tile: one proof looks into the same few again and again."""
+    return functools.cache(load)
+
+
+def _write(connection: sa.Connection, growth: Growth) -> None:
+    """Add to one tree; leaves are inserted and never replaced, so a fork would fail here."""
+    ids = list(growth.event_ids)
+    connection.execute(
+        _LEAVES, {"log": growth.log_id, "first": growth.first, "ids": ids, "hashes": list(growth.leaf_hashes)}
+    )
+    connection.execute(
+        sa.delete(audit_pending).where(
+            audit_pending.c.event_id == sa.any_(sa.literal(ids, ARRAY(sa.Uuid(as_uuid=False))))
+        )
+    )
+    tiles = [
+        {"log_id": growth.log_id, "level": level, "number": number, "hashes": hashes}
+        for (level, number), hashes in growth.tiles.items()
+    ]
+    tile = insert(audit_tiles)
+    connection.execute(
+        tile.on_conflict_do_update(index_elements=["log_id", "level", "number"], set_={"hashes": tile.excluded.hashes}),
+        tiles,
+    )
+    head = insert(audit_trees).values(log_id=growth.log_id, size=growth.first + len(ids), checkpoint=growth.checkpoint)
+    connection.execute(
+        head.on_conflict_do_update(
+            index_elements=["log_id"],
+            set_={
+                "size": head.excluded.size,
+                "checkpoint": head.excluded.checkpoint,
+                "changed_at": sa.func.clock_timestamp(),
+            },
+        )
+    )
