@@ -12,21 +12,18 @@ Rules
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cloud.audit.canonical import canonical
+from cloud.audit.keyfile import AuditKeys
 from cloud.audit.merkle import root_of
-from cloud.audit.signing import SigningKey
 from cloud.audit.tiles import LoadTile, Place, appended, overlaid, subtrees
 from cloud.audit.verify import Checkpoint, leaf_hash
 
 BATCH: Final = 2_000
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,42 +80,64 @@ class TreeReader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round did.
+
+    Attributes:
+        events: The events that got a leaf.
+        checkpoints: The new heads, signed; one for each log that grew.
+    """
+
+    events: Sequence[PendingEvent] = ()
+    checkpoints: Sequence[str] = ()
+
+
 class Sequencer:
     """Sequences rounds of pending events.
 
     Args:
         store: Trees and pending events.
-        key: Signs heads.
-        origin_of: The name under which a log signs, by its id.
+        keys: The keys as they are now; the last one signs heads.
     """
 
-    def __init__(self, store: TreeStore, key: SigningKey, origin_of: Callable[[str], str]) -> None:
+    def __init__(self, store: TreeStore, keys: Callable[[], AuditKeys]) -> None:
         self._store = store
-        self._key = key
-        self._origin_of = origin_of
+        self._keys = keys
 
-    def round(self) -> int:
-        """Sequence one batch; returns how many events got a leaf.
+    def round(self) -> Round:
+        """Sequence one batch.
 
         Raises:
+            ConfigurationError: The audit keys cannot be read.
             ProviderUnavailableError: The control plane did not answer.
         """
-        return self._store.round(self._grown, batch=BATCH)
+        done = Round()
+
+        def grow(pending: Sequence[PendingEvent], trees: TreeReader) -> list[Growth]:
+            nonlocal done
+            grown = self._grown(pending, trees)
+            done = Round(pending, [growth.checkpoint for growth in grown])
+            return grown
+
+        return done if self._store.round(grow, batch=BATCH) else Round()
 
     def _grown(self, pending: Sequence[PendingEvent], trees: TreeReader) -> list[Growth]:
         by_log: dict[str, list[PendingEvent]] = defaultdict(list)
         for event in pending:
             by_log[event.log_id].append(event)
-        sizes = trees.sizes(by_log)
+        sizes, keys = trees.sizes(by_log), self._keys()
         return [
-            self._grown_log(log_id, sizes.get(log_id, 0), events, trees.tiles(log_id))
+            self._grown_log(log_id, sizes.get(log_id, 0), events, trees.tiles(log_id), keys)
             for log_id, events in by_log.items()
         ]
 
-    def _grown_log(self, log_id: str, size: int, events: Sequence[PendingEvent], load: LoadTile) -> Growth:
+    def _grown_log(
+        self, log_id: str, size: int, events: Sequence[PendingEvent], load: LoadTile, keys: AuditKeys
+    ) -> Growth:
         hashes = [leaf_hash(canonical(event.event)) for event in events]
         tiles = appended(size, hashes, load)
         grown = size + len(hashes)
         root = root_of(grown, subtrees(overlaid(load, tiles)))
-        checkpoint = self._key.checkpoint(Checkpoint(self._origin_of(log_id), grown, root))
+        checkpoint = keys.current.checkpoint(Checkpoint(keys.origin(log_id), grown, root))
         return Growth(log_id, size, [event.event_id for event in events], hashes, tiles, checkpoint)

@@ -38,7 +38,11 @@ class SigningKey:
 
     def checkpoint(self, checkpoint: Checkpoint) -> str:
         """The checkpoint as a note that this key signed under the log's own name."""
-        return f"{checkpoint.text()}\n{self._signature(checkpoint.origin, checkpoint.text())}"
+        return self.note(checkpoint.text(), checkpoint.origin)
+
+    def note(self, text: str, name: str) -> str:
+        """A note of this text, which ends with a newline, that this key signed under `name`."""
+        return f"{text}\n{self._signature(name, text)}"
 
     def handover(self, successor: SigningKey, origin: str) -> str:
         """A note that names this key and the next, signed by both: who trusts one of them may trust the other."""

@@ -1,0 +1,107 @@
+"""Compares the trees of the database with the heads that were kept outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from cloud.audit.bundle import Head
+from cloud.audit.keyfile import AuditKeys
+from cloud.audit.merkle import root_of
+from cloud.audit.tiles import LoadTile, subtrees
+from cloud.audit.verify import Checkpoint, VerificationError, open_checkpoint
+
+
+class Fault(StrEnum):
+    """What is wrong with a log."""
+
+    UNSIGNED = "unsigned"
+    CUT_OFF = "cut_off"
+    CHANGED = "changed"
+
+
+_MEANING = {
+    Fault.UNSIGNED: "its head is not signed by this installation",
+    Fault.CUT_OFF: "it was cut off or rolled back",
+    Fault.CHANGED: "it was changed or forked",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFault:
+    """A log whose tree is not what was signed for it.
+
+    Attributes:
+        log_id: The log.
+        fault: What is wrong.
+        size: Leaves that its tree has.
+        kept: Leaves of the head that was kept outside, 0 if there is none.
+    """
+
+    log_id: str
+    fault: Fault
+    size: int
+    kept: int
+
+    def __str__(self) -> str:
+        return (
+            f"the audit log of {self.log_id}: {_MEANING[self.fault]} ({self.size} leaves; {self.kept} were signed and"
+            " kept outside the database)"
+        )
+
+
+class AllTrees(Protocol):
+    """Trees, read to be compared."""
+
+    def all_heads(self) -> Mapping[str, Head]:
+        """The head of every log that has one."""
+        ...
+
+    def tiles(self, log_id: str) -> LoadTile:
+        """The hashes of a log's tree."""
+        ...
+
+
+def head_faults(trees: AllTrees, outside: Mapping[str, Checkpoint], keys: AuditKeys) -> Iterator[HeadFault]:
+    """Every log whose tree does not begin with what was kept outside, or whose head is not signed by these keys.
+
+    Args:
+        trees: The database's.
+        outside: The head of each log that was kept outside.
+        keys: The installation's keys.
+
+    Raises:
+        ProviderUnavailableError: The control plane did not answer.
+    """
+    heads = trees.all_heads()
+    for log_id in sorted(heads.keys() | outside.keys()):
+        head, kept = heads.get(log_id), outside.get(log_id)
+        fault = _fault(log_id, head, kept, trees, keys)
+        if fault is not None:
+            yield HeadFault(log_id, fault, head.size if head else 0, kept.size if kept else 0)
+
+
+def _fault(
+    log_id: str, head: Head | None, kept: Checkpoint | None, trees: AllTrees, keys: AuditKeys
+) -> Fault | None:
+    if head is None:
+        return Fault.CUT_OFF
+    try:
+        signed = open_checkpoint(head.checkpoint, keys.verifiers(log_id))
+    except VerificationError:
+        return Fault.UNSIGNED
+    if signed.size != head.size:
+        return Fault.UNSIGNED
+    if kept is None or (kept.size, kept.root) == (signed.size, signed.root):
+        return None
+    if kept.size > signed.size:
+        return Fault.CUT_OFF
+    try:
+        # The head that was signed last is not outside yet: what was kept must be where it begins.
+        subtree = subtrees(trees.tiles(log_id))
+        whole, beginning = root_of(signed.size, subtree), root_of(kept.size, subtree)
+    except ValueError:
+        return Fault.CHANGED
+    return None if (whole, beginning) == (signed.root, kept.root) else Fault.CHANGED

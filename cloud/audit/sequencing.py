@@ -1,0 +1,116 @@
+"""The sequencer at work: rounds, what is kept outside the database after each, and whom a security event alarms."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from cloud.audit.alerts import Alerts, alert_of
+from cloud.audit.heads import AllTrees, HeadFault, head_faults
+from cloud.audit.keyfile import AuditKeys
+from cloud.audit.outside import OutsideHeads
+from cloud.audit.sequencer import Sequencer
+from cloud.kernel.errors import LuminescentError
+
+_IDLE_S: Final = 0.2
+_TROUBLE_S: Final = 2.0
+_SUMMARY_EVERY_S: Final = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class Sequencing:
+    """Runs the sequencer until it is told to stop.
+
+    Args:
+        sequencer: Grows the trees.
+        trees: The trees, to be compared at the start.
+        outside: Where heads are kept outside the database.
+        keys: The keys as they are now.
+        alerts: Is told of security events.
+        record: Records that a log is not what was signed for it.
+    """
+
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        trees: AllTrees,
+        outside: OutsideHeads,
+        keys: Callable[[], AuditKeys],
+        alerts: Alerts,
+        record: Callable[[HeadFault], None],
+    ) -> None:
+        self._sequencer = sequencer
+        self._trees = trees
+        self._outside = outside
+        self._keys = keys
+        self._alerts = alerts
+        self._record = record
+        self._unsummarized = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Compare, then sequence until `stop` is set."""
+        self._try("the heads of the audit logs could not be compared", self.compare)
+        next_summary_s = time.monotonic() + _SUMMARY_EVERY_S
+        while not stop.is_set():
+            went_well, busy = self._try("the sequencer of the audit log waits", self.round)
+            if time.monotonic() >= next_summary_s:
+                self._summarize()
+                next_summary_s = time.monotonic() + _SUMMARY_EVERY_S
+            if not busy:
+                stop.wait(_IDLE_S if went_well else _TROUBLE_S)
+        self._try("the last events get their leaves at the next start", self.drain)
+        self._summarize()
+
+    def compare(self) -> list[HeadFault]:
+        """Look whether each log begins with what was kept outside; what does not is recorded.
+
+        Raises:
+            ConfigurationError: What is kept outside cannot be read or does not hold.
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        faults = list(head_faults(self._trees, self._outside.heads(), self._keys()))
+        for fault in faults:
+            _log.error("%s", fault)
+            self._record(fault)
+        return faults
+
+    def round(self) -> bool:
+        """One round; whether there may be more.
+
+        Raises:
+            ConfigurationError: The keys cannot be read, or the heads cannot be written outside.
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        done = self._sequencer.round()
+        if done.checkpoints:
+            # After the commit: outside must never be ahead of a database that lost nothing.
+            self._outside.append(done.checkpoints)
+            self._unsummarized = True
+        for event in done.events:
+            alert = alert_of(event.event)
+            if alert is not None:
+                self._alerts.send(alert)
+        return bool(done.events)
+
+    def drain(self) -> None:
+        """Rounds until nothing is pending."""
+        while self.round():
+            pass
+
+    def _summarize(self) -> None:
+        if self._unsummarized:
+            went_well, _ = self._try("the list of the audit logs' heads could not be written", self._outside.summarize)
+            self._unsummarized = not went_well
+
+    def _try(self, what: str, work: Callable[[], object]) -> tuple[bool, bool]:
+        """Whether `work` went well, and whether what it returned is true."""
+        try:
+            return True, bool(work())
+        except LuminescentError as error:
+            # Nothing is lost: events stay pending, and are protected from when they get their leaves.
+            _log.error("%s: %s", what, error)  # noqa: TRY400 - the text says it all
+            return False, False
