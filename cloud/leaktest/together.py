@@ -77,8 +77,12 @@ async def remove_some(attack: Attack) -> None:
     """Delete a memory of everybody, and erase the last person of every tenant; nobody may see them from now on."""
     for company in attack.companies:
         for person in living(company.people):
-            memory_id = attack.rng.choice(list(person.memories))
             with company.caller(Role.SERVICE).calling(new_request_id()):
+                # One that is shown at this moment: what is held in memory must let go of it too.
+                shown = {
+                    memory.id for memory in await attack.served.memory.search(person.owner.user_id, {}, limit=_MOST)
+                }
+                memory_id = attack.rng.choice([one for one in person.memories if one in shown] or list(person.memories))
                 await attack.served.memory.delete(memory_id)
             attack.canaries.bury_memory(memory_id)
             person.deleted.append(memory_id)
