@@ -1,22 +1,23 @@
 """Writes a log as evidence: a directory that `cloud.audit.verify` checks without the service.
 
-`docs/audit-format.md` describes the files. A bundle is written into a directory beside its place and renamed when it
-is complete and durable, so half a bundle is never found under its name.
+`docs/audit-format.md` describes the files. A bundle is written into a draft beside its place and renamed when it is
+complete and durable, so half a bundle is never found under its name. A draft that was interrupted is gone on with,
+against the same head, when the same is asked for again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import rfc8785
 
@@ -24,11 +25,16 @@ from cloud.audit import verify
 from cloud.audit.canonical import canonical
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.merkle import cover, range_of
-from cloud.audit.tiles import LoadTile, subtrees
+from cloud.audit.tiles import WIDTH, LoadTile, subtrees
+from cloud.audit.views import View, write_view
+from cloud.kernel import failpoints
 from cloud.kernel.errors import ConfigurationError
 
 Progress = Callable[[int, int], None]
 """Is told how many events are written, of how many."""
+
+_STATE: Final = "export.json"
+_SYNC_EVERY: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,15 @@ class Head:
 
     size: int
     checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is exported: a head, and the leaves from `first` to `end` of its tree."""
+
+    head: Head
+    first: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,7 @@ class AuditBundle:
         events: How many events.
         size: Leaves of the tree at the bundle's head.
         verifier_key: The key to verify it with; compare it with one from another source.
+        resumed: Events that an interrupted export had written before.
     """
 
     directory: Path
@@ -58,6 +74,7 @@ class AuditBundle:
     events: int
     size: int
     verifier_key: str
+    resumed: int
 
 
 class Trees(Protocol):
@@ -76,95 +93,201 @@ class Trees(Protocol):
         ...
 
 
+class Draft:
+    """A bundle that is being written. A context manager: what is left when it ends is gone on with next time.
+
+    Args:
+        directory: Where the bundle shall be; must not exist, or be empty.
+        asked: What is exported: a draft of something else is begun anew.
+
+    Raises:
+        ConfigurationError: The directory is not empty or cannot be written, or another process writes to it.
+    """
+
+    def __init__(self, directory: Path, asked: Mapping[str, object]) -> None:
+        self.directory = directory
+        self._asked = dict(asked)
+        self._stack = contextlib.ExitStack()
+        try:
+            if directory.exists() and any(directory.iterdir()):
+                raise ConfigurationError(f"{directory} is not empty; export into an empty directory")
+            self.path = directory.parent / f".{directory.name}.partial"
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock()
+        except OSError as exc:
+            raise ConfigurationError(f"{directory} cannot be written: {exc.strerror}") from exc
+
+    def __enter__(self) -> Draft:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def begin(self, part: Callable[[], Part]) -> Part:
+        """The part that an interrupted export began with, or else that of now, which is kept."""
+        try:
+            match json.loads((self.path / _STATE).read_bytes()):
+                case {"asked": asked, "size": int(size), "checkpoint": str(note), "first": int(first), "end": int(end)}:
+                    if asked == self._asked:
+                        return Part(Head(size, note), first, end)
+        except (FileNotFoundError, ValueError):
+            pass
+        for entry in self.path.iterdir():
+            entry.unlink()
+        new = part()
+        state = {
+            "asked": self._asked,
+            "size": new.head.size,
+            "checkpoint": new.head.checkpoint,
+            "first": new.first,
+            "end": new.end,
+        }
+        draft = self.path / f"{_STATE}.new"
+        draft.write_bytes(_json(state))
+        draft.replace(self.path / _STATE)
+        return new
+
+    def write(self, name: str, data: bytes) -> None:
+        """A file of the bundle, durable."""
+        with _opened(self.path / name, os.O_TRUNC) as out:
+            out.write(data)
+
+    def finish(self) -> None:
+        """Give the bundle its name.
+
+        Raises:
+            ConfigurationError: It cannot be renamed.
+        """
+        try:
+            (self.path / _STATE).unlink()
+            _sync(self.path)
+            self.path.rename(self.directory)
+            _sync(self.directory.parent)
+        except OSError as exc:
+            raise ConfigurationError(f"{self.directory} cannot be written: {exc.strerror}") from exc
+
+    def discard(self) -> None:
+        """Leave nothing of it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _lock(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise ConfigurationError(f"another process is exporting to {self.directory}") from exc
+
+
 def write_bundle(
-    directory: Path,
+    draft: Draft,
     log_id: str,
-    head: Head,
-    span: tuple[int, int],
+    part: Part,
     trees: Trees,
     keys: AuditKeys,
     *,
     earlier: Sequence[str] = (),
+    view: View | None = None,
     progress: Progress = lambda _done, _of: None,
 ) -> AuditBundle:
-    """Write the leaves of `span` with everything that proves them.
+    """Write the leaves of a part with everything that proves them; `Draft.finish` gives it its name.
 
     Args:
-        directory: Where to; must not exist, or be empty.
+        draft: Where to.
         log_id: The log.
-        head: Its head.
-        span: First leaf, and the one after the last.
+        part: What of it.
         trees: Where leaves and hashes are read.
         keys: The keys that signed heads.
         earlier: Checkpoints of the log that were kept outside the database.
+        view: The same events for other programs, beside the evidence.
         progress: Is told how far it is.
 
     Raises:
-        ConfigurationError: The directory is not empty or cannot be written.
+        ConfigurationError: It cannot be written.
         ProviderUnavailableError: The control plane did not answer.
     """
-    first, end = span
+    first, end, head = part.first, part.end, part.head
     origin = keys.origin(log_id)
-    subtree = subtrees(trees.tiles(log_id))
+    load = trees.tiles(log_id)
+    subtree = subtrees(load)
     proof = {
         "before": [[node.level, node.index, node.hash.hex()] for node in range_of(cover(0, first), subtree)],
         "after": [[node.level, node.index, node.hash.hex()] for node in range_of(cover(end, head.size), subtree)],
     }
     verifier_key = keys.current.verifier(origin).text()
-    with _draft_of(directory) as draft:
-        with _created(draft / verify.EVENTS) as out:
-            for done, event in enumerate(trees.leaves(log_id, first, end), start=1):
-                out.write(canonical(event) + b"\n")
-                progress(done, end - first)
-        _write(draft / verify.HEAD, head.checkpoint.encode())
-        _write(draft / verify.EARLIER, _json(list(earlier)))
-        _write(draft / verify.PROOF, _json(proof))
-        _write(draft / verify.KEY, verifier_key.encode() + b"\n")
-        _write(draft / verify.ROTATIONS, _json(keys.handovers(log_id)))
-        _write(draft / verify.SCHEMA, (files("cloud.audit") / verify.SCHEMA).read_bytes())
+    try:
+        resumed = _write_events(draft.path / verify.EVENTS, log_id, part, trees, progress)
+        _write_hashes(draft.path / verify.HASHES, first, end, load)
+        names = list(verify.FILES)
+        if view is not None:
+            names.append(write_view(draft.path, view))
+        draft.write(verify.HEAD, head.checkpoint.encode())
+        draft.write(verify.EARLIER, _json(list(earlier)))
+        draft.write(verify.PROOF, _json(proof))
+        draft.write(verify.KEY, verifier_key.encode() + b"\n")
+        draft.write(verify.ROTATIONS, _json(keys.handovers(log_id)))
+        draft.write(verify.SCHEMA, (files("cloud.audit") / verify.SCHEMA).read_bytes())
         manifest = {
             "format": verify.FORMAT,
             "log": origin,
             "start": first,
             "end": end,
-            "files": {name: _described(draft / name) for name in verify.FILES},
+            "files": {name: _described(draft.path / name) for name in names},
         }
-        _write(draft / verify.MANIFEST, rfc8785.dumps(manifest) + b"\n")  # type: ignore[arg-type]
-    return AuditBundle(directory, origin, first, end - first, head.size, verifier_key)
-
-
-@contextmanager
-def _draft_of(directory: Path) -> Iterator[Path]:
-    """A new directory that takes the place of `directory` if the block ends well, and is gone if it does not."""
-    try:
-        if directory.exists() and any(directory.iterdir()):
-            raise ConfigurationError(f"{directory} is not empty; export into an empty directory")
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-        try:
-            yield draft
-            _sync(draft)
-            draft.rename(directory)
-            _sync(directory.parent)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+        draft.write(verify.MANIFEST, rfc8785.dumps(manifest) + b"\n")  # type: ignore[arg-type]
     except OSError as exc:
-        raise ConfigurationError(f"{directory} cannot be written: {exc.strerror}") from exc
+        raise ConfigurationError(f"{draft.directory} cannot be written: {exc.strerror}") from exc
+    return AuditBundle(draft.directory, origin, first, end - first, head.size, verifier_key, resumed)
 
 
-@contextmanager
-def _created(path: Path) -> Iterator[BinaryIO]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
+def _write_events(path: Path, log_id: str, part: Part, trees: Trees, progress: Progress) -> int:
+    """Write the events that are not there yet; returns how many were."""
+    with _opened(path) as out:
+        resumed = _whole_lines(out)
+        total = part.end - part.first
+        done = resumed
+        progress(done, total)
+        for done, event in enumerate(trees.leaves(log_id, part.first + resumed, part.end), start=resumed + 1):
+            out.write(canonical(event) + b"\n")
+            if done % _SYNC_EVERY == 0:
+                out.flush()
+                failpoints.reach("audit_export.written")
+            progress(done, total)
+    return resumed
+
+
+def _whole_lines(out: BinaryIO) -> int:
+    """Cut off what an interruption left of a line; returns how many lines there are. The file is at its end then."""
+    out.seek(0)
+    lines = at = 0
+    while line := out.readline():
+        if line.endswith(b"\n"):
+            lines += 1
+            at = out.tell()
+    out.truncate(at)
+    out.seek(at)
+    return lines
+
+
+def _write_hashes(path: Path, first: int, end: int, load: LoadTile) -> None:
+    with _opened(path, os.O_TRUNC) as out:
+        for number in range(first // WIDTH, -(-end // WIDTH)):
+            begin = number * WIDTH
+            out.write(
+                load((0, number))[
+                    max(first - begin, 0) * verify.HASH_BYTES : min(end - begin, WIDTH) * verify.HASH_BYTES
+                ]
+            )
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[BinaryIO]:
+    """A file of mode 0600 to read and write, durable when the block ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+    with os.fdopen(descriptor, "r+b") as out:
         yield out
         out.flush()
         os.fsync(descriptor)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with _created(path) as out:
-        out.write(data)
 
 
 def _described(path: Path) -> dict[str, object]:

@@ -83,9 +83,7 @@ def head_faults(trees: AllTrees, outside: Mapping[str, Checkpoint], keys: AuditK
             yield HeadFault(log_id, fault, head.size if head else 0, kept.size if kept else 0)
 
 
-def _fault(
-    log_id: str, head: Head | None, kept: Checkpoint | None, trees: AllTrees, keys: AuditKeys
-) -> Fault | None:
+def _fault(log_id: str, head: Head | None, kept: Checkpoint | None, trees: AllTrees, keys: AuditKeys) -> Fault | None:
     if head is None:
         return Fault.CUT_OFF
     try:

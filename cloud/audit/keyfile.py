@@ -134,11 +134,13 @@ class AuditKeyFile:
         return self.keys()
 
     def rewrap(self, root_key_id: str) -> None:
-        """Put every key under the root key of this id, unless it is already.
+        """Put every key under the root key of this id, unless it is already or there is no file.
 
         Raises:
             ConfigurationError: The root key is not within reach, or the file cannot be read.
         """
+        if not self._path.exists():
+            return
         root_key = self._root_keys.named(root_key_id)
         if root_key is None:
             raise ConfigurationError(f"the root key {root_key_id!r} is not within reach")
@@ -171,9 +173,7 @@ class AuditKeyFile:
     def _document(self) -> dict[str, object]:
         try:
             if self._path.stat().st_mode & 0o077:
-                raise ConfigurationError(
-                    f"the audit keys {self._path} are open to others; run: chmod 600 {self._path}"
-                )
+                raise ConfigurationError(f"the audit keys {self._path} are open to others; run: chmod 600 {self._path}")
             document = json.loads(self._path.read_bytes())
         except OSError as exc:
             raise ConfigurationError(f"the audit keys {self._path} cannot be read: {exc.strerror}") from exc

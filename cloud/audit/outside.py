@@ -161,7 +161,7 @@ class DirectoryHeads:
                 name, _, offset = where.partition(" ")
                 if title != _TITLE:
                     break
-                return {log: head for log, head in (_listed(line, keys) for line in lines)}, (name, int(offset))
+                return dict(_listed(line, keys) for line in lines), (name, int(offset))
             except ValueError:
                 continue
         raise ConfigurationError(f"{path} was changed: it is not signed by this installation")

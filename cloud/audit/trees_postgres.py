@@ -17,6 +17,7 @@ from cloud.storage.engine import ControlEngine
 from cloud.storage.metadata import audit_events, audit_leaves, audit_pending, audit_tiles, audit_trees
 
 _PAGE: Final = 1_000
+_TILES: Final = 256
 _LOCK: Final = sa.text("SELECT pg_try_advisory_xact_lock(:space, 0)").bindparams(space=0x6C73)  # 'ls'
 _PENDING: Final = (
     sa.select(audit_events.c.event_id, audit_events.c.log_id, audit_events.c.event)
@@ -69,28 +70,52 @@ class PostgresTrees:
         rows = self._engine.rows(query)
         return Head(*rows[0]) if rows else None
 
-    def pending(self, log_id: str) -> bool:
-        """Whether an event of this log has no leaf yet."""
-        return bool(
-            self._engine.rows(sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id).limit(1))
-        )
+    def all_heads(self) -> Mapping[str, Head]:
+        query = sa.select(audit_trees.c.log_id, audit_trees.c.size, audit_trees.c.checkpoint)
+        return {log_id: Head(size, checkpoint) for log_id, size, checkpoint in self._engine.rows(query)}
+
+    def is_any(self) -> bool:
+        """Whether any log has a leaf."""
+        return bool(self._engine.rows(sa.select(audit_trees.c.log_id).limit(1)))
+
+    def pending(self, log_id: str) -> list[str]:
+        """The events of this log that have no leaf yet."""
+        query = sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id)
+        return [str(event_id) for (event_id,) in self._engine.rows(query)]
+
+    def any_pending(self, event_ids: Sequence[str]) -> bool:
+        """Whether one of these events has no leaf yet."""
+        wanted = sa.any_(sa.literal(list(event_ids), ARRAY(sa.Uuid(as_uuid=False))))
+        query = sa.select(audit_pending.c.event_id).where(audit_pending.c.event_id == wanted).limit(1)
+        return bool(self._engine.rows(query))
 
     def span(self, log_id: str, size: int, *, since: datetime | None, until: datetime | None) -> tuple[int, int]:
-        """The shortest run of leaves below `size` that holds every event from `since` to `until`.
+        """A run of leaves below `size` that holds every event from `since` to `until`, and one more at either end.
 
-        Neighbours may be out of order in time, so it can hold a few events of before and after.
+        Neighbours may be out of order in time, so it can hold a few more of before and after. The ones at the ends show
+        that nothing is missing there: where the first or the last event itself was removed, a leaf has none.
         """
-        query = (
-            sa.select(sa.func.min(audit_leaves.c.leaf_index), sa.func.max(audit_leaves.c.leaf_index))
-            .join(audit_events, audit_events.c.event_id == audit_leaves.c.event_id)
-            .where(audit_leaves.c.log_id == log_id, audit_leaves.c.leaf_index < size)
-        )
+        first, end = 0, size
         if since is not None:
-            query = query.where(audit_events.c.occurred_at >= since)
+            found = self._leaf(
+                log_id, size, sa.func.min(audit_leaves.c.leaf_index), audit_events.c.occurred_at >= since
+            )
+            first = max((size if found is None else found) - 1, 0)
         if until is not None:
-            query = query.where(audit_events.c.occurred_at < until)
-        first, last = self._engine.rows(query)[0]
-        return (size, size) if first is None else (int(first), int(last) + 1)
+            found = self._leaf(log_id, size, sa.func.max(audit_leaves.c.leaf_index), audit_events.c.occurred_at < until)
+            end = min((-1 if found is None else found) + 2, size)
+        return first, max(first, end)
+
+    def _leaf(
+        self, log_id: str, size: int, which: sa.ColumnElement[int], condition: sa.ColumnElement[bool]
+    ) -> int | None:
+        query = (
+            sa.select(which)
+            .join(audit_events, audit_events.c.event_id == audit_leaves.c.event_id)
+            .where(audit_leaves.c.log_id == log_id, audit_leaves.c.leaf_index < size, condition)
+        )
+        found = self._engine.rows(query)[0][0]
+        return None if found is None else int(found)
 
     def leaves(self, log_id: str, first: int, end: int) -> Iterator[Mapping[str, object]]:
         while first < end:
@@ -135,7 +160,7 @@ def _tile(log_id: str, place: Place) -> sa.Select[bytes]:
 
 def _cached(load: LoadTile) -> LoadTile:
     """`load`, asked once for each tile: one proof looks into the same few again and again."""
-    return functools.cache(load)
+    return functools.lru_cache(maxsize=_TILES)(load)
 
 
 def _write(connection: sa.Connection, growth: Growth) -> None:

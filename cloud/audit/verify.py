@@ -36,8 +36,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FORMAT = "luminescent-audit-bundle/1"
-EVENTS, HEAD, EARLIER, PROOF, KEY, ROTATIONS, SCHEMA, MANIFEST = (
+EVENTS, HASHES, HEAD, EARLIER, PROOF, KEY, ROTATIONS, SCHEMA, MANIFEST = (
     "events.ndjson",
+    "hashes.bin",
     "checkpoint.note",
     "earlier.json",
     "proof.json",
@@ -46,7 +47,8 @@ EVENTS, HEAD, EARLIER, PROOF, KEY, ROTATIONS, SCHEMA, MANIFEST = (
     "event.schema.json",
     "manifest.json",
 )
-FILES = (EVENTS, HEAD, EARLIER, PROOF, KEY, ROTATIONS, SCHEMA)
+FILES = (EVENTS, HASHES, HEAD, EARLIER, PROOF, KEY, ROTATIONS, SCHEMA)
+VIEWS = ("events.csv", "events.ocsf.ndjson", "events.parquet")
 ROTATION = "luminescent audit key rotation"
 HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256(b"").digest()
@@ -379,8 +381,8 @@ def verify_bundle(directory: Path, *, key: str | None = None, checkpoint: str | 
     Raises:
         VerificationError: Something does not hold.
     """
-    _require_exactly(directory, (*FILES, MANIFEST))
-    manifest = _manifest(directory)
+    views = _require_files(directory)
+    manifest = _manifest(directory, views)
     pinned = VerifierKey.parse(key) if key is not None else None
     keys = _keys(directory, pinned)
     head = open_checkpoint(_text(directory, HEAD), keys)
@@ -392,7 +394,8 @@ def verify_bundle(directory: Path, *, key: str | None = None, checkpoint: str | 
         raise VerificationError(f"{EVENTS} has {count} events from {first} on, {MANIFEST} says otherwise")
     if whole.end != head.size or whole.root() != head.root:
         raise VerificationError(f"{EVENTS} and {PROOF} do not give the root that {HEAD} is signed for")
-    return Result(head.origin, first, count, head.size, pinned is not None, tuple(_remarks(head, pinned, checkpoint)))
+    notes = tuple(_remarks(head, pinned, checkpoint, views))
+    return Result(head.origin, first, count, head.size, pinned is not None, notes)
 
 
 def _whole_tree(
@@ -405,11 +408,16 @@ def _whole_tree(
         whole.add(node)
     first, unmet = whole.end, dict(wanted)
     _meet(whole, unmet)
-    with (directory / EVENTS).open("rb") as file:
+    with (directory / EVENTS).open("rb") as file, (directory / HASHES).open("rb") as hashes:
         for number, leaf in enumerate(_lines(file), start=1):
             _require_event(leaf, number)
-            whole.append(leaf_hash(leaf))
+            hashed = leaf_hash(leaf)
+            if hashes.read(HASH_BYTES) != hashed:
+                raise VerificationError(f"{EVENTS}, line {number}: not the event that is leaf {whole.end} of the tree")
+            whole.append(hashed)
             _meet(whole, unmet)
+        if hashes.read(1):
+            raise VerificationError(f"{EVENTS} ends before leaf {whole.end} of the tree, which is to follow")
     count = whole.end - first
     for node in after:
         whole.add(node)
@@ -473,28 +481,34 @@ def _handed_over(text: str, signer: VerifierKey) -> list[VerifierKey]:
     return keys
 
 
-def _remarks(head: Checkpoint, pinned: VerifierKey | None, checkpoint: str | None) -> Iterator[str]:
+def _remarks(
+    head: Checkpoint, pinned: VerifierKey | None, checkpoint: str | None, views: Sequence[str]
+) -> Iterator[str]:
     if pinned is None:
         yield "origin not established: give the log's verifier key with --key"
     if checkpoint is None:
         yield f"completeness is shown only up to the bundled head of {head.size} leaves; give --checkpoint to show more"
+    for view in views:
+        yield f"{view} is a view for other programs; what is proven is {EVENTS}"
 
 
-def _require_exactly(directory: Path, names: Sequence[str]) -> None:
+def _require_files(directory: Path) -> list[str]:
+    """The directory holds the files of a bundle and nothing else; returns the views among them."""
     try:
         found = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in os.scandir(directory)}
     except OSError as exc:
         raise VerificationError(f"{directory} cannot be read: {exc.strerror}") from None
-    for name in sorted(found.keys() | set(names)):
+    for name in sorted(found.keys() | {*FILES, MANIFEST}):
         if name not in found:
             raise VerificationError(f"{name} is missing")
-        if name not in names:
+        if name not in (*FILES, *VIEWS, MANIFEST):
             raise VerificationError(f"{name!r} does not belong to a bundle")
         if not stat.S_ISREG(found[name]):
             raise VerificationError(f"{name} is not a regular file")
+    return [name for name in VIEWS if name in found]
 
 
-def _manifest(directory: Path) -> dict[str, Any]:
+def _manifest(directory: Path, views: Sequence[str]) -> dict[str, Any]:
     manifest = _json(directory, MANIFEST)
     match manifest:
         case {"format": str(form), "log": str(), "start": int(), "end": int(), "files": dict(files)}:
@@ -502,9 +516,10 @@ def _manifest(directory: Path) -> dict[str, Any]:
                 raise VerificationError(f"{MANIFEST}: format {form!r} is not {FORMAT!r}")
         case _:
             raise VerificationError(f"{MANIFEST} is malformed")
-    if set(files) != set(FILES):
-        raise VerificationError(f"{MANIFEST} lists other files than a bundle has")
-    for name in FILES:
+    names = (*FILES, *views)
+    if set(files) != set(names):
+        raise VerificationError(f"{MANIFEST} lists other files than the bundle has")
+    for name in names:
         with (directory / name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()

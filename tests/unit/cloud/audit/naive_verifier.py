@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 NAMES = {
     "manifest.json",
     "events.ndjson",
+    "hashes.bin",
     "checkpoint.note",
     "earlier.json",
     "proof.json",
@@ -20,6 +21,7 @@ NAMES = {
     "rotations.json",
     "event.schema.json",
 }
+VIEWS = {"events.csv", "events.ocsf.ndjson", "events.parquet"}
 
 
 def sha(data: bytes) -> bytes:
@@ -67,12 +69,11 @@ def agrees(directory: Path, vkey: str, old: str | None = None) -> bool:
 
 def _agrees(directory: Path, vkey: str, old: str | None) -> bool:
     entries = list(directory.iterdir())
-    if {entry.name for entry in entries} != NAMES or any(
-        entry.is_symlink() or not entry.is_file() for entry in entries
-    ):
+    names = {entry.name for entry in entries}
+    if not NAMES <= names <= NAMES | VIEWS or any(entry.is_symlink() or not entry.is_file() for entry in entries):
         return False
     manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
-    if manifest["format"] != "luminescent-audit-bundle/1" or set(manifest["files"]) != NAMES - {"manifest.json"}:
+    if manifest["format"] != "luminescent-audit-bundle/1" or set(manifest["files"]) != names - {"manifest.json"}:
         return False
     for name, described in manifest["files"].items():
         data = (directory / name).read_bytes()
@@ -80,6 +81,8 @@ def _agrees(directory: Path, vkey: str, old: str | None) -> bool:
             return False
     lines = (directory / "events.ndjson").read_bytes().split(b"\n")
     if lines.pop() != b"" or not all(isinstance(json.loads(line), dict) for line in lines):
+        return False
+    if b"".join(sha(b"\x00" + line) for line in lines) != (directory / "hashes.bin").read_bytes():
         return False
     first, end = manifest["start"], manifest["end"]
     if end - first != len(lines):

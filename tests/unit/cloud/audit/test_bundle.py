@@ -15,14 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloud.audit import verify
-from cloud.audit.bundle import AuditBundle, Head, write_bundle
+from cloud.audit.bundle import AuditBundle, Draft, Head, Part, write_bundle
 from cloud.audit.canonical import canonical
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.merkle import root_of
 from cloud.audit.signing import SigningKey
 from cloud.audit.tiles import LoadTile, Place, appended, subtrees
 from cloud.audit.verify import Checkpoint, VerificationError, leaf_hash, verify_bundle
-from cloud.kernel.errors import ConfigurationError
+from cloud.audit.views import View, view_name
+from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from tests.unit.cloud.audit.naive_verifier import agrees
 
 LOG = "acme"
@@ -54,7 +55,12 @@ class Log:
     def export(self, directory: Path, span: tuple[int, int] | None = None, **more: Any) -> AuditBundle:
         head = self.head(LOG)
         assert head is not None
-        return write_bundle(directory, LOG, head, span or (0, len(self.events)), self, self.keys, **more)
+        first, end = span or (0, len(self.events))
+        with Draft(directory, {"log": LOG}) as draft:
+            part = draft.begin(lambda: Part(head, first, end))
+            made = write_bundle(draft, LOG, part, self, self.keys, **more)
+            draft.finish()
+        return made
 
     @property
     def vkey(self) -> str:
@@ -66,6 +72,28 @@ def log_of(size: int, keys: AuditKeys | None = None, tag: str = "") -> Log:
     return Log(
         [{"event_id": f"{tag}{n}", "log_id": LOG, "counts": {"n": n}, "text": "ä\n€"} for n in range(size)], keys
     )
+
+
+def whole_event(number: int) -> dict[str, object]:
+    """An event with every field."""
+    return {
+        "schema": 1,
+        "event_id": f"0000000{number % 10}-0000-7000-8000-000000000000",
+        "log_id": LOG,
+        "occurred_at": "2026-01-31T08:00:00.123456Z",
+        "category": "operation",
+        "action": ("memory.store", "tenant.create", "security.event")[number % 3],
+        "actor": {"kind": "api_key", "id": "0011aabb", "roles": ["service"]},
+        "subject_id": None,
+        "request_id": "=1+1",
+        "trace_id": None,
+        "details": {"text": "ä"},
+        "outcome": ("allowed", "denied", "failed")[number % 3],
+        "reason": None,
+        "resource_ids": [],
+        "counts": {"n": number},
+        "latency_us": 1200,
+    }
 
 
 @pytest.fixture
@@ -138,6 +166,11 @@ def handed_to_myself(directory: Path) -> None:
     redescribe(directory, verify.ROTATIONS)
 
 
+def edited_in_the_database(directory: Path) -> None:
+    """As an export of a database in which one event was edited and nothing else."""
+    edit_events(directory, lambda ls: [*ls[:6], ls[6].replace(b'"n":6', b'"n":7'), *ls[7:]])
+
+
 FORGERIES: dict[str, Spoil] = {
     "a field edited": lambda d: edit_events(d, lambda ls: [ls[0].replace(b'"n":0', b'"n":7'), *ls[1:]]),
     "one deleted": lambda d: edit_events(d, lambda ls: [*ls[:5], *ls[6:]]),
@@ -180,6 +213,13 @@ def test_a_forgery_does_not_hold_and_both_verifiers_say_so(log: Log, tmp_path: P
     with pytest.raises(VerificationError):
         verify_bundle(tmp_path / "out", key=log.vkey)
     assert not agrees(tmp_path / "out", log.vkey)
+
+
+def test_what_is_wrong_is_said_with_its_line(log: Log, tmp_path: Path) -> None:
+    log.export(tmp_path / "out")
+    edited_in_the_database(tmp_path / "out")
+    with pytest.raises(VerificationError, match="line 7: not the event that is leaf 6"):
+        verify_bundle(tmp_path / "out", key=log.vkey)
 
 
 @pytest.mark.parametrize("linked", [verify.EVENTS, verify.MANIFEST])
@@ -233,18 +273,51 @@ def test_after_a_rotation_old_and_new_key_both_verify_old_and_new_heads(tmp_path
 
 
 def test_an_export_is_whole_or_not_there_and_replaces_nothing(log: Log, tmp_path: Path) -> None:
-    class Broken(Log):
-        def leaves(self, log_id: str, first: int, end: int) -> Iterator[Mapping[str, object]]:
-            yield self.events[0]
-            raise ConfigurationError("the database went away")
-
-    with pytest.raises(ConfigurationError):
-        Broken(log.events, log.keys).export(tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
     log.export(tmp_path / "out")
     with pytest.raises(ConfigurationError, match="not empty"):
         log.export(tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o600}
+
+
+def test_an_export_that_was_interrupted_goes_on_against_the_head_that_it_began_with(tmp_path: Path) -> None:
+    whole = log_of(20)
+
+    class Broken(Log):
+        def leaves(self, log_id: str, first: int, end: int) -> Iterator[Mapping[str, object]]:
+            yield from self.events[first : first + 7]
+            raise ProviderUnavailableError("control plane", reason="went away")
+
+    begun = Broken(whole.events[:15], whole.keys)
+    with pytest.raises(ProviderUnavailableError):
+        begun.export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with (tmp_path / ".out.partial" / verify.EVENTS).open("ab") as torn:
+        torn.write(b'{"event')
+    made = whole.export(tmp_path / "out")
+    assert (made.resumed, made.events, made.size) == (7, 15, 15)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    assert verify_bundle(tmp_path / "out", key=whole.vkey).events == 15
+    assert agrees(tmp_path / "out", whole.vkey)
+
+
+def test_two_exports_do_not_write_to_one_place(log: Log, tmp_path: Path) -> None:
+    with Draft(tmp_path / "out", {}), pytest.raises(ConfigurationError, match="another process is exporting"):
+        log.export(tmp_path / "out")
+
+
+@pytest.mark.parametrize("view", list(View))
+def test_a_view_belongs_to_the_bundle_and_is_no_evidence(log: Log, tmp_path: Path, view: View) -> None:
+    events = [whole_event(number) for number in range(20)]
+    full = Log(events, log.keys)
+    full.export(tmp_path / "out", view=view)
+    result = verify_bundle(tmp_path / "out", key=full.vkey)
+    assert any("is a view" in note for note in result.notes)
+    assert agrees(tmp_path / "out", full.vkey)
+    with (tmp_path / "out" / view_name(view)).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(VerificationError, match="is not the file that"):
+        verify_bundle(tmp_path / "out", key=full.vkey)
 
 
 # As a program

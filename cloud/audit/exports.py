@@ -1,0 +1,160 @@
+"""Exports logs as evidence, and publishes what it is verified with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+from cloud.audit.bundle import AuditBundle, Draft, Head, Part, Progress, write_bundle
+from cloud.audit.keyfile import AuditKeys
+from cloud.audit.outside import OutsideHeads
+from cloud.audit.tiles import LoadTile
+from cloud.audit.verify import EMPTY_ROOT, Checkpoint
+from cloud.audit.views import View
+from cloud.kernel.errors import ProviderUnavailableError
+
+_WAIT_S: Final = 30.0
+_POLL_S: Final = 0.05
+
+
+class LogTrees(Protocol):
+    """The trees of all logs, read."""
+
+    def head(self, log_id: str) -> Head | None:
+        """The head of a log, or `None` if it has no leaf."""
+        ...
+
+    def leaves(self, log_id: str, first: int, end: int) -> Iterator[Mapping[str, object]]:
+        """The events that are the leaves from `first` to `end`, in their order."""
+        ...
+
+    def tiles(self, log_id: str) -> LoadTile:
+        """The hashes of a log's tree."""
+        ...
+
+    def pending(self, log_id: str) -> Sequence[str]:
+        """The events of a log that have no leaf yet."""
+        ...
+
+    def any_pending(self, event_ids: Sequence[str]) -> bool:
+        """Whether one of these events has no leaf yet."""
+        ...
+
+    def span(self, log_id: str, size: int, *, since: datetime | None, until: datetime | None) -> tuple[int, int]:
+        """The shortest run of leaves that holds every event of a time."""
+        ...
+
+
+class Evidence:
+    """Evidence of an installation's logs.
+
+    Args:
+        trees: Its trees.
+        sequence: One round of the sequencer; whether there may be more.
+        outside: Heads that were kept outside the database.
+        keys: The keys as they are now.
+        rotate: Adds a key.
+    """
+
+    def __init__(
+        self,
+        trees: LogTrees,
+        sequence: Callable[[], bool],
+        outside: OutsideHeads,
+        keys: Callable[[], AuditKeys],
+        rotate: Callable[[], object],
+    ) -> None:
+        self._trees = trees
+        self._sequence = sequence
+        self._outside = outside
+        self._keys = keys
+        self._rotate = rotate
+
+    @contextmanager
+    def exported(
+        self,
+        log_id: str,
+        directory: Path,
+        *,
+        since: datetime | None,
+        until: datetime | None,
+        view: View | None,
+        progress: Progress,
+    ) -> Iterator[AuditBundle]:
+        """A bundle that is written when the block begins, and gets its name when it ends well.
+
+        Raises:
+            ConfigurationError: The directory is not empty or cannot be written.
+            ProviderUnavailableError: The control plane did not answer, or the sequencer did not catch up.
+        """
+        asked = {
+            "log": log_id,
+            "since": since.isoformat() if since else None,
+            "until": until.isoformat() if until else None,
+            "view": view.value if view else None,
+        }
+        keys = self._keys()
+
+        def part() -> Part:
+            self.catch_up(log_id)
+            head = self._trees.head(log_id) or _empty(log_id, keys)
+            return Part(head, *self._trees.span(log_id, head.size, since=since, until=until))
+
+        with Draft(directory, asked) as draft:
+            chosen = draft.begin(part)
+            earlier = self._earlier(log_id, chosen, keys)
+            bundle = write_bundle(
+                draft, log_id, chosen, self._trees, keys, earlier=earlier, view=view, progress=progress
+            )
+            yield bundle
+            draft.finish()
+
+    def catch_up(self, log_id: str) -> None:
+        """Every event of the log that is committed has its leaf when this returns.
+
+        Raises:
+            ProviderUnavailableError: That took too long.
+        """
+        pending = self._trees.pending(log_id)
+        end_s = time.monotonic() + _WAIT_S
+        while pending and self._trees.any_pending(pending):
+            # Another process may hold the sequencer's lock: then it does the work.
+            if self._sequence():
+                end_s = time.monotonic() + _WAIT_S
+            elif time.monotonic() > end_s:
+                raise ProviderUnavailableError("sequencer of the audit log", reason="did not catch up")
+            else:
+                time.sleep(_POLL_S)
+
+    def verifier_key(self, log_id: str) -> str:
+        """The key that a log's exports are verified with, as text."""
+        keys = self._keys()
+        return keys.current.verifier(keys.origin(log_id)).text()
+
+    def checkpoint(self, log_id: str) -> str:
+        """The head of a log as a signed note, with every event that is committed; to be kept elsewhere.
+
+        Raises:
+            ProviderUnavailableError: The sequencer did not catch up.
+        """
+        self.catch_up(log_id)
+        return (self._trees.head(log_id) or _empty(log_id, self._keys())).checkpoint
+
+    def rotate_key(self) -> None:
+        """Sign with a new key from now on."""
+        self._rotate()
+
+    def _earlier(self, log_id: str, part: Part, keys: AuditKeys) -> list[str]:
+        """What was kept outside, where the bundle can be compared with it, or shows that the log was cut off."""
+        kept = self._outside.heads().get(log_id)
+        if kept is None or kept.size < part.first:
+            return []
+        return [keys.current.checkpoint(kept)]
+
+
+def _empty(log_id: str, keys: AuditKeys) -> Head:
+    return Head(0, keys.current.checkpoint(Checkpoint(keys.origin(log_id), 0, EMPTY_ROOT)))
