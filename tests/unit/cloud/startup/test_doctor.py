@@ -280,7 +280,12 @@ async def test_vectors_of_another_model_are_noticed(
     """As they were if a table's model were replaced without the vectors."""
     await stored(runtime, tenant_id)
     other = "hashing" if settings.embedder == "wordllama" else "wordllama"
-    with altered(f"UPDATE placements SET model = '{other}'", f"UPDATE placements SET model = '{settings.embedder}'"):
+    # Of this tenant's table alone: other tests have tables with other models.
+    here = f"WHERE placement = (SELECT placement FROM tenants WHERE tenant_id = '{tenant_id}')"
+    with altered(
+        f"UPDATE placements SET model = '{other}' {here}",
+        f"UPDATE placements SET model = '{settings.embedder}' {here}",
+    ):
         assert faults(look(settings, memories.embeddings)) == [("embeddings", "warning")]
     assert faults(look(settings, memories.embeddings)) == []
 
