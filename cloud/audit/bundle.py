@@ -23,6 +23,7 @@ import rfc8785
 
 from cloud.audit import verify
 from cloud.audit.canonical import canonical
+from cloud.audit.heads import Head
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.merkle import cover, range_of
 from cloud.audit.tiles import WIDTH, LoadTile, subtrees
@@ -35,14 +36,6 @@ Progress = Callable[[int, int], None]
 
 _STATE: Final = "export.json"
 _SYNC_EVERY: Final = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A log's tree as it stands: how many leaves, and the checkpoint signed for them."""
-
-    size: int
-    checkpoint: str
 
 
 @dataclass(frozen=True, slots=True)

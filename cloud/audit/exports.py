@@ -9,9 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from cloud.audit.bundle import AuditBundle, Draft, Head, Part, Progress, write_bundle
+from cloud.audit.bundle import AuditBundle, Draft, Part, Progress, write_bundle
+from cloud.audit.heads import Head
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.outside import OutsideHeads
+from cloud.audit.sequencing import Sequencing
 from cloud.audit.tiles import LoadTile
 from cloud.audit.verify import EMPTY_ROOT, Checkpoint
 from cloud.audit.views import View
@@ -54,7 +56,7 @@ class Evidence:
 
     Args:
         trees: Its trees.
-        sequence: One round of the sequencer; whether there may be more.
+        sequencing: The sequencer, to bring a log up to date.
         outside: Heads that were kept outside the database.
         keys: The keys as they are now.
         rotate: Adds a key.
@@ -63,13 +65,13 @@ class Evidence:
     def __init__(
         self,
         trees: LogTrees,
-        sequence: Callable[[], bool],
+        sequencing: Sequencing,
         outside: OutsideHeads,
         keys: Callable[[], AuditKeys],
         rotate: Callable[[], object],
     ) -> None:
         self._trees = trees
-        self._sequence = sequence
+        self._sequencing = sequencing
         self._outside = outside
         self._keys = keys
         self._rotate = rotate
@@ -114,7 +116,7 @@ class Evidence:
             draft.finish()
 
     def catch_up(self, log_id: str) -> None:
-        """Every event of the log that is committed has its leaf when this returns.
+        """Every event of the log that is committed has its leaf when this returns, unless the log is held.
 
         Raises:
             ProviderUnavailableError: That took too long.
@@ -123,8 +125,10 @@ class Evidence:
         end_s = time.monotonic() + _WAIT_S
         while pending and self._trees.any_pending(pending):
             # Another process may hold the sequencer's lock: then it does the work.
-            if self._sequence():
+            if self._sequencing.round():
                 end_s = time.monotonic() + _WAIT_S
+            elif self._sequencing.is_held(log_id):
+                return  # What is there is exported; the verifier says what is wrong with it.
             elif time.monotonic() > end_s:
                 raise ProviderUnavailableError("sequencer of the audit log", reason="did not catch up")
             else:

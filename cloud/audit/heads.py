@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from cloud.audit.bundle import Head
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.merkle import root_of
 from cloud.audit.tiles import LoadTile, subtrees
 from cloud.audit.verify import Checkpoint, VerificationError, open_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A log's tree as it stands: how many leaves, and the checkpoint signed for them."""
+
+    size: int
+    checkpoint: str
 
 
 class Fault(StrEnum):
@@ -78,12 +85,23 @@ def head_faults(trees: AllTrees, outside: Mapping[str, Checkpoint], keys: AuditK
     heads = trees.all_heads()
     for log_id in sorted(heads.keys() | outside.keys()):
         head, kept = heads.get(log_id), outside.get(log_id)
-        fault = _fault(log_id, head, kept, trees, keys)
+        fault = head_fault(log_id, head, kept, trees.tiles(log_id), keys)
         if fault is not None:
             yield HeadFault(log_id, fault, head.size if head else 0, kept.size if kept else 0)
 
 
-def _fault(log_id: str, head: Head | None, kept: Checkpoint | None, trees: AllTrees, keys: AuditKeys) -> Fault | None:
+def head_fault(
+    log_id: str, head: Head | None, kept: Checkpoint | None, load: LoadTile, keys: AuditKeys
+) -> Fault | None:
+    """What is wrong with a log's tree, if anything.
+
+    Args:
+        log_id: The log.
+        head: Its head in the database.
+        kept: Its head that was kept outside the database.
+        load: The hashes of its tree.
+        keys: The installation's keys.
+    """
     if head is None:
         return Fault.CUT_OFF
     try:
@@ -92,14 +110,15 @@ def _fault(log_id: str, head: Head | None, kept: Checkpoint | None, trees: AllTr
         return Fault.UNSIGNED
     if signed.size != head.size:
         return Fault.UNSIGNED
-    if kept is None or (kept.size, kept.root) == (signed.size, signed.root):
-        return None
-    if kept.size > signed.size:
+    if kept is not None and kept.size > signed.size:
         return Fault.CUT_OFF
     try:
-        # The head that was signed last is not outside yet: what was kept must be where it begins.
-        subtree = subtrees(trees.tiles(log_id))
-        whole, beginning = root_of(signed.size, subtree), root_of(kept.size, subtree)
+        subtree = subtrees(load)
+        if root_of(signed.size, subtree) != signed.root:
+            return Fault.CHANGED
+        # A head that was signed last may not be outside yet: what was kept must be where it begins.
+        if kept is not None and root_of(kept.size, subtree) != kept.root:
+            return Fault.CHANGED
     except ValueError:
         return Fault.CHANGED
-    return None if (whole, beginning) == (signed.root, kept.root) else Fault.CHANGED
+    return None

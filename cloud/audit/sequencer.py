@@ -8,16 +8,19 @@ Rules
 3. Leaf, tiles, head and the end of an event's pending commit together. A kill between two rounds leaves nothing half
    done, and one within a round leaves nothing done.
 4. Nothing orders events but their place in the tree: clocks of different machines differ, and commits overtake.
+5. No tree is grown that is not the one that was signed: the next signature would vouch for what somebody changed. Such
+   a log is held; its events stay pending, and nobody else's wait for it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cloud.audit.canonical import canonical
+from cloud.audit.heads import Head, HeadFault, head_fault
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.merkle import root_of
 from cloud.audit.tiles import LoadTile, Place, appended, overlaid, subtrees
@@ -59,11 +62,22 @@ class Growth:
 class TreeStore(Protocol):
     """Trees and pending events."""
 
-    def round(self, grow: Callable[[Sequence[PendingEvent], TreeReader], Sequence[Growth]], *, batch: int) -> int:
+    def round(
+        self,
+        grow: Callable[[Sequence[PendingEvent], TreeReader], Sequence[Growth]],
+        *,
+        batch: int,
+        held: Collection[str] = (),
+    ) -> int:
         """Let `grow` decide over at most `batch` pending events under the sequencer's lock, and commit its answer.
 
+        Args:
+            grow: Decides.
+            batch: How many events at most.
+            held: Logs whose events stay pending.
+
         Returns:
-            How many events got a leaf; 0 also if another sequencer is at work.
+            How many events `grow` was given; 0 also if another sequencer is at work.
         """
         ...
 
@@ -71,8 +85,8 @@ class TreeStore(Protocol):
 class TreeReader(Protocol):
     """Reads trees as they are within a round."""
 
-    def sizes(self, log_ids: Iterable[str]) -> Mapping[str, int]:
-        """How many leaves each of these logs has; those without a tree are left out."""
+    def heads(self, log_ids: Iterable[str]) -> Mapping[str, Head]:
+        """The head of each of these logs; those without a tree are left out."""
         ...
 
     def tiles(self, log_id: str) -> LoadTile:
@@ -87,10 +101,12 @@ class Round:
     Attributes:
         events: The events that got a leaf.
         checkpoints: The new heads, signed; one for each log that grew.
+        held: Logs that were found not to be what was signed for them.
     """
 
     events: Sequence[PendingEvent] = ()
     checkpoints: Sequence[str] = ()
+    held: Sequence[HeadFault] = ()
 
 
 class Sequencer:
@@ -99,45 +115,81 @@ class Sequencer:
     Args:
         store: Trees and pending events.
         keys: The keys as they are now; the last one signs heads.
+        outside: The heads that were kept outside the database; asked for once.
     """
 
-    def __init__(self, store: TreeStore, keys: Callable[[], AuditKeys]) -> None:
+    def __init__(
+        self,
+        store: TreeStore,
+        keys: Callable[[], AuditKeys],
+        outside: Callable[[], Mapping[str, Checkpoint]] = dict,
+    ) -> None:
         self._store = store
         self._keys = keys
+        self._outside = outside
+        self._expected: dict[str, Checkpoint] | None = None
+        self._held: dict[str, HeadFault] = {}
+
+    def is_held(self, log_id: str) -> bool:
+        """Whether this log is not grown, because it is not what was signed for it."""
+        return log_id in self._held
 
     def round(self) -> Round:
         """Sequence one batch.
 
         Raises:
-            ConfigurationError: The audit keys cannot be read.
+            ConfigurationError: The audit keys, or the heads that were kept outside, cannot be read.
             ProviderUnavailableError: The control plane did not answer.
         """
+        if self._expected is None:
+            self._expected = dict(self._outside())
         done = Round()
 
         def grow(pending: Sequence[PendingEvent], trees: TreeReader) -> list[Growth]:
             nonlocal done
-            grown = self._grown(pending, trees)
-            done = Round(pending, [growth.checkpoint for growth in grown])
+            grown, held = self._grown(pending, trees)
+            logs = {growth.log_id for growth in grown}
+            events = [event for event in pending if event.log_id in logs]
+            done = Round(events, [growth.checkpoint for growth in grown], held)
             return grown
 
-        return done if self._store.round(grow, batch=BATCH) else Round()
+        if not self._store.round(grow, batch=BATCH, held=tuple(self._held)):
+            return Round()
+        self._held |= {fault.log_id: fault for fault in done.held}
+        for event in done.events:
+            # What was compared once in this process is grown by this process from then on.
+            self._expected.pop(event.log_id, None)
+        return done
 
-    def _grown(self, pending: Sequence[PendingEvent], trees: TreeReader) -> list[Growth]:
+    def _grown(self, pending: Sequence[PendingEvent], trees: TreeReader) -> tuple[list[Growth], list[HeadFault]]:
         by_log: dict[str, list[PendingEvent]] = defaultdict(list)
         for event in pending:
             by_log[event.log_id].append(event)
-        sizes, keys = trees.sizes(by_log), self._keys()
-        return [
-            self._grown_log(log_id, sizes.get(log_id, 0), events, trees.tiles(log_id), keys)
-            for log_id, events in by_log.items()
-        ]
+        heads, keys = trees.heads(by_log), self._keys()
+        grown, held = [], []
+        for log_id, events in by_log.items():
+            head, load = heads.get(log_id), trees.tiles(log_id)
+            fault = self._fault(log_id, head, load, keys)
+            if fault is not None:
+                held.append(fault)
+            else:
+                grown.append(_grown_log(log_id, head.size if head else 0, events, load, keys))
+        return grown, held
 
-    def _grown_log(
-        self, log_id: str, size: int, events: Sequence[PendingEvent], load: LoadTile, keys: AuditKeys
-    ) -> Growth:
-        hashes = [leaf_hash(canonical(event.event)) for event in events]
-        tiles = appended(size, hashes, load)
-        grown = size + len(hashes)
-        root = root_of(grown, subtrees(overlaid(load, tiles)))
-        checkpoint = keys.current.checkpoint(Checkpoint(keys.origin(log_id), grown, root))
-        return Growth(log_id, size, [event.event_id for event in events], hashes, tiles, checkpoint)
+    def _fault(self, log_id: str, head: Head | None, load: LoadTile, keys: AuditKeys) -> HeadFault | None:
+        kept = (self._expected or {}).get(log_id)
+        if head is None and kept is None:
+            return None
+        fault = head_fault(log_id, head, kept, load, keys)
+        if fault is None:
+            return None
+        return HeadFault(log_id, fault, head.size if head else 0, kept.size if kept else 0)
+
+
+def _grown_log(log_id: str, size: int, events: Sequence[PendingEvent], load: LoadTile, keys: AuditKeys) -> Growth:
+    hashes = [leaf_hash(canonical(event.event)) for event in events]
+    tiles = appended(size, hashes, load)
+    grown = size + len(hashes)
+    root = root_of(grown, subtrees(overlaid(load, tiles)))
+    checkpoint = keys.current.checkpoint(Checkpoint(keys.origin(log_id), grown, root))
+    return Growth(log_id, size, [event.event_id for event in events], hashes, tiles, checkpoint)

@@ -90,11 +90,18 @@ class Sequencing:
             # After the commit: outside must never be ahead of a database that lost nothing.
             self._outside.append(done.checkpoints)
             self._unsummarized = True
+        for fault in done.held:
+            _log.error("%s; its events get no leaves until it is seen to", fault)
+            self._record(fault)
         for event in done.events:
             alert = alert_of(event.event)
             if alert is not None:
                 self._alerts.send(alert)
-        return bool(done.events)
+        return bool(done.events or done.held)
+
+    def is_held(self, log_id: str) -> bool:
+        """Whether this log is not grown, because it is not what was signed for it."""
+        return self._sequencer.is_held(log_id)
 
     def drain(self) -> None:
         """Rounds until nothing is pending."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from cloud.audit.bundle import Head
+from cloud.audit.heads import Head
 from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
 from cloud.audit.tiles import LoadTile, Place
 from cloud.storage.engine import ControlEngine
@@ -25,6 +25,7 @@ _PENDING: Final = (
     # For people who read the log; nothing relies on it.
     .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
 )
+_HEADS: Final = sa.select(audit_trees.c.log_id, audit_trees.c.size, audit_trees.c.checkpoint)
 _LEAVES: Final = sa.text(
     "INSERT INTO audit_leaves (log_id, leaf_index, event_id, leaf_hash)"
     " SELECT :log, :first + at - 1, id, hash FROM unnest(:ids, :hashes) WITH ORDINALITY AS leaf (id, hash, at)"
@@ -39,14 +40,21 @@ class PostgresTreeStore:
     def __init__(self, engine: ControlEngine) -> None:
         self._engine = engine
 
-    def round(self, grow: Callable[[Sequence[PendingEvent], TreeReader], Sequence[Growth]], *, batch: int) -> int:
+    def round(
+        self,
+        grow: Callable[[Sequence[PendingEvent], TreeReader], Sequence[Growth]],
+        *,
+        batch: int,
+        held: Collection[str] = (),
+    ) -> int:
         def work(connection: sa.Connection) -> int:
             if not connection.execute(_LOCK).scalar():
                 return 0
             # A statement of its own, with the lock held: it sees what the last sequencer committed.
+            query = _PENDING.where(audit_pending.c.log_id.not_in(held)) if held else _PENDING
             pending = [
                 PendingEvent(str(event_id), log_id, event)
-                for event_id, log_id, event in connection.execute(_PENDING.limit(batch))
+                for event_id, log_id, event in connection.execute(query.limit(batch))
             ]
             for growth in grow(pending, PostgresTreeReader(connection)) if pending else ():
                 _write(connection, growth)
@@ -71,8 +79,7 @@ class PostgresTrees:
         return Head(*rows[0]) if rows else None
 
     def all_heads(self) -> Mapping[str, Head]:
-        query = sa.select(audit_trees.c.log_id, audit_trees.c.size, audit_trees.c.checkpoint)
-        return {log_id: Head(size, checkpoint) for log_id, size, checkpoint in self._engine.rows(query)}
+        return {log_id: Head(size, checkpoint) for log_id, size, checkpoint in self._engine.rows(_HEADS)}
 
     def is_any(self) -> bool:
         """Whether any log has a leaf."""
@@ -144,9 +151,9 @@ class PostgresTreeReader:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
-    def sizes(self, log_ids: Iterable[str]) -> Mapping[str, int]:
-        query = sa.select(audit_trees.c.log_id, audit_trees.c.size).where(audit_trees.c.log_id.in_(list(log_ids)))
-        return {row.log_id: row.size for row in self._connection.execute(query)}
+    def heads(self, log_ids: Iterable[str]) -> Mapping[str, Head]:
+        query = _HEADS.where(audit_trees.c.log_id.in_(list(log_ids)))
+        return {log_id: Head(size, checkpoint) for log_id, size, checkpoint in self._connection.execute(query)}
 
     def tiles(self, log_id: str) -> LoadTile:
         return _cached(lambda place: self._connection.execute(_tile(log_id, place)).scalar() or b"")

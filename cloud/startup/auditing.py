@@ -85,14 +85,14 @@ def build_proofs(
     alerts = alerts_to(url.get_secret_value() if url is not None else None)
     on_close(alerts.close)
     sequencing = Sequencing(
-        Sequencer(PostgresTreeStore(worker), keys.keys),
+        Sequencer(PostgresTreeStore(worker), keys.keys, outside.heads),
         trees,
         outside,
         keys.keys,
         alerts,
         lambda fault: audit.record(SYSTEM_LOG, _tampering(fault), Outcome.FAILED, reason=fault.fault.value),
     )
-    evidence = Evidence(trees, sequencing.round, outside, keys.keys, lambda: keys.rotate(system_clock()))
+    evidence = Evidence(trees, sequencing, outside, keys.keys, lambda: keys.rotate(system_clock()))
     return AuditProofs(keys, outside, trees, sequencing, evidence, alerts)
 
 

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloud.audit import verify
-from cloud.audit.bundle import AuditBundle, Draft, Head, Part, write_bundle
+from cloud.audit.bundle import AuditBundle, Draft, Part, write_bundle
 from cloud.audit.canonical import canonical
+from cloud.audit.heads import Head
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.merkle import root_of
 from cloud.audit.signing import SigningKey
