@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from cloud.audit.model import Category
-from cloud.kernel.errors import ConfigurationError
+from cloud.kernel.errors import AuthenticationError, ConfigurationError
 
 Alert = Mapping[str, object]
 """Ids and codes of one security event; nothing about its content."""
@@ -41,8 +41,10 @@ class Alerts(Protocol):
 
 
 def alert_of(event: Mapping[str, object]) -> Alert | None:
-    """What to tell of an event, if it is one of security."""
+    """What to tell of an event, if it is one of security; of failed logins the repeated ones, which are one event."""
     if event.get("category") != Category.SECURITY.value:
+        return None
+    if str(event.get("reason")).startswith(f"{AuthenticationError.code}:"):
         return None
     details = event.get("details")
     severity = details.get("severity") if isinstance(details, Mapping) else None

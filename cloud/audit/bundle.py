@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -35,16 +35,24 @@ Progress = Callable[[int, int], None]
 """Is told how many events are written, of how many."""
 
 _STATE: Final = "export.json"
-_SYNC_EVERY: Final = 10_000
+_FLUSH_EVERY: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is exported: a head, and the leaves from `first` to `end` of its tree."""
+    """What is exported: a head, and the leaves from `first` to `end` of its tree.
+
+    Attributes:
+        head: The head.
+        first: The first leaf.
+        end: The one after the last.
+        earlier: Checkpoints that were kept outside the database before the head was read: it must not be behind them.
+    """
 
     head: Head
     first: int
     end: int
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +128,16 @@ class Draft:
         """The part that an interrupted export began with, or else that of now, which is kept."""
         try:
             match json.loads((self.path / _STATE).read_bytes()):
-                case {"asked": asked, "size": int(size), "checkpoint": str(note), "first": int(first), "end": int(end)}:
+                case {
+                    "asked": asked,
+                    "size": int(size),
+                    "checkpoint": str(note),
+                    "first": int(first),
+                    "end": int(end),
+                    "earlier": list(earlier),
+                }:
                     if asked == self._asked:
-                        return Part(Head(size, note), first, end)
+                        return Part(Head(size, note), first, end, tuple(earlier))
         except (FileNotFoundError, ValueError):
             pass
         for entry in self.path.iterdir():
@@ -134,6 +149,7 @@ class Draft:
             "checkpoint": new.head.checkpoint,
             "first": new.first,
             "end": new.end,
+            "earlier": list(new.earlier),
         }
         draft = self.path / f"{_STATE}.new"
         draft.write_bytes(_json(state))
@@ -179,7 +195,6 @@ def write_bundle(
     trees: Trees,
     keys: AuditKeys,
     *,
-    earlier: Sequence[str] = (),
     view: View | None = None,
     progress: Progress = lambda _done, _of: None,
 ) -> AuditBundle:
@@ -191,7 +206,6 @@ def write_bundle(
         part: What of it.
         trees: Where leaves and hashes are read.
         keys: The keys that signed heads.
-        earlier: Checkpoints of the log that were kept outside the database.
         view: The same events for other programs, beside the evidence.
         progress: Is told how far it is.
 
@@ -215,7 +229,7 @@ def write_bundle(
         if view is not None:
             names.append(write_view(draft.path, view))
         draft.write(verify.HEAD, head.checkpoint.encode())
-        draft.write(verify.EARLIER, _json(list(earlier)))
+        draft.write(verify.EARLIER, _json(list(part.earlier)))
         draft.write(verify.PROOF, _json(proof))
         draft.write(verify.KEY, verifier_key.encode() + b"\n")
         draft.write(verify.ROTATIONS, _json(keys.handovers(log_id)))
@@ -242,7 +256,7 @@ def _write_events(path: Path, log_id: str, part: Part, trees: Trees, progress: P
         progress(done, total)
         for done, event in enumerate(trees.leaves(log_id, part.first + resumed, part.end), start=resumed + 1):
             out.write(canonical(event) + b"\n")
-            if done % _SYNC_EVERY == 0:
+            if done % _FLUSH_EVERY == 0:
                 out.flush()
                 failpoints.reach("audit_export.written")
             progress(done, total)

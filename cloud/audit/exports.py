@@ -17,6 +17,7 @@ from cloud.audit.sequencing import Sequencing
 from cloud.audit.tiles import LoadTile
 from cloud.audit.verify import EMPTY_ROOT, Checkpoint
 from cloud.audit.views import View
+from cloud.kernel import failpoints
 from cloud.kernel.errors import ProviderUnavailableError
 
 _WAIT_S: Final = 30.0
@@ -102,17 +103,20 @@ class Evidence:
         keys = self._keys()
 
         def part() -> Part:
+            # Before the head: another process may let the log grow at any time, and keep its newer head outside.
+            kept = self._outside.heads().get(log_id)
             self.catch_up(log_id)
             head = self._trees.head(log_id) or _empty(log_id, keys)
-            return Part(head, *self._trees.span(log_id, head.size, since=since, until=until))
+            first, end = self._trees.span(log_id, head.size, since=since, until=until)
+            # One of before the part cannot be compared with it.
+            earlier = () if kept is None or kept.size < first else (keys.current.checkpoint(kept),)
+            return Part(head, first, end, earlier)
 
         with Draft(directory, asked) as draft:
             chosen = draft.begin(part)
-            earlier = self._earlier(log_id, chosen, keys)
-            bundle = write_bundle(
-                draft, log_id, chosen, self._trees, keys, earlier=earlier, view=view, progress=progress
-            )
+            bundle = write_bundle(draft, log_id, chosen, self._trees, keys, view=view, progress=progress)
             yield bundle
+            failpoints.reach("audit_export.recorded")
             draft.finish()
 
     def catch_up(self, log_id: str) -> None:
@@ -151,13 +155,6 @@ class Evidence:
     def rotate_key(self) -> None:
         """Sign with a new key from now on."""
         self._rotate()
-
-    def _earlier(self, log_id: str, part: Part, keys: AuditKeys) -> list[str]:
-        """What was kept outside, where the bundle can be compared with it, or shows that the log was cut off."""
-        kept = self._outside.heads().get(log_id)
-        if kept is None or kept.size < part.first:
-            return []
-        return [keys.current.checkpoint(kept)]
 
 
 def _empty(log_id: str, keys: AuditKeys) -> Head:

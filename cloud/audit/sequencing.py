@@ -13,6 +13,7 @@ from cloud.audit.heads import AllTrees, HeadFault, head_faults
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.outside import OutsideHeads
 from cloud.audit.sequencer import Sequencer
+from cloud.kernel import failpoints
 from cloud.kernel.errors import LuminescentError
 
 _IDLE_S: Final = 0.2
@@ -88,7 +89,9 @@ class Sequencing:
         done = self._sequencer.round()
         if done.checkpoints:
             # After the commit: outside must never be ahead of a database that lost nothing.
+            failpoints.reach("sequencer.committed")
             self._outside.append(done.checkpoints)
+            failpoints.reach("sequencer.kept")
             self._unsummarized = True
         for fault in done.held:
             _log.error("%s; its events get no leaves until it is seen to", fault)

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from cloud.audit.heads import Head
 from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
 from cloud.audit.tiles import LoadTile, Place
+from cloud.kernel import failpoints
 from cloud.storage.engine import ControlEngine
 from cloud.storage.metadata import audit_events, audit_leaves, audit_pending, audit_tiles, audit_trees
 
@@ -58,6 +59,7 @@ class PostgresTreeStore:
             ]
             for growth in grow(pending, PostgresTreeReader(connection)) if pending else ():
                 _write(connection, growth)
+            failpoints.reach("sequencer.written")
             return len(pending)
 
         return self._engine.transaction(work)

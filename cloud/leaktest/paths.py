@@ -207,6 +207,10 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
         "log_gdpr_deletion": _WRITES,
         "log_gdpr_export": _WRITES,
         "use_admission": _PART,
+        "use_evidence": _PART,
+        "export_evidence": "what `export` does, and says how much it was",
+        **dict.fromkeys(("verifier_key", "checkpoint"), "tells a public key, or how many events a log has"),
+        "rotate_key": _ADMINISTERS,
     },
     "tenants": dict.fromkeys(("create", "suspend", "resume", "close", "change", "move"), _ADMINISTERS),
     "api_keys": {

@@ -53,12 +53,14 @@ class Log:
     def tiles(self, log_id: str) -> LoadTile:
         return lambda place: self._tiles.get(place, b"")
 
-    def export(self, directory: Path, span: tuple[int, int] | None = None, **more: Any) -> AuditBundle:
+    def export(
+        self, directory: Path, span: tuple[int, int] | None = None, *, earlier: tuple[str, ...] = (), **more: Any
+    ) -> AuditBundle:
         head = self.head(LOG)
         assert head is not None
         first, end = span or (0, len(self.events))
         with Draft(directory, {"log": LOG}) as draft:
-            part = draft.begin(lambda: Part(head, first, end))
+            part = draft.begin(lambda: Part(head, first, end, earlier))
             made = write_bundle(draft, LOG, part, self, self.keys, **more)
             draft.finish()
         return made
@@ -267,7 +269,7 @@ def test_after_a_rotation_old_and_new_key_both_verify_old_and_new_heads(tmp_path
     log = log_of(20, keys)
     origin = keys.origin(LOG)
     kept = log.checkpoint(8, old_key)
-    log.export(tmp_path / "out", earlier=[log.checkpoint(4, old_key)])
+    log.export(tmp_path / "out", earlier=(log.checkpoint(4, old_key),))
     for vkey in (old_key.verifier(origin).text(), new_key.verifier(origin).text()):
         assert verify_bundle(tmp_path / "out", key=vkey, checkpoint=kept).origin_established
         assert agrees(tmp_path / "out", vkey, kept)

@@ -27,7 +27,7 @@ MEMORY = {
 }
 EVERYBODY = {"memory.export_all"}
 PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
-AUDIT = {"audit.export", "audit.read"}
+AUDIT = {"audit.export", "audit.read", "audit.key", "audit.checkpoint"}
 TENANTS = {
     "tenant.create",
     "tenant.suspend",
@@ -66,6 +66,8 @@ NOBODY = {
     "external.event",
     "security.event",
     "security.authentication_failures",
+    "security.audit_tampering",
+    "audit.export.step",
     "service.start",
 }
 KEYRING = {
@@ -90,7 +92,7 @@ GRANTED: dict[Role, set[str]] = {
     | REVIEW
     | INSTALLATION
     | KEYRING
-    | {"usage.read", "usage.reconcile", "audit.system"},
+    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key"},
 }
 KNOWN = (
     MEMORY
@@ -103,7 +105,7 @@ KNOWN = (
     | INSTALLATION
     | KEYRING
     | NOBODY
-    | {"usage.read", "usage.reconcile", "audit.system"}
+    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key"}
 )
 
 
