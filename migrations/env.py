@@ -6,7 +6,12 @@ from alembic import context
 
 from cloud.storage.metadata import metadata
 
-connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)
+attributes = context.config.attributes
+context.configure(
+    connection=attributes["connection"],
+    target_metadata=metadata,
+    transaction_per_migration=True,
+    on_version_apply=attributes.get("on_version_apply"),
+)
 with context.begin_transaction():
     context.run_migrations()

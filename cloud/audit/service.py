@@ -16,12 +16,13 @@ from typing import Final
 
 from cloud.audit.bundle import AuditBundle, Progress
 from cloud.audit.exports import Evidence
-from cloud.audit.foreign import ForeignEvents, outcome_of, safe_count, safe_counts
+from cloud.audit.foreign import ForeignEvent, ForeignEvents, outcome_of, safe_count, safe_counts
 from cloud.audit.model import UNKNOWN_ACTOR, Actor, AuditDraft, Category, Details, Outcome
 from cloud.audit.ports import Admission, AuditStore
 from cloud.audit.recording import recorded_failure
 from cloud.audit.verify import EVENTS
 from cloud.audit.views import View, view_name
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.context import current_context, current_trace_id
 from cloud.kernel.errors import ConfigurationError, KeyDestroyedError
@@ -118,6 +119,7 @@ class CloudAuditLogger:
 
     # Published protocol
 
+    @telemetry.operation(Action.EXTERNAL_EVENT)
     def log_event(
         self,
         event_type: str,
@@ -129,30 +131,32 @@ class CloudAuditLogger:
     ) -> None:
         """One event from foreign code is committed before this returns, its text sealed."""
         text = {"event_type": event_type, "resource": resource, "action": action, "details": details or {}}
-        event = self._foreign.event(Category.EXTERNAL, actor, text, named=details or {})
-        self.record(event.log_id, event.draft, outcome_of(outcome))
+        self._report(self._foreign.event(Category.EXTERNAL, actor, text, named=details or {}), outcome_of(outcome))
 
+    @telemetry.operation(Action.SECURITY_EVENT)
     def log_security_event(
         self, event_type: str, severity: str, message: str, details: dict[str, object] | None = None
     ) -> None:
         """One security event is committed before this returns; the message is sealed."""
         text = {"event_type": event_type, "message": message, "details": details or {}}
         user_id = (details or {}).get("user_id")
-        event = self._foreign.event(Category.SECURITY, user_id, text, named=details or {}, severity=severity)
-        self.record(event.log_id, event.draft, Outcome.ALLOWED)
+        self._report(self._foreign.event(Category.SECURITY, user_id, text, named=details or {}, severity=severity))
 
+    @telemetry.operation(Action.ERASURE)
     def log_gdpr_deletion(
         self, user_id: str, workspace_id: str, items_deleted: dict[str, int], timestamp: datetime
     ) -> None:
         """A deletion that foreign code did is recorded with its counts and without the person."""
         event = self._foreign.about(Action.ERASURE, user_id, workspace_id, timestamp)
-        self.record(event.log_id, event.draft, Outcome.ALLOWED, counts=safe_counts(items_deleted))
+        self._report(event, counts=safe_counts(items_deleted))
 
+    @telemetry.operation(Action.ACCESS_REQUEST)
     def log_gdpr_export(self, user_id: str, workspace_id: str, total_items: int, timestamp: datetime) -> None:
         """An export that foreign code did is recorded with its count and without the person."""
         event = self._foreign.about(Action.ACCESS_REQUEST, user_id, workspace_id, timestamp)
-        self.record(event.log_id, event.draft, Outcome.ALLOWED, counts={"total_items": safe_count(total_items)})
+        self._report(event, counts={"total_items": safe_count(total_items)})
 
+    @telemetry.operation(Action.EXTERNAL_EVENT)
     async def log(self, event: dict[str, object]) -> None:
         """The guide's `await audit_logger.log({...})`: one event, committed before this returns."""
         known = {"tenant_id", "user_id", "outcome"}
@@ -160,10 +164,16 @@ class CloudAuditLogger:
         outcome = outcome_of(str(event.get("outcome", "success")))
 
         def commit() -> None:
-            foreign = self._foreign.event(Category.EXTERNAL, event.get("user_id"), text, named=event)
-            self.record(foreign.log_id, foreign.draft, outcome)
+            self._report(self._foreign.event(Category.EXTERNAL, event.get("user_id"), text, named=event), outcome)
 
         await asyncio.to_thread(commit)
+
+    def _report(
+        self, event: ForeignEvent, outcome: Outcome = Outcome.ALLOWED, *, counts: Mapping[str, int] | None = None
+    ) -> None:
+        if event.log_id != SYSTEM_LOG:
+            telemetry.of_tenant(event.log_id)
+        self.record(event.log_id, event.draft, outcome, counts=counts)
 
     # Reading
 
@@ -183,6 +193,7 @@ class CloudAuditLogger:
         bundle = self.export_evidence(tenant_id, directory, format=format, since=since, until=until)
         return bundle.directory / (EVENTS if format == _NDJSON else view_name(View(format)))
 
+    @telemetry.operation()
     def export_evidence(
         self,
         tenant_id: str,
@@ -225,6 +236,7 @@ class CloudAuditLogger:
                 self.record(tenant_id, draft, Outcome.ALLOWED, counts={"events": bundle.events})
         return bundle
 
+    @telemetry.operation()
     def verifier_key(self, tenant_id: str) -> str:
         """The key that exports of a tenant's log are verified with, as text; asking is recorded.
 
@@ -237,6 +249,7 @@ class CloudAuditLogger:
             self.record(tenant_id, draft, Outcome.ALLOWED)
         return key
 
+    @telemetry.operation()
     def checkpoint(self, tenant_id: str) -> str:
         """The head of a tenant's log as a signed note: who keeps it can tell later whether the log was cut off.
 
@@ -250,6 +263,7 @@ class CloudAuditLogger:
             self.record(tenant_id, draft, Outcome.ALLOWED)
         return note
 
+    @telemetry.operation()
     def rotate_key(self) -> None:
         """Sign with a new key from now on; what the former ones signed stays verifiable.
 
@@ -276,6 +290,7 @@ class CloudAuditLogger:
         )
         self.record(log_id, intent, Outcome.ALLOWED)
 
+    @telemetry.operation()
     def events(
         self, tenant_id: str, *, since: datetime | None = None, until: datetime | None = None
     ) -> list[dict[str, object]]:

@@ -13,6 +13,7 @@ from cloud.cli.failures import ExitCode
 from cloud.cli.invocation import invocation
 from cloud.cli.moments import Moment
 from cloud.cli.output import table
+from cloud.cli.progress import progress
 from cloud.kernel.errors import UnreadableFileError
 
 app = typer.Typer(no_args_is_help=True, help="The audit log: who did what, to what, and how it ended.")
@@ -49,9 +50,9 @@ def export(
     events of before and after can be there too.
     """
     run = invocation(ctx)
-    with run.opened() as runtime, run.output.progress("exporting") as progress:
+    with run.opened() as runtime, progress(run.output, "exporting") as bar:
         bundle = runtime.audit.export_evidence(
-            tenant, out, format=format_.value, since=since, until=until, progress=progress
+            tenant, out, format=format_.value, since=since, until=until, progress=bar.told
         )
     file = bundle.directory / verifier.EVENTS
     run.output.result(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,6 +14,7 @@ from rich.console import RenderableType
 from cloud.cli.invocation import Invocation, invocation
 from cloud.cli.locomo import Conversation, read_locomo
 from cloud.cli.output import table
+from cloud.cli.progress import Bar, progress
 from cloud.cli.recall import DEPTHS, Recall, Summary, ablations, measure
 from cloud.cli.temporary import shipped_settings, temporary_home
 from cloud.kernel.context import request_context
@@ -65,21 +67,27 @@ def recall(
     own = run.settings()
     chosen = _chosen(read_locomo(data), conversations)
     if ablate:
-        _show_ablation(run, asyncio.run(_ablation(chosen, own)))
+        with progress(run.output, "Measuring") as bar:
+            rows = asyncio.run(_ablation(chosen, own, bar))
+        _show_ablation(run, rows)
     elif local:
-        _show(run, asyncio.run(measure(_local(own, own.ranking_weights()), chosen)), chosen, "local")
+        with progress(run.output, "Measuring") as bar:
+            measured = asyncio.run(measure(_local(own, own.ranking_weights()), chosen, progress=bar.told))
+        _show(run, measured, chosen, "local")
     else:
         _show(run, _cloud(run, own, chosen), chosen, "cloud")
 
 
 def _cloud(run: Invocation, own: CloudSettings, chosen: list[Conversation]) -> Recall:
-    with temporary_home() as home:
+    with temporary_home() as home, progress(run.output, "Measuring") as bar:
         settings = shipped_settings(home).model_copy(update={name: getattr(own, name) for name in _RANKING})
         with run.program.open(settings) as runtime:
             runtime.tenants.create(_TENANT, plan="enterprise")
             with request_context(tenant_id=_TENANT, roles={"service"}):
                 return asyncio.run(
-                    measure(runtime.memory, chosen, settle=lambda: runtime.drain(timeout_s=_SETTLE_S)),
+                    measure(
+                        runtime.memory, chosen, settle=lambda: runtime.drain(timeout_s=_SETTLE_S), progress=bar.told
+                    ),
                 )
 
 
@@ -88,11 +96,12 @@ def _local(own: CloudSettings, weights: RankingWeights) -> LocalMemoryProvider:
     return LocalMemoryProvider(embedder=embedder, weights=weights)
 
 
-async def _ablation(chosen: list[Conversation], own: CloudSettings) -> list[tuple[str, Summary]]:
-    return [
-        (name, (await measure(_local(own, weights), chosen)).summary())
-        for name, weights in ablations(own.ranking_weights())
-    ]
+async def _ablation(chosen: list[Conversation], own: CloudSettings, bar: Bar) -> list[tuple[str, Summary]]:
+    rows = []
+    for name, weights in ablations(own.ranking_weights()):
+        told = partial(bar.phase, f"Measuring: {name}")
+        rows.append((name, (await measure(_local(own, weights), chosen, progress=told)).summary()))
+    return rows
 
 
 def _chosen(conversations: list[Conversation], wanted: str | None) -> list[Conversation]:

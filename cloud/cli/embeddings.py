@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,10 @@ from cloud.cli.invocation import Invocation, invocation
 from cloud.cli.locomo import read_locomo
 from cloud.cli.output import moment, table
 from cloud.cli.ports import Runtime
+from cloud.cli.progress import Bar, progress
 from cloud.cli.recall import DEPTHS, measure
-from cloud.memory.embeddings import TOLERANCE, Labelled, Migrated
+from cloud.kernel.errors import ConfigurationError
+from cloud.memory.embeddings import TOLERANCE, Labelled, Migrated, Progress
 from cloud.memory.gate import DEPTH, Comparison, Score
 from cloud.memory.placements import Placement
 from src.memory.providers.local import LocalMemoryProvider
@@ -71,10 +74,11 @@ def migrate(
     with run.opened() as runtime:
         ended = []
         for name in _chosen(runtime, tenant, everything):
-            with run.output.progress(f"Filling {name}") as progress:
+            with progress(run.output, f"Migrating {name}") as bar:
+                labelled = _labelled(runtime, data, bar)
                 ended.append(
                     runtime.embeddings.migrate(
-                        name, to, tolerance=tolerance, labelled=_labelled(runtime, data), progress=progress
+                        name, to, tolerance=tolerance, labelled=labelled, progress=_phases(bar, name)
                     )
                 )
     _show(run, ended, tolerance)
@@ -84,10 +88,22 @@ def migrate(
 
 @app.command()
 def rollback(ctx: typer.Context, tenant: Tenants = None, everything: Everything = False) -> None:
-    """Read memories with the earlier model again; both stay complete."""
+    """Read memories with the earlier model again; both stay complete.
+
+    A rollback that was cut off is finished by the same command. With --all, tables that have no earlier model, or went
+    back to it before, are passed over, and named.
+    """
     run = invocation(ctx)
     with run.opened() as runtime:
-        found = [runtime.embeddings.rollback(name) for name in _chosen(runtime, tenant, everything)]
+        found = []
+        with progress(run.output, "Switching back") as bar:
+            for name in bar.over(_chosen(runtime, tenant, everything)):
+                try:
+                    found.append(runtime.embeddings.rollback(name))
+                except ConfigurationError as error:
+                    if not everything:
+                        raise
+                    run.output.warn(str(error))
     lines = [f"{p.name} is read with {p.model} again; {p.other_model} stays complete beside it." for p in found]
     run.output.result({"placements": [_document(p) for p in found]}, *lines)
 
@@ -97,7 +113,9 @@ def finish(ctx: typer.Context, tenant: Tenants = None, everything: Everything = 
     """Drop the vectors of the model that is not read; there is no way back afterwards."""
     run = invocation(ctx)
     with run.opened() as runtime:
-        found = [runtime.embeddings.finish(name) for name in _chosen(runtime, tenant, everything)]
+        names = _chosen(runtime, tenant, everything)
+        with progress(run.output, "Finishing") as bar:
+            found = [runtime.embeddings.finish(name, progress=_phases(bar, name)) for name in names]
     run.output.result(
         {"placements": [_document(p) for p in found]}, *[f"{p.name} has the vectors of {p.model} alone." for p in found]
     )
@@ -109,7 +127,12 @@ def _chosen(runtime: Runtime, tenants: list[str] | None, everything: bool) -> li
     return runtime.embeddings.chosen(tenants or [])
 
 
-def _labelled(runtime: Runtime, data: Path | None) -> Labelled | None:
+def _phases(bar: Bar, placement: str) -> Progress:
+    """Shows what is done to a placement, and for how many of its tenants."""
+    return lambda phase, done, total: bar.phase(f"{phase.capitalize()} {placement}, by tenant", done, total)
+
+
+def _labelled(runtime: Runtime, data: Path | None, bar: Bar) -> Labelled | None:
     """Measures both models on a file of questions, by the open core's provider, which ranks alike."""
     if data is None:
         return None
@@ -117,7 +140,8 @@ def _labelled(runtime: Runtime, data: Path | None) -> Labelled | None:
 
     def score(model: str) -> Score:
         provider = LocalMemoryProvider(embedder=runtime.embeddings.embedder(model), weights=runtime.embeddings.weights)
-        found = asyncio.run(measure(provider, conversations)).summary()
+        told = partial(bar.phase, f"Asking the questions of the file, {model}")
+        found = asyncio.run(measure(provider, conversations, progress=told)).summary()
         return Score(found.questions, found.recalls[DEPTHS.index(DEPTH)], found.mrr)
 
     return lambda old, new: Comparison({"labelled": score(old)}, {"labelled": score(new)})

@@ -22,6 +22,7 @@ from cloud.cli.invocation import (
 )
 from cloud.cli.output import moment, table
 from cloud.cli.ports import Runtime
+from cloud.cli.progress import progress
 from cloud.gdpr.model import Erasure, ErasurePreview
 
 app = typer.Typer(no_args_is_help=True, help="A person's rights: GDPR Art. 15, 17 and 20.")
@@ -58,7 +59,8 @@ def erase(
             found = asyncio.run(_preview(runtime, user, tenant_id))
             run.output.result({}, *_for_people(found.counts, found.subject_id, "would remove"))
             typer.confirm("Erase this person? It cannot be undone.", abort=True)
-        erased = asyncio.run(runtime.gdpr.delete_user_data(user, tenant_id, confirmed=True, reason=reason))
+        with progress(run.output, "Erasing"):
+            erased = asyncio.run(runtime.gdpr.delete_user_data(user, tenant_id, confirmed=True, reason=reason))
     assert isinstance(erased, Erasure)
     run.output.result(
         {
@@ -89,7 +91,8 @@ def export(
     run = invocation(ctx)
     with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
         tenant_id = tenant_of_caller(runtime, tenant)
-        bundle = asyncio.run(runtime.gdpr.export_user_data(user, tenant_id, out))
+        with progress(run.output, "Exporting"):
+            bundle = asyncio.run(runtime.gdpr.export_user_data(user, tenant_id, out))
     rows = [(name, str(count)) for name, count in bundle.counts.items()]
     run.output.result(
         {"tenant_id": tenant_id, "directory": bundle.directory, "files": bundle.files, "counts": bundle.counts},

@@ -14,16 +14,15 @@ from typing import Annotated
 
 import typer
 from rich.console import RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cloud.cli.invocation import Invocation, invocation
 from cloud.cli.output import moment, table
+from cloud.cli.progress import progress
 from cloud.custody.model import CustodyStatus, Reconciled
 from cloud.custody.reconciling import described
 from cloud.custody.service import Custody
 from cloud.keys.diagnosis import Severity
 from cloud.keys.reports import KeyringBackup, Rotated
-from cloud.keys.reports import Progress as Told
 
 app = typer.Typer(no_args_is_help=True, help="The keyring: who loses it loses everything, and a copy undoes erasures.")
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
@@ -36,8 +35,8 @@ def status(
 ) -> None:
     """Show how the keyring is and what is the matter with it; exits 1 if the service cannot run with it."""
     run = invocation(ctx)
-    with _custody(run) as custody, _bar(run, "keys tried") as told:
-        found = custody.status(check=check, progress=told)
+    with _custody(run) as custody, progress(run.output, "Trying keys") as bar:
+        found = custody.status(check=check, progress=bar.told)
     run.output.result(_status_document(found), *_status_for_people(found))
     if any(finding.severity is Severity.FATAL for finding in found.findings):
         raise typer.Exit(1)
@@ -70,16 +69,16 @@ def rotate(
     if new_root_key_file is not None and not root:
         raise typer.BadParameter("only --root takes it", param_hint="--new-root-key-file")
     if tenant is not None:
-        with _custody(run) as custody, _bar(run, "keys wrapped") as told:
-            done = custody.rotate_tenant(tenant, progress=told)
+        with _custody(run) as custody, progress(run.output, "Wrapping keys") as bar:
+            done = custody.rotate_tenant(tenant, progress=bar.told)
         run.output.result(
             {"tenant_id": tenant, "wrapped": done.wrapped, "unreadable": done.unreadable},
             f"Tenant {tenant} has a new key; {done.wrapped} keys are wrapped under it.",
             *_damaged(done),
         )
         return
-    with _custody(run) as custody, _bar(run, "keys wrapped") as told:
-        moved = custody.rotate_root(new_root_key_file, progress=told)
+    with _custody(run) as custody, progress(run.output, "Wrapping keys") as bar:
+        moved = custody.rotate_root(new_root_key_file, progress=bar.told)
     run.output.result(
         {
             "root_key_id": moved.root_key_id,
@@ -108,7 +107,7 @@ def backup(
 ) -> None:
     """Write a backup of the keyring to FILE, sealed under the root key, while the service runs."""
     run = invocation(ctx)
-    with _custody(run) as custody:
+    with _custody(run) as custody, progress(run.output, "Backing up the keyring"):
         made = custody.backup(out, days=days)
     run.output.result(
         {**_backup_document(made), "file": out},
@@ -144,7 +143,7 @@ def restore(
 ) -> None:
     """Put the keyring of a backup in its place; nobody comes back who was erased since. Stop the service first."""
     run = invocation(ctx)
-    with _custody(run, with_keyring=False) as custody:
+    with _custody(run, with_keyring=False) as custody, progress(run.output, "Restoring the keyring"):
         done = custody.restore(file, replace=replace, expired=expired)
     run.output.result(
         {
@@ -161,7 +160,7 @@ def restore(
 def reconcile(ctx: typer.Context) -> None:
     """Destroy again whoever was erased and is in the keyring all the same, and count whom it lacks."""
     run = invocation(ctx)
-    with _custody(run) as custody:
+    with _custody(run) as custody, progress(run.output, "Comparing keyring and control plane"):
         done = custody.reconcile()
     run.output.result(_reconciled_document(done), f"{described(done)}.")
 
@@ -171,7 +170,7 @@ def accept(ctx: typer.Context, yes: Yes = False) -> None:
     """Go on with the keyring that is there, though another or a later one is missing. Stop the service first."""
     run = invocation(ctx)
     _confirm(run, yes, "Memories of people who have no key in it stay unreadable for good. Go on with this keyring?")
-    with _custody(run) as custody:
+    with _custody(run) as custody, progress(run.output, "Comparing keyring and control plane"):
         done = custody.accept()
     run.output.result(
         _reconciled_document(done), "This keyring is the one that belongs here now.", f"{described(done)}."
@@ -202,15 +201,6 @@ def destroy_root_key(
 def _custody(run: Invocation, *, with_keyring: bool = True) -> Iterator[Custody]:
     with run.program.open_custody(run.settings(), with_keyring=with_keyring) as custody:
         yield custody
-
-
-@contextlib.contextmanager
-def _bar(run: Invocation, what: str) -> Iterator[Told]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    disabled = run.output.as_json or not sys.stderr.isatty()
-    with Progress(*columns, console=run.output.messages(), transient=True, disable=disabled) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _confirm(run: Invocation, yes: bool, question: str) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.console import RenderableType
-from rich.progress import BarColumn, Progress, TextColumn
 
 from cloud.cli.failures import ExitCode
-from cloud.cli.invocation import Invocation, invocation
+from cloud.cli.invocation import invocation
 from cloud.cli.output import table
+from cloud.cli.progress import progress
 from cloud.leaktest import service
 from cloud.leaktest.cast import MOST_PEOPLE, MOST_TENANTS
 from cloud.leaktest.report import Check, Report
@@ -41,24 +39,13 @@ def leak_test(
     is out of scope.
     """
     run = invocation(ctx)
-    with run.opened(with_worker=True) as runtime, _progress(run) as progress:
-        report = runtime.leak_test.run(service.Size(tenants, people, rounds), seed=seed, progress=progress)
+    with run.opened(with_worker=True) as runtime, progress(run.output, "Starting") as bar:
+        report = runtime.leak_test.run(service.Size(tenants, people, rounds), seed=seed, progress=bar.phase)
     run.output.result(_document(report), *_for_people(report))
     for fault in report.leftovers:
         run.output.warn(f"not removed: {fault}; the next leak test tries again")
     if not report.tight:
         raise typer.Exit(ExitCode.FAILED)
-
-
-@contextlib.contextmanager
-def _progress(run: Invocation) -> Iterator[service.Progress]:
-    messages = run.output.messages()
-    if not messages.is_terminal:
-        yield lambda *_: None
-        return
-    with Progress(BarColumn(), TextColumn("{task.description}"), console=messages, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda title, done, total: bar.update(task, description=title, completed=done, total=total)
 
 
 def _document(report: Report) -> dict[str, object]:

@@ -11,6 +11,7 @@ import typer
 from cloud.cli.invocation import ApiKey, ApiKeyFile, Invocation, KeyTenant, UserId, calling, invocation
 from cloud.cli.memory_asking import MemoryId
 from cloud.cli.output import table
+from cloud.cli.progress import progress
 from cloud.kernel.errors import MemoryNotFoundError
 from src.memory.lifecycle import StoredMemoryId
 from src.memory.schemas import Memory, MemoryType
@@ -131,8 +132,8 @@ def purge(
     Workers do this by themselves once an hour.
     """
     run = invocation(ctx)
-    with run.opened() as runtime:
-        purged = runtime.memory_purge.purge(tenant)
+    with run.opened() as runtime, progress(run.output, "Purging") as bar:
+        purged = runtime.memory_purge.purge(tenant, progress=bar.told)
     rows = [(tenant_id, f"{count:,}") for tenant_id, count in purged.by_tenant.items()]
     for_people = (table(("tenant", "purged"), rows, right={"purged"}),) if rows else ("Nothing was kept long enough.",)
     run.output.result({"purged": purged.total, "tenants": purged.by_tenant}, *for_people)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from os import PathLike, fspath
@@ -18,7 +17,6 @@ from typing import Final, TextIO
 
 from rich import box
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -81,6 +79,12 @@ class Output:
         for renderable in for_people:
             out.print(renderable, soft_wrap=isinstance(renderable, str | Text))
 
+    def line(self, document: Mapping[str, object]) -> None:
+        """Say with `--json` how long work stands, in a line of its own that is there at once; people get notes."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(document, ensure_ascii=False, default=_plain) + "\n")
+            sys.stdout.flush()
+
     def note(self, message: str) -> None:
         """Tell something on standard error."""
         self.messages().print(message, soft_wrap=True)
@@ -102,21 +106,6 @@ class Output:
         err.print(Text.assemble(("error: ", "bold red"), printable(message)), soft_wrap=True)
         if advice is not None:
             err.print(Text(f"       {printable(advice)}", style="dim"), soft_wrap=True)
-
-    @contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar on standard error, only where that is a terminal; yields what is told how many of how many are done."""
-        console_ = self.messages()
-        if not console_.is_terminal:
-            yield lambda _done, _total: None
-            return
-        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console_) as bar:
-            task = bar.add_task(printable(what), total=None)
-
-            def told(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
-
-            yield told
 
     @staticmethod
     def messages() -> Console:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from cloud.cli.locomo import TURN, Conversation
+from cloud.cli.locomo import TURN, Conversation, Question
 from src.memory.schemas import Memory
 from src.memory.scoring import RankingWeights
 
@@ -97,7 +97,11 @@ class Recall:
 
 
 async def measure(
-    provider: Measured, conversations: Iterable[Conversation], *, settle: Callable[[], Awaitable[None]] | None = None
+    provider: Measured,
+    conversations: Iterable[Conversation],
+    *,
+    settle: Callable[[], Awaitable[None]] | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Recall:
     """Store every turn of the conversations and ask every question of them.
 
@@ -105,34 +109,40 @@ async def measure(
         provider: What is measured; it holds nothing of these persons yet.
         conversations: What is stored and asked.
         settle: Waits until what was stored is where it stays; only then it is asked.
+        progress: Told how many of all memories and questions are done.
 
     Raises:
         LuminescentError: The provider did not store or answer.
     """
     held = list(conversations)
+    done, total = 0, sum(len(each.memories) + len(each.questions) for each in held)
     begun = time.perf_counter()
     for conversation in held:
         for at in range(0, len(conversation.memories), _AT_ONCE):
-            await provider.store_many(conversation.memories[at : at + _AT_ONCE], {})
+            batch = conversation.memories[at : at + _AT_ONCE]
+            await provider.store_many(batch, {})
+            done += len(batch)
+            progress(done, total)
     if settle is not None:
         await settle()
     stored_s = time.perf_counter() - begun
-    answers = [answer for conversation in held for answer in await _answers(provider, conversation)]
+    answers = []
+    for conversation in held:
+        for question in conversation.questions:
+            answers.append(await _answer(provider, conversation.user_id, question))
+            done += 1
+            progress(done, total)
     return Recall(sum(len(conversation.memories) for conversation in held), stored_s, tuple(answers))
 
 
-async def _answers(provider: Measured, conversation: Conversation) -> list[Answer]:
-    answers = []
-    for question in conversation.questions:
-        begun = time.perf_counter()
-        found = await provider.retrieve(question.text, conversation.user_id, limit=DEPTHS[-1])
-        took_s = time.perf_counter() - begun
-        turns = [str(memory.metadata[TURN]) for memory in found]
-        recalls = tuple(len(question.evidence & set(turns[:depth])) / len(question.evidence) for depth in DEPTHS)
-        ranks = (place for place, turn in enumerate(turns, 1) if turn in question.evidence)
-        reciprocal = 1 / next(ranks, float("inf"))
-        answers.append(Answer(conversation.user_id, question.category, recalls, reciprocal, took_s))
-    return answers
+async def _answer(provider: Measured, user_id: str, question: Question) -> Answer:
+    begun = time.perf_counter()
+    found = await provider.retrieve(question.text, user_id, limit=DEPTHS[-1])
+    took_s = time.perf_counter() - begun
+    turns = [str(memory.metadata[TURN]) for memory in found]
+    recalls = tuple(len(question.evidence & set(turns[:depth])) / len(question.evidence) for depth in DEPTHS)
+    ranks = (place for place, turn in enumerate(turns, 1) if turn in question.evidence)
+    return Answer(user_id, question.category, recalls, 1 / next(ranks, float("inf")), took_s)
 
 
 def ablations(weights: RankingWeights) -> list[tuple[str, RankingWeights]]:

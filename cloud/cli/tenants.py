@@ -10,6 +10,7 @@ from rich.console import RenderableType
 
 from cloud.cli.invocation import invocation, somebody_can_be_asked
 from cloud.cli.output import moment, table
+from cloud.cli.progress import progress
 from cloud.tenancy.model import Tenant
 
 app = typer.Typer(no_args_is_help=True, help="Tenants: the boundary of isolation and billing.")
@@ -50,8 +51,8 @@ def move(
     A move that was cut off is continued by the same command, or by the next worker that starts.
     """
     run = invocation(ctx)
-    with run.opened() as runtime, run.output.progress(f"Moving {tenant}") as progress:
-        moved = runtime.tenants.move(tenant, to=to, progress=progress)
+    with run.opened() as runtime, progress(run.output, f"Moving {tenant}") as bar:
+        moved = runtime.tenants.move(tenant, to=to, progress=bar.told)
     document = {
         "tenant_id": tenant,
         "from": moved.source,
@@ -122,7 +123,8 @@ def close(
             found = runtime.closing.close(tenant)
             run.output.result({}, _erased(found.counts, "would erase"))
             typer.confirm(f"Close tenant {tenant}? It cannot be undone.", abort=True)
-        closed = runtime.closing.close(tenant, confirmed=True)
+        with progress(run.output, f"Closing {tenant}"):
+            closed = runtime.closing.close(tenant, confirmed=True)
     document = {"tenant_id": tenant, "state": "closed", "counts": closed.counts}
     run.output.result(document, _erased(closed.counts, "erased"), f"Tenant {tenant} is closed.")
 

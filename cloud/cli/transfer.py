@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cloud.cli.failures import ExitCode, exit_code
 from cloud.cli.invocation import ApiKey, ApiKeyFile, Invocation, KeyTenant, calling, invocation
 from cloud.cli.memory_shown import filters_of
 from cloud.cli.output import describe, printable
 from cloud.cli.ports import Runtime
+from cloud.cli.progress import progress
 from cloud.kernel.errors import ProviderUnavailableError
 from cloud.transfer.model import Format, ImportReport, Limits, Position
 from cloud.transfer.reports import shown_position
@@ -74,7 +72,8 @@ def import_(
     with calling(ctx, api_key, api_key_file, tenant), run.opened(with_worker=wait) as runtime:
 
         async def work() -> ImportReport:
-            with _bar(run, "importing", file.stat().st_size) as advance:
+            size_bytes = file.stat().st_size
+            with progress(run.output, "Importing, in bytes") as bar:
                 made = await runtime.transfer.import_file(
                     file,
                     format=file_format,
@@ -82,10 +81,13 @@ def import_(
                     report=report,
                     manifest=manifest,
                     limits=limits,
-                    progress=advance,
+                    progress=lambda done: bar.told(done, size_bytes),
                 )
             if wait and made.stored:
-                await _drained(run, runtime)
+                with progress(run.output, "Moving them into Pixeltable"):
+                    drained = await _drained(runtime)
+                if not drained:
+                    run.output.warn("stored, but not yet all in Pixeltable: the next worker goes on with it")
             return made
 
         made = asyncio.run(work())
@@ -121,9 +123,9 @@ def export(
     with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
 
         async def work() -> dict[str, object]:
-            with _bar(run, "exporting", None) as advance:
+            with progress(run.output, "Exporting") as bar:
                 made = await runtime.transfer.export(
-                    out, user_id=user, filters=filters, include_invalid=include_invalid, progress=advance
+                    out, user_id=user, filters=filters, include_invalid=include_invalid, progress=bar.told
                 )
             return {"file": made.file, "manifest_file": made.manifest_file, **asdict(made.manifest)}
 
@@ -146,33 +148,21 @@ def verify_export(
 ) -> None:
     """Check that an export is whole and as it was written; opens no installation and needs no key."""
     run = invocation(ctx)
-    found = verified(file, manifest=manifest)
+    size_bytes = file.stat().st_size
+    with progress(run.output, "Checking, in bytes") as bar:
+        found = verified(file, manifest=manifest, progress=lambda done: bar.told(done, size_bytes))
     run.output.result(
         {"file": file, **asdict(found)},
         f"{file} is whole: {found.memories:,} memories of {found.people:,} people, exported {found.exported_at}.",
     )
 
 
-async def _drained(run: Invocation, runtime: Runtime) -> None:
+async def _drained(runtime: Runtime) -> bool:
     try:
         await runtime.drain(timeout_s=_WAIT_S)
     except ProviderUnavailableError:
-        run.output.warn("stored, but not yet all in Pixeltable: the next worker goes on with it")
-
-
-@contextlib.contextmanager
-def _bar(run: Invocation, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, which is told how much is done; without a total it counts."""
-    messages = run.output.messages()
-    if not messages.is_terminal or run.output.as_json:
-        yield lambda _: None
-        return
-    amount = (TaskProgressColumn(), TimeRemainingColumn())
-    count = (TextColumn("{task.completed:,}"), TimeElapsedColumn())
-    columns = (TextColumn(title), BarColumn(), *(count if total is None else amount))
-    with Progress(*columns, console=messages, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        return False
+    return True
 
 
 def _tell(run: Invocation, made: ImportReport, report: Path | None) -> None:

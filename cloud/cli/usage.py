@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, cast
 
 import typer
 from rich.console import RenderableType
-from rich.progress import track
 
 from cloud.cli.failures import ExitCode
-from cloud.cli.invocation import Invocation, invocation
+from cloud.cli.invocation import invocation
 from cloud.cli.moments import Moment
 from cloud.cli.output import moment, table
+from cloud.cli.progress import progress
 from cloud.usage.model import LEDGER_METERS, PeriodUsage
 from cloud.usage.reconciliation import Difference
 
@@ -70,8 +70,8 @@ def reconcile(
 ) -> None:
     """Compare counters with the usage ledger and the memories themselves; exit code 1 if they differ."""
     run = invocation(ctx)
-    with run.opened() as runtime:
-        found = runtime.usage.reconcile(tenant, repair=repair, progress=lambda tenants: _bar(run, tenants))
+    with run.opened() as runtime, progress(run.output, "Comparing books") as bar:
+        found = runtime.usage.reconcile(tenant, repair=repair, progress=bar.over)
     document = {"differences": [_difference(one) for one in found], "repaired": repair and bool(found)}
     if not found:
         run.output.result(document, "The counters are what the ledger and the memories say.")
@@ -91,11 +91,6 @@ def reconcile(
     said = "Mended." if repair else "Nothing was changed; add --repair to mend it."
     run.output.result(document, table(columns, rows, right=("counter", "ledger", "there")), said)
     raise typer.Exit(ExitCode.FAILED)
-
-
-def _bar(run: Invocation, tenants: Sequence[str]) -> Iterable[str]:
-    console = run.output.messages()
-    return track(tenants, "Comparing books", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _meter_row(name: str, standing: Mapping[str, Any]) -> tuple[str, ...]:

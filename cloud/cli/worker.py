@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -13,7 +14,10 @@ from cloud.kernel.logs import configure_logs
 
 
 def worker(ctx: typer.Context) -> None:
-    """Move accepted memories into Pixeltable until SIGTERM or SIGINT. Several may run; one works on a table."""
+    """Move accepted memories into Pixeltable until SIGTERM or SIGINT. Several may run; one works on a table.
+
+    With --json it says in a line each when it begins and when it has ended.
+    """
     run = invocation(ctx)
     settings = run.settings()
     configure_logs(settings.log_format, settings.log_level)
@@ -25,4 +29,7 @@ def worker(ctx: typer.Context) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     run.output.note(f"Materializing in {settings.home}; SIGTERM or Ctrl-C ends it.")
+    about = {"home": settings.home, "pid": os.getpid()}
+    run.output.line({"worker": "started", **about})
     run.program.run_worker(settings, stop)
+    run.output.line({"worker": "ended", **about})

@@ -16,7 +16,7 @@ from cloud.custody.model import CustodyStatus, Reconciled, Restored, RootRotated
 from cloud.custody.ports import CustodyStore, KeptKeyring, KeyringPlace, Operators
 from cloud.custody.reconciling import counts_of, reconcile
 from cloud.custody.restoring import Restoring, raise_epoch
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import Clock
 from cloud.kernel.errors import ConfigurationError, UnknownTenantError
@@ -67,6 +67,7 @@ class Custody:
 
     # Looking
 
+    @telemetry.operation()
     def status(self, *, check: bool = False, progress: Progress = no_progress) -> CustodyStatus:
         """How the keyring is and what is the matter with it, also if it cannot be opened.
 
@@ -90,6 +91,7 @@ class Custody:
         self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts={"findings": len(findings)})
         return CustodyStatus(found, tried, self._place.root_keys.former(), findings)
 
+    @telemetry.operation()
     def backups(self) -> tuple[KeyringBackup, ...]:
         """Every backup of the keyring, oldest first.
 
@@ -112,6 +114,7 @@ class Custody:
 
     # Rotation
 
+    @telemetry.operation()
     def rotate_root(self, new_root_key_file: Path | None = None, *, progress: Progress = no_progress) -> RootRotated:
         """Every key is under a new root key when this returns; others read and write meanwhile.
 
@@ -146,6 +149,7 @@ class Custody:
         self._record(draft, details, counts=_counts(rotated))
         return RootRotated(rotated, new_id, former, root_keys.file is not None, needed)
 
+    @telemetry.operation()
     def rotate_tenant(self, tenant_id: str, *, progress: Progress = no_progress) -> Rotated:
         """The tenant has a new key when this returns; others read and write meanwhile.
 
@@ -192,6 +196,7 @@ class Custody:
             )
         return finished
 
+    @telemetry.operation()
     def destroy_root_key(self, key_id: str, *, despite_backups: bool = False) -> bool:
         """Overwrites a former root key that lies beside the root key file; whether there was one.
 
@@ -222,6 +227,7 @@ class Custody:
 
     # Backup
 
+    @telemetry.operation()
     def backup(self, path: Path, *, days: int = 30) -> KeyringBackup:
         """A whole backup is at `path` when this returns, sealed under the root key and registered.
 
@@ -246,6 +252,7 @@ class Custody:
         self._record(draft, {"backup_id": made.backup_id, "expires_at": made.expires_at.isoformat()})
         return made
 
+    @telemetry.operation()
     def restore(self, path: Path, *, replace: bool = False, expired: bool = False) -> Restored:
         """The keyring of a backup is in its place when this returns, without the people who were erased since.
 
@@ -268,6 +275,7 @@ class Custody:
         self._record(draft, {"backup_id": header.backup.backup_id}, counts=counts_of(restored.reconciled))
         return restored
 
+    @telemetry.operation()
     def reconcile(self) -> Reconciled:
         """Destroys again whoever was erased and is in the keyring, and counts whom it lacks.
 
@@ -280,6 +288,7 @@ class Custody:
         self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts=counts_of(reconciled))
         return reconciled
 
+    @telemetry.operation()
     def accept(self) -> Reconciled:
         """Goes on with the keyring that is there, though the one that was seen last was another or later.
 
@@ -329,16 +338,19 @@ class Custody:
             failpoints.reach("rotate.root.promoted")
 
     def _resumed(self, log_id: str, details: Details, work: Callable[[], Rotated]) -> int:
-        draft = self._audit.draft(
-            system_predicate(_INSTALLATION, _COMPONENT).scope,
-            Action.KEYRING_ROTATE,
-            category=Category.ADMINISTRATION,
-            details=details,
-        )
-        with recorded_failure(self._audit, draft, log_id):
-            rotated = work()
-            self.note()
-        self._audit.record(log_id, draft, Outcome.ALLOWED, reason="resumed", counts=_counts(rotated))
+        def rotate() -> None:
+            draft = self._audit.draft(
+                system_predicate(_INSTALLATION, _COMPONENT).scope,
+                Action.KEYRING_ROTATE,
+                category=Category.ADMINISTRATION,
+                details=details,
+            )
+            with recorded_failure(self._audit, draft, log_id):
+                rotated = work()
+                self.note()
+            self._audit.record(log_id, draft, Outcome.ALLOWED, reason="resumed", counts=_counts(rotated))
+
+        telemetry.named(Action.KEYRING_ROTATE.value, None if log_id == SYSTEM_LOG else log_id, rotate)
         return 1
 
     def _keyring(self) -> KeptKeyring:

@@ -14,6 +14,7 @@ person any more.
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Final
 
 from cloud.audit.model import AuditDraft, Outcome
@@ -22,7 +23,7 @@ from cloud.audit.recording import recorded_failure
 from cloud.gdpr.model import ClosedTenant, ClosingPreview
 from cloud.gdpr.ports import ClosingStore
 from cloud.gdpr.removal import emptied
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     ConfigurationError,
@@ -72,6 +73,7 @@ class TenantClosing:
         self._audit = audit
         self._turn = threading.Lock()
 
+    @telemetry.operation()
     def close(self, tenant_id: str, *, confirmed: bool = False) -> ClosingPreview | ClosedTenant:
         """Without `confirmed`, what would go; with it, the tenant is closed and erased when this returns.
 
@@ -110,9 +112,12 @@ class TenantClosing:
         """
         unfinished = self._store.unfinished()
         for tenant_id in unfinished:
-            predicate = system_predicate(tenant_id, "closing")
-            self._complete(predicate, self._audit.draft(predicate.scope, Action.TENANT_CLOSE))
+            telemetry.named(Action.TENANT_CLOSE.value, tenant_id, partial(self._resume, tenant_id))
         return len(unfinished)
+
+    def _resume(self, tenant_id: str) -> None:
+        predicate = system_predicate(tenant_id, "closing")
+        self._complete(predicate, self._audit.draft(predicate.scope, Action.TENANT_CLOSE))
 
     def _complete(self, predicate: TenantPredicate, audit: AuditDraft) -> ClosedTenant:
         # Each takes connections while it holds a placement's: a few at once would wait for each other's.

@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -129,10 +130,13 @@ class CloudGDPRService:
 
     def _finish(self, erasures: Sequence[Erasure]) -> int:
         for erasure in erasures:
-            predicate = system_predicate(erasure.tenant_id, "erasure")
-            draft = self._audit.draft(predicate.scope, Action.ERASURE, subject_id=erasure.subject_id)
-            self._complete(predicate, erasure, draft)
+            telemetry.named(Action.ERASURE.value, erasure.tenant_id, partial(self._resume, erasure))
         return len(erasures)
+
+    def _resume(self, erasure: Erasure) -> None:
+        predicate = system_predicate(erasure.tenant_id, "erasure")
+        draft = self._audit.draft(predicate.scope, Action.ERASURE, subject_id=erasure.subject_id)
+        self._complete(predicate, erasure, draft)
 
     def _preview(self, user_id: str, tenant_id: str) -> ErasurePreview:
         admitted = self._admitted(tenant_id, Action.ERASURE_PREVIEW, user_id)

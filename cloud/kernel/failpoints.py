@@ -55,6 +55,7 @@ NAMES = (
     "embeddings.backfilled",
     "embeddings.gated",
     "embeddings.switched",
+    "embeddings.made_stale",
     "embeddings.emptied",
     "purge.selected",
     "purge.rows_deleted",

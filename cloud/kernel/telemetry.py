@@ -1,19 +1,23 @@
 """One span and its metrics for each operation, through OpenTelemetry's API: whoever sets up its SDK gets them.
 
-An operation is framed where it enters a service (`observed`), and its span begins at tenancy's door (`begin`), where
-it has a name and, soon after, a tenant. On the way it notes facts: numbers, codes and flags. Without an SDK nothing is
-recorded and nothing leaves the process.
+An operation is framed where it enters a service: every public method that is one is marked with `operation`, and the
+memories' own, which run on threads, go through `observed`. Its span begins at tenancy's door (`begin`), where it has a
+name and, soon after, a tenant; what passes no door brings its name along. On the way it notes facts: numbers, codes and
+flags. Without an SDK nothing is recorded and nothing leaves the process.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
@@ -29,8 +33,10 @@ from cloud.kernel.errors import (
     QuotaExceededError,
     TenantIsolationError,
 )
+from cloud.kernel.ids import is_tenant_id
 from cloud.kernel.telemetry_names import Metric
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 _DENIED: Final = (AuthenticationError, PermissionDeniedError, QuotaExceededError, TenantIsolationError)
 
@@ -105,8 +111,20 @@ def _hot_bytes(_: CallbackOptions) -> Iterable[Observation]:
 
 @dataclass(slots=True)
 class _Frame:
-    """An operation that is going on."""
+    """An operation that is going on.
 
+    Attributes:
+        name: Its name, where no door gives it one.
+        about: The tenant that an operator's call names.
+        outer: The operation that it is a part of.
+        stopped_by: What ended it early where its answer says so and nothing is raised.
+    """
+
+    name: str | None = None
+    about: str | None = None
+    outer: _Frame | None = None
+    stopped_by: BaseException | None = None
+    token: Token[_Frame | None] | None = None
     began_ns: int = field(default_factory=time.time_ns)
     began_s: float = field(default_factory=time.perf_counter)
     action: str | None = None
@@ -114,10 +132,26 @@ class _Frame:
     before: Context | None = None
     counted: dict[str, int] = field(default_factory=dict)
 
+    def __enter__(self) -> None:
+        self.outer = _frame.get()
+        self.token = _frame.set(self)
+        if self.name is not None:
+            begin(self.name)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.token is not None:
+            _frame.reset(self.token)
+        if self.before is not None:
+            otel_context.attach(self.before)
+        self.end(error)
+
     def end(self, error: BaseException | None) -> None:
         """End the span and count the operation, if it got as far as having a name."""
         if self.action is None:
             return
+        error = error or self.stopped_by
         outcome, code = _outcome(error)
         labels = {names.OPERATION: self.action, names.OUTCOME: outcome}
         _bound.instruments.duration.record(time.perf_counter() - self.began_s, labels)
@@ -126,6 +160,8 @@ class _Frame:
             _bound.instruments.quota_denials.add(1, {names.METER: error.meter})
         if self.span.is_recording():
             self.span.set_attributes({**self.counted, names.OUTCOME: outcome})
+            if self.about is not None and outcome != "denied":
+                self.of_tenant(self.about)
             if code is not None:
                 # Neither the message nor the stack: what raised may have been given anything.
                 self.span.set_attribute(names.ERROR_TYPE, code)
@@ -135,25 +171,60 @@ class _Frame:
                     self.span.set_attribute(names.REASON, reason)
         self.span.end()
 
+    def of_tenant(self, tenant_id: str) -> None:
+        """Put the tenant on the span."""
+        self.span.set_attributes({names.TENANT: tenant_id, names.GEN_AI_STORE: tenant_id})
+
 
 _frame: Final[ContextVar[_Frame | None]] = ContextVar("luminescent_operation", default=None)
 
 
 def observed(work: Callable[[], _T]) -> _T:
     """What `work` returns: one operation, with one span from its admission to its end."""
-    frame = _Frame()
-    token = _frame.set(frame)
-    failed: BaseException | None = None
-    try:
+    with _Frame():
         return work()
-    except BaseException as error:
-        failed = error
-        raise
-    finally:
-        _frame.reset(token)
-        if frame.before is not None:
-            otel_context.attach(frame.before)
-        frame.end(failed)
+
+
+def named(action: str, tenant_id: str | None, work: Callable[[], _T]) -> _T:
+    """As `observed`, for what the service itself does: no door names it."""
+    with _Frame(action, about=tenant_id):
+        return work()
+
+
+def operation(action: str | None = None) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Marks a public method each of whose calls is an operation.
+
+    An operator's call names the tenant that it is about as `tenant_id`; the span has it unless the call is denied.
+
+    Args:
+        action: Its name, where no door gives it one.
+    """
+
+    def mark(method: Callable[_P, _T]) -> Callable[_P, _T]:
+        parameters = list(inspect.signature(method).parameters)
+        place = parameters.index("tenant_id") if "tenant_id" in parameters else len(parameters)
+
+        def framed(given: tuple[object, ...], by_name: dict[str, object]) -> _Frame:
+            about = given[place] if place < len(given) else by_name.get("tenant_id")
+            return _Frame(action, about if isinstance(about, str) and is_tenant_id(about) else None)
+
+        if inspect.iscoroutinefunction(method):
+
+            @functools.wraps(method)
+            async def awaited(*given: _P.args, **by_name: _P.kwargs) -> Any:
+                with framed(given, by_name):
+                    return await cast(Awaitable[Any], method(*given, **by_name))
+
+            return cast(Callable[_P, _T], awaited)
+
+        @functools.wraps(method)
+        def called(*given: _P.args, **by_name: _P.kwargs) -> _T:
+            with framed(given, by_name):
+                return method(*given, **by_name)
+
+        return called
+
+    return mark
 
 
 def begin(action: str) -> None:
@@ -165,12 +236,16 @@ def begin(action: str) -> None:
     attributes = {names.OPERATION: action}
     if (gen_ai := names.GEN_AI_OPERATIONS.get(action)) is not None:
         attributes[names.GEN_AI_OPERATION] = gen_ai
+    present = otel_context.get_current()
+    outer = frame.outer
+    # The outer one's door may have been on another thread, where alone its span is the current one.
+    parent = trace.set_span_in_context(outer.span) if outer is not None and outer.before is present else None
     frame.span = _bound.tracer.start_span(
-        action, kind=SpanKind.INTERNAL, attributes=attributes, start_time=frame.began_ns
+        action, context=parent, kind=SpanKind.INTERNAL, attributes=attributes, start_time=frame.began_ns
     )
     if frame.span.is_recording():
         # So that the audit event, and whatever else the operation starts, belongs to it.
-        frame.before = otel_context.get_current()
+        frame.before = present
         otel_context.attach(trace.set_span_in_context(frame.span))
 
 
@@ -178,7 +253,14 @@ def of_tenant(tenant_id: str) -> None:
     """Say whose operation it is, once that is established."""
     frame = _frame.get()
     if frame is not None:
-        frame.span.set_attributes({names.TENANT: tenant_id, names.GEN_AI_STORE: tenant_id})
+        frame.of_tenant(tenant_id)
+
+
+def stopped_by(error: BaseException) -> None:
+    """Say what ended the operation early, if its answer says so and it raises nothing."""
+    frame = _frame.get()
+    if frame is not None:
+        frame.stopped_by = error
 
 
 def note(name: str, value: int) -> None:

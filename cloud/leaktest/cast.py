@@ -1,7 +1,6 @@
 """Who plays in a leak test: tenants whose names are easily mistaken for each other, their people, what they remember.
 
-The people of a tenant are named after the tenant's own random name. So a later run can name, and erase, the people
-that a killed run left behind, and nobody else can.
+The people of a tenant are named after the tenant's own random name, so that nobody can guess them.
 """
 
 from __future__ import annotations

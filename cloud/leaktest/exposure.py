@@ -10,11 +10,14 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel
 
 from cloud.kernel.errors import LuminescentError
 from src.memory.schemas import Memory
+
+_LINES: Final = ".jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Answer:
         return "\n".join(_texts(self.error if self.error is not None else self.value))
 
     def memories(self) -> list[Memory]:
-        """The memories in it."""
+        """The memories in it, those in files of one memory a line included."""
         return list(_memories(self.value))
 
     def shape(self) -> object:
@@ -90,6 +93,9 @@ def _memories(value: object) -> Iterator[Memory]:
     match value:
         case Memory():
             yield value
+        case Path():
+            if value.suffix == _LINES and value.is_file():
+                yield from map(Memory.model_validate_json, value.read_bytes().splitlines())
         case str() | bytes() | BaseModel():
             return
         case Mapping():

@@ -145,6 +145,10 @@ class HostileFilter:
     filters: dict[str, object]
     expected: Expected
 
+    def expected_of(self, *, ranks: bool) -> Expected:
+        """What it must come to where a filter may rank, or may not."""
+        return self.expected if ranks or "query" not in self.filters else Expected.REFUSED
+
 
 def filters_for(
     *, tenant_id: str, own_tenant_id: str, user_id: str, word: str, source: str, memory_id: str

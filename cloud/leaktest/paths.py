@@ -14,10 +14,14 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
+from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import Role
 from cloud.leaktest.ports import Served
+from src.memory.schemas import Memory, MemoryType
 
 _LIMIT: Final = 100
+_INSTEAD: Final = "The spare forklift is at the night ferry."
+_FILE: Final = "export.jsonl"
 
 
 class Asked(Enum):
@@ -26,7 +30,10 @@ class Asked(Enum):
     PERSON = auto()
     MEMORY = auto()
     TENANT = auto()
+    OWN_TENANT = auto()
+    """Nothing: it is about everybody of the caller's own tenant."""
     INSTALLATION = auto()
+    """Something of the operator's."""
 
 
 class Shows(Enum):
@@ -34,6 +41,8 @@ class Shows(Enum):
 
     CONTENT = auto()
     """Memories of the one person, words and all."""
+    EVERYTHING = auto()
+    """Memories of everybody of the caller's tenant."""
     RECORDS = auto()
     """Ids and codes of the tenant, and no word."""
     NUMBERS = auto()
@@ -51,6 +60,8 @@ class Arguments:
         query: What is asked.
         filters: A filter, where the path does not bring its own.
         directory: Where a path that writes files writes them: one that does not exist.
+        changes: What a path that changes a memory makes of it.
+        memory: What a path that stores a memory stores.
         cursor: Where a listing goes on.
         limit: How many at most.
     """
@@ -61,6 +72,8 @@ class Arguments:
     query: str = ""
     filters: Mapping[str, object] | None = None
     directory: Path | None = None
+    changes: Mapping[str, object] = field(default_factory=lambda: {"content": _INSTEAD})
+    memory: Memory | None = None
     cursor: object = None
     limit: int = _LIMIT
 
@@ -80,6 +93,8 @@ class ReadPath:
         role: The least that may use it.
         variant: What sets it apart from other uses of the method.
         filters: Makes its filter.
+        fixed: Arguments that are always these, by parameter.
+        ranks: Whether its filter may have a `query`.
         changes: Whether it changes what it finds, so that it is not tried on what one may see.
         tells_all: Whether it tells of everything that is kept, deleted memories that are not purged yet included.
     """
@@ -91,6 +106,8 @@ class ReadPath:
     role: Role = Role.SERVICE
     variant: str = ""
     filters: Filter | None = field(default=None, compare=False)
+    fixed: Mapping[str, object] = field(default_factory=dict, compare=False)
+    ranks: bool = False
     changes: bool = False
     tells_all: bool = False
 
@@ -107,7 +124,18 @@ class ReadPath:
         """Whether its answers depend on an argument of this name: a parameter, or a part of its filter."""
         if self.filters is not None:
             return parameter in self.filters(Arguments(""))
-        return parameter in inspect.signature(getattr(getattr(served, self.surface), self.method)).parameters
+        return parameter in self._parameters(served)
+
+    def is_filtered(self, served: Served) -> bool:
+        """Whether it takes a filter."""
+        return "filters" in self._parameters(served)
+
+    def writes_files(self, served: Served) -> bool:
+        """Whether it writes what it shows to files."""
+        return not self._parameters(served).isdisjoint({"directory", "path"})
+
+    def _parameters(self, served: Served) -> frozenset[str]:
+        return frozenset(inspect.signature(getattr(getattr(served, self.surface), self.method)).parameters)
 
     async def call(self, served: Served, arguments: Arguments) -> object:
         """Call it as whoever is calling.
@@ -128,25 +156,47 @@ class ReadPath:
             filters = self.filters(arguments) if self.filters is not None else None
         offered: dict[str, object] = {
             "tenant_id": arguments.tenant_id,
+            "tenant_ids": [arguments.tenant_id],
             "workspace_id": arguments.tenant_id,
             "user_id": arguments.user_id,
             "memory_id": arguments.memory_id,
             "query": arguments.query,
             "limit": arguments.limit,
+            "changes": arguments.changes,
+            "context": {},
             **({"filters": filters} if filters is not None else {}),
             **({"directory": arguments.directory} if arguments.directory is not None else {}),
             **({"cursor": arguments.cursor} if arguments.cursor is not None else {}),
+            **self.fixed,
         }
         parameters = inspect.signature(method).parameters
+        if "memory" in parameters:
+            offered["memory"] = arguments.memory or _memory_of(arguments.user_id)
+        if "path" in parameters and arguments.directory is not None:
+            arguments.directory.mkdir(parents=True, exist_ok=True)
+            offered["path"] = arguments.directory / _FILE
         return {name: offered[name] for name in parameters if name in offered}
 
 
+def _memory_of(user_id: str) -> Memory:
+    return Memory(user_id=user_id, content=_INSTEAD, memory_type=MemoryType.FACT, source="leak test")
+
+
 def _person(method: str, shows: Shows = Shows.CONTENT, *, variant: str = "", filters: Filter | None = None) -> ReadPath:
-    return ReadPath("memory", method, Asked.PERSON, shows, variant=variant, filters=filters)
+    ranks = method == "search"
+    return ReadPath("memory", method, Asked.PERSON, shows, variant=variant, filters=filters, ranks=ranks)
 
 
 def _memory(method: str, shows: Shows, *, changes: bool = False) -> ReadPath:
     return ReadPath("memory", method, Asked.MEMORY, shows, changes=changes)
+
+
+def _operator(surface: str, method: str, variant: str = "", **fixed: object) -> ReadPath:
+    return ReadPath(surface, method, Asked.INSTALLATION, Shows.NUMBERS, Role.OPERATOR, variant, fixed=fixed)
+
+
+def _usage(method: str) -> ReadPath:
+    return ReadPath("usage", method, Asked.TENANT, Shows.NUMBERS, Role.TENANT_ADMIN)
 
 
 PATHS: Final = (
@@ -157,20 +207,43 @@ PATHS: Final = (
     _person("search", variant="include_invalid", filters=lambda _: {"include_invalid": True}),
     _person("list"),
     _person("count", Shows.NUMBERS),
-    _person("export"),
     _memory("get_by_id", Shows.CONTENT),
     _memory("history", Shows.RECORDS),
     _memory("delete", Shows.NUMBERS, changes=True),
     _memory("undelete", Shows.NUMBERS, changes=True),
+    _memory("update", Shows.NUMBERS, changes=True),
+    _memory("supersede", Shows.NUMBERS, changes=True),
+    ReadPath("transfer", "export", Asked.PERSON, Shows.CONTENT, variant="person"),
+    ReadPath(
+        "transfer",
+        "export",
+        Asked.OWN_TENANT,
+        Shows.EVERYTHING,
+        Role.TENANT_ADMIN,
+        "everybody",
+        fixed={"user_id": None},
+    ),
     ReadPath("gdpr", "export_user_data", Asked.PERSON, Shows.CONTENT, Role.TENANT_ADMIN, tells_all=True),
     ReadPath("gdpr", "delete_user_data", Asked.PERSON, Shows.NUMBERS, Role.TENANT_ADMIN, "preview"),
-    ReadPath("usage", "get_usage_summary", Asked.TENANT, Shows.NUMBERS, Role.TENANT_ADMIN),
+    _usage("get_usage_summary"),
+    _usage("daily"),
+    _usage("monthly"),
+    ReadPath("api_keys", "review", Asked.TENANT, Shows.NUMBERS, Role.TENANT_ADMIN),
     ReadPath("audit", "events", Asked.TENANT, Shows.RECORDS, Role.AUDITOR),
     ReadPath("audit", "export", Asked.TENANT, Shows.RECORDS, Role.AUDITOR),
-    ReadPath("tenants", "list", Asked.INSTALLATION, Shows.NUMBERS, Role.OPERATOR),
-    ReadPath("api_keys", "list", Asked.INSTALLATION, Shows.NUMBERS, Role.OPERATOR),
+    _operator("tenants", "list"),
+    _operator("api_keys", "list"),
+    _operator("api_keys", "review", "all", tenant_id=None),
+    _operator("usage", "reconcile"),
+    _operator("closing", "close", "preview"),
+    _operator("embeddings", "status"),
+    _operator("embeddings", "chosen"),
+    _operator("keyring", "status"),
+    _operator("keyring", "backups"),
+    _operator("audit", "events", "system", tenant_id=SYSTEM_LOG),
+    _operator("audit", "export", "system", tenant_id=SYSTEM_LOG),
 )
-"""The ways of reading. Those that an installation does not have are passed over."""
+"""The ways of reading. One that the installation does not have is reported: `stale`."""
 
 _WRITES: Final = "writes; what it wrote is read again by the paths above"
 _ADMINISTERS: Final = "changes what the operator alone may change, and shows nothing"
@@ -181,8 +254,6 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
     "memory": {
         "store": _WRITES,
         "store_many": _WRITES,
-        "update": _WRITES,
-        "supersede": _WRITES,
         "close": "ends the provider",
     },
     "gdpr": {"resume": "finishes what was decided before"},
@@ -195,8 +266,6 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
         "use_admission": _PART,
         "use_books": _PART,
         **dict.fromkeys(("reserve", "commit", "release"), "holds units, and shows numbers of its own hold"),
-        **dict.fromkeys(("daily", "monthly"), "the numbers of `get_usage_summary`, by day and month"),
-        "reconcile": "compares numbers, for operators alone",
     },
     "audit": {
         "draft": _PART,
@@ -212,20 +281,17 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
         **dict.fromkeys(("verifier_key", "checkpoint"), "tells a public key, or how many events a log has"),
         "rotate_key": _ADMINISTERS,
     },
-    "tenants": dict.fromkeys(("create", "suspend", "resume", "close", "change", "move"), _ADMINISTERS),
-    "api_keys": {
-        **dict.fromkeys(("create", "revoke", "rotate"), _ADMINISTERS),
-        "review": "tells of keys, of which none belongs to what the canaries are in",
-    },
+    "tenants": dict.fromkeys(("create", "suspend", "resume", "change", "move"), _ADMINISTERS),
+    "api_keys": dict.fromkeys(("create", "revoke", "rotate"), _ADMINISTERS),
     "tokens": dict.fromkeys(("check", "revoke"), _CALLER),
-    "embeddings": dict.fromkeys(
-        ("chosen", "embedder", "finish", "migrate", "rollback", "status"), "tells of models and numbers of tables"
-    ),
+    "embeddings": {
+        **dict.fromkeys(("finish", "migrate", "rollback"), _ADMINISTERS),
+        "embedder": "a model by its name, which holds nothing of a tenant",
+    },
     "keyring": dict.fromkeys(
         (
             "accept",
             "backup",
-            "backups",
             "destroy_root_key",
             "note",
             "now",
@@ -234,16 +300,12 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
             "resume",
             "rotate_root",
             "rotate_tenant",
-            "status",
         ),
-        "keeps keys, and shows numbers of the whole installation to operators alone",
+        "keeps keys, for operators alone",
     ),
     "memory_purge": {"purge": _ADMINISTERS},
-    "transfer": {
-        "import_file": _WRITES,
-        "export": "writes a file of its caller's own choice; tests/isolation/test_transfer.py attacks it",
-    },
-    "closing": {"close": _ADMINISTERS, "resume": "finishes what was decided before"},
+    "transfer": {"import_file": _WRITES},
+    "closing": {"resume": "finishes what was decided before"},
     "tenant_provider": dict.fromkeys(
         ("get_tenant_id", "get_tenant_filter", "validate_tenant_access", "identify"), _CALLER
     ),
@@ -265,6 +327,17 @@ def unclassified(served: Served) -> Iterator[str]:
         for name, _ in inspect.getmembers(type(service), inspect.isroutine):
             if not name.startswith("_") and name not in known:
                 yield f"{surface}.{name}"
+
+
+def stale(served: Served) -> Iterator[str]:
+    """What stands in the tables and the installation has not, by name: nobody attacks it, and it looks as if."""
+    for path in PATHS:
+        if not path.exists(served):
+            yield path.name
+    for surface, methods in NO_READS.items():
+        for method in methods:
+            if not hasattr(getattr(served, surface, None), method):
+                yield f"{surface}.{method}"
 
 
 def paths_of(served: Served) -> list[ReadPath]:

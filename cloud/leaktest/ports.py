@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from cloud.audit.service import CloudAuditLogger
+from cloud.custody.service import Custody
+from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.service import CloudGDPRService
 from cloud.memory.config import PixeltableConfig
+from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.service import Tenants
+from cloud.transfer.service import CloudTransfer
 from cloud.usage.service import CloudUsageTracker
 
 
@@ -24,6 +28,10 @@ class Served(Protocol):
     usage: CloudUsageTracker
     audit: CloudAuditLogger
     gdpr: CloudGDPRService
+    transfer: CloudTransfer
+    closing: TenantClosing
+    keyring: Custody
+    embeddings: Embeddings
     pixeltable_config: PixeltableConfig
 
     async def drain(self, *, timeout_s: float = ...) -> None:

@@ -16,16 +16,17 @@ from typing import Final
 from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import ConfigurationError
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import Role
-from cloud.leaktest import reading, tampering, together
+from cloud.leaktest import reading, tampering, together, writing
 from cloud.leaktest.attack import Attack
 from cloud.leaktest.canaries import Canaries
 from cloud.leaktest.cast import MOST_PEOPLE, MOST_TENANTS, Company, new_companies, new_draft, plant_names
 from cloud.leaktest.logs import watched_logs
-from cloud.leaktest.paths import unclassified
+from cloud.leaktest.paths import stale, unclassified
 from cloud.leaktest.ports import Served
 from cloud.leaktest.removal import leftover_tenants, remove
 from cloud.leaktest.report import Check, Findings, Report
@@ -98,6 +99,7 @@ class LeakTest:
         self._audit = audit
         self._engine = engine
 
+    @telemetry.operation()
     def run(self, size: Size | None = None, *, seed: int | None = None, progress: Progress = lambda *_: None) -> Report:
         """Run it to its end; its tenants are removed when this returns, also if it fails or is interrupted.
 
@@ -134,6 +136,8 @@ class LeakTest:
         findings, canaries = Findings(), Canaries()
         for name in unclassified(self._served):
             findings.leaked(name, Check.CLASSIFIED, "unclassified path: cloud/leaktest/paths.py says nothing of it")
+        for name in stale(self._served):
+            findings.leaked(name, Check.CLASSIFIED, "cloud/leaktest/paths.py names what the installation has not")
         try:
             with (
                 tempfile.TemporaryDirectory(prefix="luminescent-leaktest-") as directory,
@@ -183,12 +187,16 @@ def _opening() -> list[Step]:
         ("reading one's own, cold", reading.control),
         ("reading the neighbours', cold", reading.neighbours),
         ("reading colleagues'", reading.colleagues),
+        ("reading everybody's", reading.not_everybody),
         ("foreign ids", reading.foreign_ids),
         ("hostile names, ids and questions", tampering.hostile_input),
         ("hostile filters", tampering.hostile_filters),
         ("foreign cursors", tampering.foreign_cursors),
         ("credentials of others", tampering.credentials),
         ("access to others", tampering.may_not_access),
+        ("changing one's own", writing.own_changes),
+        ("storing what others stored", writing.duplicates),
+        ("storing under others' keys", writing.idempotency_keys),
     ]
 
 
@@ -223,7 +231,9 @@ async def _set_up(attack: Attack) -> None:
     served = attack.served
     for company in attack.companies:
         limits: dict[str, int | None] = {meter.value: None for meter in Meter}
-        served.tenants.create(company.tenant_id, limits=limits)
+        # One of them in a table of its own, the others in tables that they share.
+        placement = "own" if company is attack.companies[-1] else "pooled"
+        served.tenants.create(company.tenant_id, limits=limits, placement=placement)
         for role in _ROLES:
             company.keys[role] = served.api_keys.create(company.tenant_id, roles=[role.value])
         first = company.people[0].owner.user_id

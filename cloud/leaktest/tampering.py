@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from cloud.kernel.errors import AuthenticationError, LuminescentError, TenantIsolationError
@@ -21,7 +22,7 @@ _FROM_ROLES: Final = frozenset({Role.SERVICE.value, Role.TENANT_ADMIN.value})
 
 async def hostile_input(attack: Attack) -> None:
     """Names, ids and questions that careless code takes for another's find nothing of another's."""
-    by_person = attack.paths(Asked.PERSON, surface="memory")
+    by_person = attack.quick_paths(Asked.PERSON)
     for number, company in enumerate(attack.companies):
         own = company.people[0].owner.user_id
         person = attack.rng.choice(living(attack.strangers_to(company)))
@@ -47,7 +48,8 @@ async def hostile_input(attack: Attack) -> None:
                 await attack.read(path, Check.HOSTILE, company, given)
         for path in attack.paths(Asked.MEMORY):
             for text in (*hostile.ids_like(memory_id), *hostile.FRAGMENTS):
-                await attack.read(path, Check.HOSTILE, company, Arguments(company.tenant_id, memory_id=text))
+                given = Arguments(company.tenant_id, user_id=own, memory_id=text)
+                await attack.read(path, Check.HOSTILE, company, given)
         for path in attack.paths(Asked.PERSON, surface="gdpr"):
             for name in attack.rng.sample(names, 6):
                 await attack.read(path, Check.HOSTILE, company, Arguments(company.tenant_id, user_id=name))
@@ -66,14 +68,12 @@ async def hostile_filters(attack: Attack) -> None:
             source=person.sources[memory_id],
             memory_id=memory_id,
         )
-        for path in attack.paths(Asked.PERSON, surface="memory"):
-            if path.filters is None:
-                continue
+        for path in _filtered(attack):
             for one in tried:
                 given = Arguments(company.tenant_id, user_id=company.people[0].owner.user_id, filters=one.filters)
                 answer = await attack.read(path, Check.HOSTILE, company, given)
-                found = len(answer.memories())
-                match one.expected:
+                found = answer.value if isinstance(answer.value, int) else len(answer.memories())
+                match one.expected_of(ranks=path.ranks):
                     case hostile.Expected.REFUSED if answer.error is None:
                         how = "drops a filter that it should refuse"
                     case hostile.Expected.NOTHING if found or answer.error is not None:
@@ -83,6 +83,15 @@ async def hostile_filters(attack: Attack) -> None:
                     case _:
                         continue
                 attack.findings.leaked(path.name, Check.HOSTILE, how, f"{one.label}: {found} memories")
+
+
+def _filtered(attack: Attack) -> list[ReadPath]:
+    """One use of each method that takes a filter: here the filter is the test's."""
+    found: dict[tuple[str, str], ReadPath] = {}
+    for path in attack.quick_paths(Asked.PERSON, Asked.OWN_TENANT):
+        if path.is_filtered(attack.served):
+            found.setdefault((path.surface, path.method), path)
+    return list(found.values())
 
 
 async def foreign_cursors(attack: Attack) -> None:
@@ -109,25 +118,34 @@ async def credentials(attack: Attack) -> None:
                 continue
             person = attack.rng.choice(living(victim.people))
             # One use of each method: who is calling is decided before what is asked.
-            paths = {path.method: path for path in attack.shuffled(Asked.PERSON, Asked.MEMORY, Asked.TENANT)}
-            for path in paths.values():
+            named = attack.shuffled(Asked.PERSON, Asked.MEMORY, Asked.TENANT)
+            paths = {(path.surface, path.method): path for path in named}
+            for path in (*paths.values(), *attack.paths(Asked.OWN_TENANT)):
                 given = Arguments(
                     victim.tenant_id,
                     user_id=person.owner.user_id,
                     memory_id=next(iter(person.memories)),
                     query=question(attack.rng),
-                    directory=attack.fresh_directory() if path.surface in ("audit", "gdpr") else None,
                 )
                 for caller in _impostors(attack, company, victim, path):
+                    if path.writes_files(attack.served):
+                        given = replace(given, directory=attack.fresh_directory())
                     answer = await attack.attempt(path, Check.CREDENTIALS, caller, given)
                     attack.judge(path, Check.CREDENTIALS, answer, company.tenant_id, None)
                     attack.must_refuse(path, Check.CREDENTIALS, answer, "a caller who is not of the tenant it names")
             await _contexts(attack, company, victim, person)
         for path in attack.paths(Asked.INSTALLATION):
-            given = Arguments(company.tenant_id)
-            answer = await attack.attempt(path, Check.CREDENTIALS, company.holder(Role.TENANT_ADMIN), given)
-            attack.judge(path, Check.CREDENTIALS, answer, company.tenant_id, None)
-            attack.must_refuse(path, Check.CREDENTIALS, answer, "a tenant's administrator, who is no operator")
+            for caller in _no_operators(company):
+                given = Arguments(company.tenant_id, directory=attack.fresh_directory())
+                answer = await attack.attempt(path, Check.CREDENTIALS, caller, given)
+                attack.judge(path, Check.CREDENTIALS, answer, company.tenant_id, None)
+                attack.must_refuse(path, Check.CREDENTIALS, answer, "a caller of a tenant, who is no operator")
+
+
+def _no_operators(company: Company) -> Iterator[Caller]:
+    for role in (Role.TENANT_ADMIN, Role.AUDITOR, Role.SERVICE):
+        yield company.holder(role)
+    yield company.caller(Role.TENANT_ADMIN)
 
 
 def _impostors(attack: Attack, company: Company, victim: Company, path: ReadPath) -> Iterator[Caller]:

@@ -157,7 +157,7 @@ def _planned(attack: Attack) -> _Task:
     )
     if attack.rng.randrange(_WRITES_IN) == 0:
         return _Task(company, person, company.caller(Role.SERVICE), None, arguments, new_draft(person, attack.rng))
-    paths = [path for path in attack.paths(Asked.PERSON, Asked.MEMORY, surface="memory") if not path.changes]
+    paths = [path for path in attack.quick_paths(Asked.PERSON, Asked.MEMORY) if not path.changes]
     path = attack.rng.choice(paths)
     return _Task(company, person, attack.caller(company, path), path, arguments, None)
 
@@ -179,7 +179,7 @@ async def _do(attack: Attack, task: _Task) -> None:
 
 async def waiting(attack: Attack) -> None:
     """What is accepted and not in Pixeltable yet is its owner's alone, read cold."""
-    paths = [path for path in attack.paths(Asked.PERSON, Asked.MEMORY, surface="memory") if not path.changes]
+    paths = [path for path in attack.quick_paths(Asked.PERSON, Asked.MEMORY) if not path.changes]
     for company in attack.companies:
         person = attack.rng.choice(living(company.people))
         draft = new_draft(person, attack.rng)

@@ -8,9 +8,10 @@ A migration of one placement, each step durable before the next, each may be don
    is emptied.
 4. `SWITCHING`: in one transaction the other column is the one that is read. Snapshots are made stale, tenant by tenant;
    until then they answer with the model that they were made with, consistent in themselves. `SWITCHED` afterwards.
-5. Both columns stay filled, so that going back is step 4 again, until `finish` empties the one that is not read.
+5. Both columns stay filled, so that going back is step 4 again, once, until `finish` empties the one that is not read.
 
-At every moment the column that is read has a vector of its model for every row.
+At every moment the column that is read has a vector of its model for every row. The first step of each command commits
+with an event that says what is intended, so a kill leaves no change that the log does not know of.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import ConfigurationError, OperationInProgressError, ProviderUnavailableError
 from cloud.kernel.ids import SYSTEM_LOG, new_event_id
@@ -38,7 +40,6 @@ from cloud.memory.placements import Placement, PlacementState
 from cloud.memory.ports import Columns
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.administration import Administration
-from cloud.tenancy.placements import Progress
 from src.memory.embedding import Embedder
 from src.memory.scoring import RankingWeights
 
@@ -49,6 +50,13 @@ _LOCK_SPACE: Final = 0x6C65  # 'le': the advisory locks of migrations
 
 Labelled = Callable[[str, str], Comparison]
 """Compares two models by name on questions whose answers are known."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is done, and for how many tenants of how many."""
+
+
+def _quiet(_what: str, _done: int, _total: int) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,7 @@ class Embeddings:
         """
         return self._config.models.of(model).embedder
 
+    @telemetry.operation()
     def status(self) -> list[Placement]:
         """Every placement, with the models of its columns and the numbers of its last gate.
 
@@ -125,6 +134,7 @@ class Embeddings:
         self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts={"placements": len(found)})
         return found
 
+    @telemetry.operation()
     def chosen(self, tenant_ids: Sequence[str]) -> list[str]:
         """The placements of these tenants, or all of them if none is named, by name.
 
@@ -141,6 +151,7 @@ class Embeddings:
         self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts={"placements": len(found)})
         return found
 
+    @telemetry.operation()
     def migrate(
         self,
         placement: str,
@@ -148,7 +159,7 @@ class Embeddings:
         *,
         tolerance: float = TOLERANCE,
         labelled: Labelled | None = None,
-        progress: Progress | None = None,
+        progress: Progress = _quiet,
     ) -> Migrated:
         """Read a placement's memories with another model, if the recall gate lets it; returns when that is so.
 
@@ -159,7 +170,7 @@ class Embeddings:
             model: Name of the model.
             tolerance: What recall or MRR may be worse by, 0 to 1.
             labelled: Compares the models on known answers; asked besides the tenants' own memories.
-            progress: Told how many tenants of how many are filled.
+            progress: Told what is done, `filling`, `judging` or `emptying`, and for how many tenants of how many.
 
         Raises:
             PermissionDeniedError: The caller is no operator.
@@ -176,26 +187,44 @@ class Embeddings:
             with self._alone(placement):
                 return self._migrate(placement, model, draft, tolerance, labelled, progress)
 
+    @telemetry.operation()
     def rollback(self, placement: str) -> Placement:
         """Read a placement's memories with the model that was read before; it is still complete.
 
+        A rollback that was killed is finished by the same call; it never switches forward again.
+
         Raises:
             PermissionDeniedError: The caller is no operator.
-            ConfigurationError: There is nothing to go back to.
+            ConfigurationError: There is nothing to go back to, or it was gone back to already.
             OperationInProgressError: Another process is at it.
         """
         draft = self._admissions.operate(Action.EMBEDDINGS_ROLLBACK)
         draft = replace(draft, details={"placement": placement})
         with recorded_failure(self._audit, draft), self._alone(placement):
-            found = self._settled(self._store.placement(placement))
+            found, step = self._store.placement(placement), _step(draft, Action.EMBEDDINGS_ROLLBACK_STEP)
+            if found.state is PlacementState.SWITCHING and found.went_back:
+                self._audit.record(SYSTEM_LOG, step, Outcome.ALLOWED, reason="resumed")
+                return self._settled(found, audit=(draft, Outcome.ALLOWED, None))
+            found = self._settled(found)
             if found.state is not PlacementState.SWITCHED:
                 raise ConfigurationError(f"{placement} has no earlier model to go back to; it is {found.state.value}")
-            found = self._store.change(found, PlacementState.SWITCHING, swap=True)
+            if found.went_back:
+                raise ConfigurationError(
+                    f"{placement} was rolled back already and is read with {found.model}; "
+                    f"to read it with {found.other_model} again: embeddings migrate --to {found.other_model}"
+                )
+            intent = (step, Outcome.ALLOWED, "intent")
+            found = self._store.change(found, PlacementState.SWITCHING, swap=True, audit=intent)
             failpoints.reach("embeddings.switched")
             return self._settled(found, audit=(draft, Outcome.ALLOWED, None))
 
-    def finish(self, placement: str) -> Placement:
+    @telemetry.operation()
+    def finish(self, placement: str, *, progress: Progress = _quiet) -> Placement:
         """Empty the column that is not read; there is no way back afterwards.
+
+        Args:
+            placement: The placement.
+            progress: Told that it is `emptying`, and for how many tenants of how many that is done.
 
         Raises:
             PermissionDeniedError: The caller is no operator.
@@ -206,19 +235,21 @@ class Embeddings:
         draft = replace(draft, details={"placement": placement})
         with recorded_failure(self._audit, draft), self._alone(placement):
             found = self._settled(self._store.placement(placement))
+            step = _step(draft, Action.EMBEDDINGS_FINISH_STEP)
             match found.state:
                 case PlacementState.SERVING:
                     self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, reason="unchanged")
                     return found
                 case PlacementState.SWITCHED:
-                    found = self._store.change(found, PlacementState.EMPTYING)
+                    intent = (step, Outcome.ALLOWED, "intent")
+                    found = self._store.change(found, PlacementState.EMPTYING, audit=intent)
                 case PlacementState.EMPTYING:
-                    pass
+                    self._audit.record(SYSTEM_LOG, step, Outcome.ALLOWED, reason="resumed")
                 case _:
                     raise ConfigurationError(
                         f"{placement} is being migrated to {found.other_model}; let that end first: embeddings migrate"
                     )
-            return self._emptied(found, audit=(draft, Outcome.ALLOWED, None))
+            return self._emptied(found, progress, audit=(draft, Outcome.ALLOWED, None))
 
     def _migrate(
         self,
@@ -227,11 +258,11 @@ class Embeddings:
         draft: AuditDraft,
         tolerance: float,
         labelled: Labelled | None,
-        progress: Progress | None,
+        progress: Progress,
     ) -> Migrated:
         found = self._settled(self._store.placement(name))
         if found.state is PlacementState.EMPTYING:
-            found = self._emptied(found)
+            found = self._emptied(found, progress)
         if found.model == model:
             if found.state in (PlacementState.FILLING, PlacementState.FILLED):
                 raise ConfigurationError(_unfinished(found))
@@ -239,7 +270,7 @@ class Embeddings:
             return self._ended(found, "unchanged")
         if found.other_model not in (None, model):
             raise ConfigurationError(_unfinished(found))
-        intent = replace(draft, action=Action.EMBEDDINGS_MIGRATE_STEP, event_id=new_event_id())
+        intent = _step(draft, Action.EMBEDDINGS_MIGRATE_STEP)
         match found.state:
             case PlacementState.SERVING:
                 begun = (intent, Outcome.ALLOWED, "intent")
@@ -251,7 +282,7 @@ class Embeddings:
             self._fill(found, model, progress)
             failpoints.reach("embeddings.backfilled")
             found = self._store.change(found, PlacementState.FILLED)
-        comparison = self._judge.compare(found, draft)
+        comparison = self._judge.compare(found, draft, progress=partial(progress, "judging"))
         if labelled is not None:
             known = labelled(found.model, model)
             comparison = Comparison({**comparison.old, **known.old}, {**comparison.new, **known.new})
@@ -267,14 +298,14 @@ class Embeddings:
         counts = {"questions": comparison.questions}
         if not passes:
             found = self._store.change(found, PlacementState.EMPTYING, gate=gate)
-            found = self._emptied(found, audit=(draft, Outcome.DENIED, "recall_gate"), counts=counts)
+            found = self._emptied(found, progress, audit=(draft, Outcome.DENIED, "recall_gate"), counts=counts)
             return self._ended(found, "refused", comparison)
         found = self._store.change(found, PlacementState.SWITCHING, swap=True, gate=gate)
         failpoints.reach("embeddings.switched")
         found = self._settled(found, audit=(draft, Outcome.ALLOWED, None), counts=counts)
         return self._ended(found, "switched", comparison)
 
-    def _fill(self, placement: Placement, model: str, progress: Progress | None) -> None:
+    def _fill(self, placement: Placement, model: str, progress: Progress) -> None:
         """Every row of every tenant has a vector in the other column."""
         column = placement.other_column
         self._columns.name(placement.name, column, model)
@@ -285,8 +316,7 @@ class Embeddings:
             for done, tenant_id in enumerate(tenants, 1):
                 for _page in self._pages(tenant_id, placement.name, column, self._columns.compute):
                     failpoints.reach("embeddings.page_filled")
-                if progress is not None:
-                    progress(done, len(tenants))
+                progress("filling", done, len(tenants))
             if not any(self._lacking(tenant_id, placement) for tenant_id in self._store.tenants_in(placement.name)):
                 return
         raise ProviderUnavailableError("data plane", reason="holds rows for which no vector could be computed")
@@ -294,15 +324,18 @@ class Embeddings:
     def _emptied(
         self,
         placement: Placement,
+        progress: Progress,
         *,
         audit: tuple[AuditDraft, Outcome, str | None] | None = None,
         counts: dict[str, int] | None = None,
     ) -> Placement:
         """No row has a vector in the column that is not read, and none gets one."""
         self._columns.name(placement.name, placement.other_column, "")
-        for tenant_id in self._store.tenants_in(placement.name):
+        tenants = self._store.tenants_in(placement.name)
+        for done, tenant_id in enumerate(tenants, 1):
             for _page in self._pages(tenant_id, placement.name, placement.other_column, self._columns.empty):
                 failpoints.reach("embeddings.emptied")
+            progress("emptying", done, len(tenants))
         return self._store.change(placement, PlacementState.SERVING, audit=audit, counts=counts)
 
     def _settled(
@@ -316,6 +349,7 @@ class Embeddings:
         if placement.state is not PlacementState.SWITCHING:
             return placement
         self._store.make_stale(self._store.tenants_in(placement.name))
+        failpoints.reach("embeddings.made_stale")
         return self._store.change(placement, PlacementState.SWITCHED, audit=audit, counts=counts)
 
     def _pages(
@@ -348,8 +382,14 @@ class Embeddings:
             yield
 
 
+def _step(draft: AuditDraft, action: Action) -> AuditDraft:
+    return replace(draft, action=action, event_id=new_event_id())
+
+
 def _unfinished(placement: Placement) -> str:
     other = placement.other_model
+    if placement.went_back:
+        return f"{placement.name} still keeps the vectors of {other}: first embeddings finish"
     if placement.state is PlacementState.SWITCHED:
         return f"{placement.name} still keeps the vectors of {other}: first embeddings finish, or rollback"
     return f"{placement.name} is being migrated to {other}; let that end first: embeddings migrate --to {other}"

@@ -58,15 +58,21 @@ class Judge:
         self._audit = audit
         self._predicate_for = predicate_for
 
-    def compare(self, placement: Placement, draft: AuditDraft) -> Comparison:
+    def compare(self, placement: Placement, draft: AuditDraft, *, progress: Callable[[int, int], None]) -> Comparison:
         """What both models find of the same questions, over all tenants of a placement.
+
+        Args:
+            placement: The placement.
+            draft: Of the migration that asks.
+            progress: Told how many tenants of how many are judged.
 
         Raises:
             ProviderUnavailableError: A part did not answer.
         """
         old: list[Ranks] = []
         new: list[Ranks] = []
-        for tenant_id in self._store.tenants_in(placement.name):
+        tenants = self._store.tenants_in(placement.name)
+        for done, tenant_id in enumerate(tenants, 1):
             mine = self._of_tenant(tenant_id, placement)
             asked = sum(len(found["mixed"]) for found, _ in mine)
             event = self._audit.draft(
@@ -78,6 +84,7 @@ class Judge:
             self._audit.record(tenant_id, event, Outcome.ALLOWED, counts={"people": len(mine), "questions": asked})
             old += [found for found, _ in mine]
             new += [found for _, found in mine]
+            progress(done, len(tenants))
         return compared(old, new)
 
     def _of_tenant(self, tenant_id: str, placement: Placement) -> list[tuple[Ranks, Ranks]]:

@@ -119,7 +119,7 @@ class PostgresManagedLedger(PostgresLedger):
         parameters = {**_whose(predicate, whose), "event": audit.document()}
         answer = self.call(_HISTORY, parameters, retry_parameter="retry")
         if answer["outcome"] == "told":
-            return Told(tuple(_change(line) for line in answer["lines"]))
+            return Told(tuple(sorted((_change(line) for line in answer["lines"]), key=_place)))
         other = _absent_full_or_refused(answer)
         assert not isinstance(other, Absent)
         return other
@@ -194,6 +194,14 @@ def _change(line: Mapping[str, Any]) -> MemoryChange:
         actor=line["actor"] or None,
         successor=line["successor"],
     )
+
+
+def _place(change: MemoryChange) -> tuple[int, bool]:
+    """Where a change stands among those told in the order of their times: a clock may have been set back between two.
+
+    A revision begins with what made it.
+    """
+    return change.revision, change.kind not in (ChangeKind.STORED, ChangeKind.UPDATED)
 
 
 def _absent_full_or_refused(answer: Mapping[str, Any]) -> Absent | QuotaFull | TenantRefused:

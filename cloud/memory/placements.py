@@ -53,3 +53,9 @@ class Placement:
     def other_column(self) -> str:
         """The column that is not read."""
         return COLUMNS[1] if self.column == COLUMNS[0] else COLUMNS[0]
+
+    @property
+    def went_back(self) -> bool:
+        """Whether the last switch was a rollback: the gate, which is kept with each switch, chose the other model."""
+        switched = self.state in (PlacementState.SWITCHING, PlacementState.SWITCHED)
+        return switched and self.gate is not None and self.gate.get("to") == self.other_model

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from cloud.audit.model import Actor, AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import PrincipalKind, TenantPredicate
@@ -32,6 +33,7 @@ BATCH: Final = 500
 _LOCK_WAIT_S: Final = 20.0
 
 Drafts = Callable[[TenantPredicate], AuditDraft]
+Progress = Callable[[int], None]
 
 
 class Purger:
@@ -59,13 +61,21 @@ class Purger:
         self._predicate_for = predicate_for
         self._retention = retention
 
-    def run(self, *, drafts: Drafts | None = None, tenant_id: str | None = None, wait_s: float = 0.0) -> dict[str, int]:
+    def run(
+        self,
+        *,
+        drafts: Drafts | None = None,
+        tenant_id: str | None = None,
+        wait_s: float = 0.0,
+        progress: Progress = lambda _: None,
+    ) -> dict[str, int]:
         """Purge what is due, batch by batch; a tenant whose placement stays busy is left for another time.
 
         Args:
             drafts: Begins the events; as the service itself when left out.
             tenant_id: Only this tenant; all that have something due if `None`.
             wait_s: Seconds to wait for a placement.
+            progress: Told after every batch how many memories are purged.
 
         Returns:
             How many memories were purged, by tenant.
@@ -75,15 +85,31 @@ class Purger:
         """
         purged: dict[str, int] = {}
         for due in self._ledger.due(self._retention, tenant_id=tenant_id):
-            predicate = self._predicate_for(due)
-            while placements := self._ledger.placements(predicate):
-                with placement_locks(self._engine, placements, wait_s=wait_s) as held:
-                    # It may have been moved while the locks were waited for.
-                    moved = self._ledger.placements(predicate) != placements
-                    done = self._batch(predicate, placements, drafts or _of_the_service) if held and not moved else 0
-                if not done:
-                    break
-                purged[due] = purged.get(due, 0) + done
+            before = sum(purged.values())
+
+            def told(done: int, before: int = before) -> None:
+                progress(before + done)
+
+            if drafts is None:
+                work = partial(self._of_tenant, due, _of_the_service, wait_s, told)
+                done = telemetry.named(Action.MEMORY_PURGE.value, due, work)
+            else:
+                done = self._of_tenant(due, drafts, wait_s, told)
+            if done:
+                purged[due] = done
+        return purged
+
+    def _of_tenant(self, tenant_id: str, drafts: Drafts, wait_s: float, progress: Progress) -> int:
+        predicate, purged = self._predicate_for(tenant_id), 0
+        while placements := self._ledger.placements(predicate):
+            with placement_locks(self._engine, placements, wait_s=wait_s) as held:
+                # It may have been moved while the locks were waited for.
+                moved = self._ledger.placements(predicate) != placements
+                done = self._batch(predicate, placements, drafts) if held and not moved else 0
+            if not done:
+                break
+            purged += done
+            progress(purged)
         return purged
 
     def _batch(self, predicate: TenantPredicate, placements: Sequence[str], drafts: Drafts) -> int:
@@ -104,6 +130,7 @@ def _of_the_service(predicate: TenantPredicate) -> AuditDraft:
         Action.MEMORY_PURGE,
         Actor(PrincipalKind.SYSTEM, scope.principal.name),
         scope.request_id,
+        scope.trace_id,
         category=Category.ADMINISTRATION,
     )
 
@@ -138,8 +165,13 @@ class MemoryPurge:
         self._admissions = admissions
         self._audit = audit
 
-    def purge(self, tenant_id: str | None = None) -> Purged:
+    @telemetry.operation()
+    def purge(self, tenant_id: str | None = None, *, progress: Progress = lambda _: None) -> Purged:
         """Purge what is due now, of one tenant or of all.
+
+        Args:
+            tenant_id: Only this tenant; all if `None`.
+            progress: Told after every batch how many memories are purged.
 
         Raises:
             AuthenticationError: There is no such tenant, or a credential does not hold.
@@ -156,7 +188,8 @@ class MemoryPurge:
             return AuditDraft(draft.action, draft.actor, draft.request_id, draft.trace_id, category=draft.category)
 
         with recorded_failure(self._audit, draft, log_id):
-            purged = Purged(self._purger.run(drafts=of_the_operator, tenant_id=tenant_id, wait_s=_LOCK_WAIT_S))
+            done = self._purger.run(drafts=of_the_operator, tenant_id=tenant_id, wait_s=_LOCK_WAIT_S, progress=progress)
+            purged = Purged(done)
             # The word itself, beside what was done to each tenant because of it.
             self._audit.record(
                 log_id,

@@ -24,7 +24,7 @@ from cloud.settings import CloudSettings
 from cloud.startup.auditing import audit_key_file
 from cloud.startup.installation import Engines, open_engines
 from cloud.startup.keyring import find_root_keys, keyring_directory
-from cloud.startup.servers import bring_up_to_date, open_server
+from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
 from cloud.storage.home import open_home
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.identity import IdentityResolver
@@ -48,7 +48,8 @@ def open_custody(settings: CloudSettings, *, with_keyring: bool = True) -> Itera
         open_home(settings.home)
         server = open_server(settings)
         stack.callback(server.close)
-        bring_up_to_date(settings, server)
+        with refusals_recorded(server):
+            bring_up_to_date(settings, server)
         engines = open_engines(settings, server)
         stack.callback(engines.close)
         root_keys = find_root_keys(settings, create=False)

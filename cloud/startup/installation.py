@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
 from cloud.kernel.errors import LuminescentError, OperationInProgressError
@@ -42,7 +44,7 @@ from cloud.startup.auditing import AuditProofs, build_proofs
 from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.observability import export_telemetry
-from cloud.startup.servers import bring_up_to_date, open_server
+from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
 from cloud.storage.durability import check_durability
 from cloud.storage.engine import ControlEngine, Deadline, check_role
 from cloud.storage.home import open_home
@@ -50,6 +52,7 @@ from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
 from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
 from cloud.storage.server import Server
+from cloud.tenancy.placements import Move
 from cloud.tenancy.system import system_predicate
 from cloud.usage.model import Plan
 from cloud.usage.plans import read_plans, write_plans
@@ -127,83 +130,85 @@ def open_installation(settings: CloudSettings) -> Installation:
         ConfigurationError: It cannot be opened; the message says what to change.
         ProviderUnavailableError: A part of it did not answer in time.
     """
-    plans = read_plans(settings.plans_file)
     with contextlib.ExitStack() as stack:
         # Also where the server is an external one: keys and locks are here.
         open_home(settings.home)
         server = open_server(settings)
         stack.callback(server.close)
         stack.callback(disconnect_pixeltable)
-        bring_up_to_date(settings, server)
-        engines = open_engines(settings, server)
-        stack.callback(engines.close)
-        write_plans(engines.maintenance, plans)
-        is_new = _is_new(engines.maintenance)
-        root_keys = find_root_keys(settings, create=is_new)
-        keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
-        stack.callback(keyring.close)
-        audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring)
-        admit_keyring(keyring, PostgresCustodyStore(engines.maintenance), audit, system_clock, is_new=is_new)
-        proofs = build_proofs(
-            settings,
-            root_keys,
-            audit,
-            worker=engines.worker,
-            maintenance=engines.maintenance,
-            on_close=stack.callback,
-        )
-        keyring.create_tenant(SYSTEM_LOG)
-        url = server.url("luminescent_pixeltable", DATA_DATABASE)
-        open_pixeltable(settings.home, url, pool_size=settings.data_pool_size)
-        # Only now: the modules import Pixeltable, which must find its environment prepared.
-        from cloud.memory.pixeltable import PixeltableRows
-        from cloud.memory.pixeltable_columns import PixeltableColumns
-        from cloud.memory.pixeltable_handles import Tables
+        with refusals_recorded(server):
+            return _opened(settings, server, stack)
 
-        pool = PixeltablePool()
-        stack.callback(pool.close)
-        sealer = AesGcmSealer()
-        models = Models(keyring, sealer, embedders(settings), first=settings.embedder)
-        _check_models(models, adopt(engines.maintenance, models.first))
-        install(models)
-        stack.callback(uninstall, models)
-        tables = Tables(
-            pool,
-            recover=server.recover,
-            model_of=lambda placement: model_of(engines.worker, placement, first=models.first),
-        )
-        identity = build_identity(
-            settings, keyring, app=engines.app, worker=engines.worker, keys=engines.keys, on_close=stack.callback
-        )
-        ledger = PostgresManagedLedger(engines.app)
-        read_times = ReadTimes(ledger)
-        stack.callback(read_times.close)
-        config = PixeltableConfig(
-            ledger=ledger,
-            rows=PixeltableRows(tables),
-            keyring=keyring,
-            sealer=sealer,
-            models=models,
-            hot=HotTier(capacity_bytes=settings.hot_tier_mb * 2**20),
-            read_times=read_times,
-            identities=identity.resolver,
-            clock=system_clock,
-            weights=settings.ranking_weights(),
-            deleted_retention=retention_of(settings).deleted,
-        )
-        return Installation(
-            settings,
-            plans,
-            engines,
-            config,
-            keyring,
-            root_keys,
-            PixeltableColumns(tables),
-            server,
-            identity,
-            proofs,
-            stack.pop_all(),
-        )
+
+def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack) -> Installation:
+    """The installation on a server that is open; what it takes is given back by `stack` until it is returned."""
+    # Before the schema is touched: who has to go back to mend the file must not find an upgraded database.
+    plans = read_plans(settings.plans_file)
+    bring_up_to_date(settings, server)
+    engines = open_engines(settings, server)
+    stack.callback(engines.close)
+    write_plans(engines.maintenance, plans)
+    is_new = _is_new(engines.maintenance)
+    root_keys = find_root_keys(settings, create=is_new)
+    keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
+    stack.callback(keyring.close)
+    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring)
+    admit_keyring(keyring, PostgresCustodyStore(engines.maintenance), audit, system_clock, is_new=is_new)
+    proofs = build_proofs(
+        settings, root_keys, audit, worker=engines.worker, maintenance=engines.maintenance, on_close=stack.callback
+    )
+    keyring.create_tenant(SYSTEM_LOG)
+    url = server.url("luminescent_pixeltable", DATA_DATABASE)
+    open_pixeltable(settings.home, url, pool_size=settings.data_pool_size)
+    # Only now: the modules import Pixeltable, which must find its environment prepared.
+    from cloud.memory.pixeltable import PixeltableRows
+    from cloud.memory.pixeltable_columns import PixeltableColumns
+    from cloud.memory.pixeltable_handles import Tables
+
+    pool = PixeltablePool()
+    stack.callback(pool.close)
+    sealer = AesGcmSealer()
+    models = Models(keyring, sealer, embedders(settings), first=settings.embedder)
+    _check_models(models, adopt(engines.maintenance, models.first))
+    install(models)
+    stack.callback(uninstall, models)
+    tables = Tables(
+        pool,
+        recover=server.recover,
+        model_of=lambda placement: model_of(engines.worker, placement, first=models.first),
+    )
+    identity = build_identity(
+        settings, keyring, app=engines.app, worker=engines.worker, keys=engines.keys, on_close=stack.callback
+    )
+    ledger = PostgresManagedLedger(engines.app)
+    read_times = ReadTimes(ledger)
+    stack.callback(read_times.close)
+    config = PixeltableConfig(
+        ledger=ledger,
+        rows=PixeltableRows(tables),
+        keyring=keyring,
+        sealer=sealer,
+        models=models,
+        hot=HotTier(capacity_bytes=settings.hot_tier_mb * 2**20),
+        read_times=read_times,
+        identities=identity.resolver,
+        clock=system_clock,
+        weights=settings.ranking_weights(),
+        deleted_retention=retention_of(settings).deleted,
+    )
+    return Installation(
+        settings,
+        plans,
+        engines,
+        config,
+        keyring,
+        root_keys,
+        PixeltableColumns(tables),
+        server,
+        identity,
+        proofs,
+        stack.pop_all(),
+    )
 
 
 def retention_of(settings: CloudSettings) -> Retention:
@@ -317,12 +322,15 @@ def _finish_moves(installation: Installation, stop: threading.Event) -> None:
     engines = installation.engines
     audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), installation.keyring)
     mover = installation.mover()
+
+    def finish(move: Move) -> None:
+        scope = system_predicate(move.tenant_id, "mover").scope
+        mover.run(move, audit.draft(scope, Action.TENANT_MOVE, category=Category.ADMINISTRATION), stop=stop)
+
     try:
         for move in mover.unfinished():
-            scope = system_predicate(move.tenant_id, "mover").scope
-            draft = audit.draft(scope, Action.TENANT_MOVE, category=Category.ADMINISTRATION)
             with contextlib.suppress(OperationInProgressError):
-                mover.run(move, draft, stop=stop)
+                telemetry.named(Action.TENANT_MOVE.value, move.tenant_id, partial(finish, move))
     except LuminescentError as error:
         # It stays recorded as unfinished, and both tables are known: nobody else has to wait for it.
         _log.error("a move could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -14,7 +16,7 @@ from cloud.kernel.ids import SYSTEM_LOG, new_request_id
 from cloud.settings import CloudSettings
 from cloud.storage.embedded import EmbeddedPostgres
 from cloud.storage.external import ExternalPostgres, check_version, read_passwords
-from cloud.storage.migrate import Revision, migrate, revision_of
+from cloud.storage.migrate import Revision, RevisionState, migrate, revision_of
 from cloud.storage.place import DatabasePlace
 from cloud.storage.roles import APP_ROLE, CONTROL_DATABASE, DATA_DATABASE, OWNER_ROLE
 from cloud.storage.server import Server
@@ -62,17 +64,34 @@ def open_server(settings: CloudSettings) -> Server:
 def bring_up_to_date(settings: CloudSettings, server: Server) -> None:
     """The control plane is at the revision of this code; an embedded one is brought there, an external one on request.
 
+    An upgrade is recorded as `upgrade` does; filling a new, empty database is none.
+
     Raises:
         ConfigurationError: It is older and may not be upgraded here, or newer.
-        ProviderUnavailableError: It did not answer.
+        ProviderUnavailableError: It did not answer, or a migration failed and was rolled back.
     """
     may_migrate = settings.migrate_on_start
     if may_migrate is None:
         may_migrate = settings.control_url is None
     if may_migrate:
-        migrate(server.url(OWNER_ROLE, CONTROL_DATABASE))
+        _upgrade(server, at_start=True)
     else:
         found_revision(server).require_current()
+
+
+@contextlib.contextmanager
+def refusals_recorded(server: Server) -> Iterator[None]:
+    """A start that is refused in this block leaves one event, with the reason's code, wherever there is a log yet.
+
+    What may pass by itself, such as a server that does not answer, refuses nothing and leaves none.
+    """
+    try:
+        yield
+    except LuminescentError as error:
+        if not error.retryable:
+            url = server.url(APP_ROLE, CONTROL_DATABASE)
+            _record_failure(url, operators_draft(Action.SERVICE_START), error)
+        raise
 
 
 def found_revision(server: Server, role: str = APP_ROLE) -> Revision:
@@ -101,13 +120,19 @@ def upgrade(server: Server) -> Revision:
         ConfigurationError: The database is newer.
         ProviderUnavailableError: The server did not answer, or a migration failed and was rolled back.
     """
+    return _upgrade(server, at_start=False)
+
+
+def _upgrade(server: Server, *, at_start: bool) -> Revision:
+    """As `upgrade`. A start asks for no upgrade, so it records one only if the database was an older one."""
     before: list[Revision] = []
     draft = operators_draft(Action.DATABASE_UPGRADE)
 
     def record(connection: sa.Connection, found: Revision) -> None:
         before.append(found)
-        ends = {"from": found.found or "empty", "to": found.wanted}
-        append_event(connection, SYSTEM_LOG, replace(draft, details=dict(ends)), Outcome.ALLOWED)
+        if found.state is RevisionState.OLDER or not at_start:
+            ends = {"from": found.found or "empty", "to": found.wanted}
+            append_event(connection, SYSTEM_LOG, replace(draft, details=dict(ends)), Outcome.ALLOWED)
 
     if isinstance(server, ExternalPostgres):
         # For its message: it says why the owner does not get in.
@@ -117,7 +142,9 @@ def upgrade(server: Server) -> Revision:
     try:
         migrate(url, record)
     except ConfigurationError as error:
-        _record_failure(url, draft, error)
+        # A newer one: nothing was tried, and a start records that it was refused.
+        if not at_start:
+            _record_failure(url, draft, error)
         raise
     except sa.exc.DBAPIError as exc:
         told = _told(exc)
@@ -137,13 +164,13 @@ def _told(exc: sa.exc.DBAPIError) -> LuminescentError:
 
 
 def _record_failure(url: sa.URL, draft: AuditDraft, error: LuminescentError) -> None:
-    """The failed upgrade is recorded where there is a log yet."""
+    """The failure is recorded where there is a log yet that this version can write to."""
     engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
     try:
         with engine.begin() as connection:
             append_event(connection, SYSTEM_LOG, draft, Outcome.FAILED, reason=reason_of(error))
     except sa.exc.DBAPIError:
-        _log.warning("the failed upgrade could not be recorded: the database has no audit log that this version knows")
+        _log.warning("the failed %s could not be recorded: there is no audit log that this version knows", draft.action)
 
 
 def operators_draft(action: Action, details: dict[str, str] | None = None) -> AuditDraft:

@@ -70,8 +70,8 @@ def migrate(url: sa.URL, record: Callable[[sa.Connection, Revision], None] | Non
 
     Args:
         url: The control plane, as the owner.
-        record: Called within a transaction after the last migration, with what was found before; what it does
-            commits before this returns. Not called if a migration failed.
+        record: Called once with what was found before, within the transaction of the last migration, or one of its
+            own where none was missing; what it does commits with that. Not called if a migration failed.
 
     Returns:
         The revision that the database is at now.
@@ -91,15 +91,28 @@ def migrate(url: sa.URL, record: Callable[[sa.Connection, Revision], None] | Non
                 raise _newer(str(revision.found))
             connection.commit()
             config.attributes["connection"] = connection
+            if record is not None:
+                config.attributes["on_version_apply"] = _at_last(record, revision)
             command.upgrade(config, "head")
             connection.commit()
-            if record is not None:
+            if record is not None and revision.state is RevisionState.CURRENT:
                 record(connection, revision)
                 connection.commit()
         finally:
             connection.execute(sa.text("SELECT pg_advisory_unlock(:id)"), {"id": _LOCK_ID})
             connection.commit()
     return revision.wanted
+
+
+def _at_last(record: Callable[[sa.Connection, Revision], None], before: Revision) -> Callable[..., None]:
+    """What Alembic calls after each migration, within its transaction, and does something after the last alone."""
+
+    def applied(*, ctx: MigrationContext, heads: set[str], **_others: object) -> None:
+        if heads == {before.wanted}:
+            assert ctx.connection is not None
+            record(ctx.connection, before)
+
+    return applied
 
 
 def _config() -> Config:

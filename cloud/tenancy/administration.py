@@ -87,6 +87,7 @@ class Administration(Admissions):
             PermissionDeniedError: The caller is no operator.
             TenantIsolationError: Two sources name different tenants.
         """
+        telemetry.begin(action.value)
         identity: Identity | None = Identity(None, local_operator())
         try:
             if current_context() is not None:

@@ -140,6 +140,8 @@ class Admissions:
             self._identities.refusals.count(draft, error)
             return
         log_id = log_id or (scope.tenant_id if scope else SYSTEM_LOG)
+        if log_id != SYSTEM_LOG:
+            telemetry.of_tenant(log_id)
         self._audit.record(log_id, draft, Outcome.DENIED, reason=reason_of(error))
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.addresses import Range, parse_ranges
 from cloud.kernel.clock import Clock, system_clock
@@ -66,6 +67,7 @@ class ApiKeys:
         self._use = use
         self._tokens = tokens
 
+    @telemetry.operation()
     def create(
         self,
         tenant_id: str,
@@ -111,6 +113,7 @@ class ApiKeys:
         self._store.add_key(record, replace(draft, details={"key_id": record.key_id}))
         return text
 
+    @telemetry.operation()
     def rotate(self, tenant_id: str, key_id: str, *, grace: timedelta = DEFAULT_GRACE) -> str:
         """Make a key with the same roles, person and ranges, and let the old one end after `grace`.
 
@@ -148,6 +151,7 @@ class ApiKeys:
             raise ConfigurationError("this key was rotated, revoked or has expired meanwhile")
         return text
 
+    @telemetry.operation()
     def revoke(self, tenant_id: str, key_id: str) -> bool:
         """Revoke a key; it opens nothing from the commit on. `False` if there was no such key to revoke."""
         draft = self._admissions.operate(Action.API_KEY_REVOKE)
@@ -155,6 +159,7 @@ class ApiKeys:
             draft = replace(draft, details={"key_id": key_id})
         return self._store.revoke_key(tenant_id, key_id, draft)
 
+    @telemetry.operation()
     def list(self, tenant_id: str) -> builtins.list[ApiKeyRecord]:
         """The keys of a tenant with their ranges and last use, without their secrets, which nobody has."""
         draft = self._admissions.operate(Action.API_KEY_LIST)
@@ -164,6 +169,7 @@ class ApiKeys:
         self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts={"keys": len(keys)})
         return keys
 
+    @telemetry.operation()
     def review(self, tenant_id: str | None = None, *, stale_after: timedelta = DEFAULT_STALE) -> AccessReview:
         """Who may enter with a key, and which keys somebody should look at.
 

@@ -9,6 +9,7 @@ from typing import Final
 from cloud.audit.model import Details, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import Clock
 from cloud.kernel.errors import ConfigurationError, UnknownTenantError
@@ -57,6 +58,7 @@ class Tenants:
         self._clock = clock
         self._mover = mover
 
+    @telemetry.operation()
     def create(
         self,
         tenant_id: str,
@@ -108,6 +110,7 @@ class Tenants:
             raise ConfigurationError(f"tenant {tenant_id!r} exists in {tenant.placement}; move it: tenants move")
         return tenant
 
+    @telemetry.operation()
     def change(
         self,
         tenant_id: str,
@@ -152,6 +155,7 @@ class Tenants:
         )
         return self._still_open(tenant)
 
+    @telemetry.operation()
     def move(self, tenant_id: str, *, to: str, progress: Progress | None = None) -> Move:
         """Move a tenant's memories to another table while they are read and written; returns when it is done.
 
@@ -182,6 +186,7 @@ class Tenants:
                 return move
             return self._mover.run(move, draft, progress=progress)
 
+    @telemetry.operation()
     def suspend(self, tenant_id: str) -> None:
         """From the commit on, every operation of the tenant is refused.
 
@@ -190,6 +195,7 @@ class Tenants:
         """
         self._set(tenant_id, TenantState.SUSPENDED, Action.TENANT_SUSPEND)
 
+    @telemetry.operation()
     def resume(self, tenant_id: str) -> None:
         """Serve a suspended tenant again.
 
@@ -198,6 +204,7 @@ class Tenants:
         """
         self._set(tenant_id, TenantState.ACTIVE, Action.TENANT_RESUME)
 
+    @telemetry.operation()
     def list(self) -> list[Tenant]:
         """All tenants by id.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cloud.kernel.context import current_trace_id
 from cloud.kernel.ids import new_request_id
 from cloud.kernel.scope import Principal, PrincipalKind, TenantPredicate, grant_scope
 
@@ -16,5 +17,6 @@ def system_predicate(tenant_id: str, component: str) -> TenantPredicate:
         tenant_id=tenant_id,
         principal=Principal(PrincipalKind.SYSTEM, frozenset(), name=component),
         request_id=new_request_id(),
+        trace_id=current_trace_id(),
     )
     return TenantPredicate(scope, {"tenant_id": {"$eq": tenant_id}})

@@ -8,6 +8,7 @@ from datetime import datetime
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import AuthenticationError, ConfigurationError, UnknownTenantError
 from cloud.kernel.ids import SYSTEM_LOG
@@ -56,6 +57,7 @@ class TokenAdministration:
         self._admissions = admissions
         self._audit = audit
 
+    @telemetry.operation()
     def check(self, text: str) -> TokenFacts:
         """What a token opens now; for whoever sets an issuer up.
 
@@ -75,6 +77,7 @@ class TokenAdministration:
         self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED)
         return facts
 
+    @telemetry.operation()
     def revoke(self, text: str) -> datetime:
         """Revoke one token: it opens nothing in any process from the commit on.
 

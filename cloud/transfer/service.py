@@ -13,7 +13,7 @@ from typing import Final
 from cloud.audit.model import Details, Outcome, reason_of
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.kernel import failpoints
+from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import ConfigurationError, InvalidFilterError
 from cloud.kernel.scope import TenantScope
@@ -64,6 +64,7 @@ class CloudTransfer:
         self._checkpoints = checkpoints
         self._memories = PeoplesMemories(config)
 
+    @telemetry.operation()
     async def import_file(
         self,
         path: Path | str,
@@ -119,6 +120,7 @@ class CloudTransfer:
                 await asyncio.to_thread(self._ended, admitted, made, faults)
         return made
 
+    @telemetry.operation()
     async def export(
         self,
         path: Path | str,
@@ -177,6 +179,8 @@ class CloudTransfer:
             except ConfigurationError as error:
                 made.stopped = error
         stopped = made.stopped
+        if stopped is not None:
+            telemetry.stopped_by(stopped)
         self._audit.record(
             admitted.scope.tenant_id,
             replace(admitted.draft, details=_about(made)),

@@ -11,6 +11,7 @@ from typing import Final
 from cloud.audit.model import Category
 from cloud.audit.ports import Admission, TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import Clock
 from cloud.kernel.context import current_context
@@ -87,6 +88,7 @@ class CloudUsageTracker:
             return True, None
         return False, f"quota '{full.meter.value}' exceeded: {full.used + full.held} of {full.limit} used"
 
+    @telemetry.operation(Action.USAGE_TRACK)
     def track(self, operation: str, tokens: int, metadata: dict[str, object]) -> None:
         """Keep what foreign code used already, committed before this returns. No limit refuses it: it is a fact.
 
@@ -117,7 +119,9 @@ class CloudUsageTracker:
             entry_id = self._entry_id(log_id, metadata.get("event_id"))
             if not self._store.track(log_id, entry_id=entry_id, operation=operation, tokens=tokens, audit=draft):
                 raise UnknownTenantError
+        telemetry.of_tenant(log_id)
 
+    @telemetry.operation()
     def get_usage_summary(
         self, tenant_id: str, start_date: datetime | None = None, end_date: datetime | None = None
     ) -> dict[str, object]:
@@ -141,6 +145,7 @@ class CloudUsageTracker:
 
     # Beside it
 
+    @telemetry.operation()
     def daily(self, tenant_id: str, since: datetime | None = None, until: datetime | None = None) -> list[PeriodUsage]:
         """What the tenant used, day by day (UTC), from the ledger; days without an operation are left out.
 
@@ -155,12 +160,14 @@ class CloudUsageTracker:
         """
         return self._reports().daily(tenant_id, since, until)
 
+    @telemetry.operation()
     def monthly(
         self, tenant_id: str, since: datetime | None = None, until: datetime | None = None
     ) -> list[PeriodUsage]:
         """As `daily`, month by month; the beginning of this year when `since` is left out."""
         return self._reports().monthly(tenant_id, since, until)
 
+    @telemetry.operation()
     def reconcile(
         self,
         tenant_id: str | None = None,
@@ -187,6 +194,7 @@ class CloudUsageTracker:
             raise ConfigurationError("the usage tracker was built without its books; use init_cloud_extensions")
         return Reconciliation(self._books, *self._doors()).run(tenant_id, repair=repair, progress=progress)
 
+    @telemetry.operation()
     def reserve(self, tenant_id: str, meter: Meter | str, amount: int, *, ttl_s: float = DEFAULT_TTL_S) -> Reservation:
         """Hold units for work that is about to begin: what is used, held and requested never exceeds the limit.
 
@@ -205,6 +213,7 @@ class CloudUsageTracker:
         """
         return self._reservations().reserve(tenant_id, meter, amount, ttl_s=ttl_s)
 
+    @telemetry.operation()
     def commit(self, reservation: Reservation, actual: int | None = None) -> int:
         """Book what the work used; repeating it books nothing again.
 
@@ -224,6 +233,7 @@ class CloudUsageTracker:
         """
         return self._reservations().commit(reservation, actual)
 
+    @telemetry.operation()
     def release(self, reservation: Reservation) -> None:
         """Give the units back; harmless for a reservation that is committed, released or expired.
 

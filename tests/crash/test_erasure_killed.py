@@ -6,12 +6,13 @@ import signal
 
 import pytest
 
+from cloud.kernel import failpoints
 from tests.crash.laws import assert_whole
 from tests.support.processes import Died, HowKilled, Installation
 
 pytestmark = pytest.mark.crash
 
-PLACES = ("erase.frozen", "erase.key_destroyed", "erase.ledger_deleted", "erase.rows_deleted")
+PLACES = tuple(name for name in failpoints.NAMES if name.startswith("erase."))
 USERS = ("alice", "bob")
 
 

@@ -1,4 +1,6 @@
-"""A change of models is killed at every named place; the same command finishes it, and no row is without its vector."""
+"""A change of models, and the way back, are killed at every named place; the same command finishes what it began, and
+no row is without its vector.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +8,17 @@ import signal
 
 import pytest
 
+from cloud.kernel import failpoints
+from cloud.kernel.ids import SYSTEM_LOG
 from cloud.tenancy.model import pooled_placement
 from tests.crash.laws import assert_whole
 from tests.support.processes import Died, HowKilled, Installation
 
 pytestmark = pytest.mark.crash
 
-PLACES = (
-    "embeddings.begun",
-    "embeddings.column_added",
-    "embeddings.page_filled",
-    "embeddings.backfilled",
-    "embeddings.gated",
-    "embeddings.switched",
-)
+SWITCHES = ("embeddings.switched", "embeddings.made_stale")
+DROPS = ("embeddings.emptied",)
+PLACES = tuple(name for name in failpoints.NAMES if name.startswith("embeddings.") and name not in DROPS)
 USERS = ("alice", "bob")
 READ = {"hashing": "embedding", "wordllama": "embedding_2"}
 
@@ -53,6 +52,16 @@ def assert_read_with(installation: Installation, tenant_id: str, name: str, mode
     assert counts[READ[model]] == counts["rows"] > 0, "a row without a vector of the model that is read"
 
 
+def told(installation: Installation, action: str) -> list[tuple[str, str, str | None]]:
+    """What the system log says of a command and its steps: action, outcome, reason."""
+    events = installation.books().events(SYSTEM_LOG)
+    return [
+        (event["action"], event["outcome"], event["reason"])
+        for event in events
+        if event["action"] in (action, f"{action}.step")
+    ]
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_the_same_command_finishes_a_migration_that_was_killed_at(
     place: str, installation: Installation, tenant_id: str, placement: str
@@ -66,7 +75,7 @@ def test_the_same_command_finishes_a_migration_that_was_killed_at(
     child = installation.child()
     child.ask("store", tenant=tenant_id, user="bob", contents=["a forklift after the kill"])
     model = installation.books().placement(tenant_id)[1]
-    assert model == ("wordllama" if place == "embeddings.switched" else "hashing")
+    assert model == ("wordllama" if place in SWITCHES else "hashing")
     assert_read_with(installation, tenant_id, placement, model)
 
     child.ask("migrate", placement=placement, model="wordllama")
@@ -78,15 +87,74 @@ def test_the_same_command_finishes_a_migration_that_was_killed_at(
     assert child.ask("hot_model", tenant=tenant_id, user="bob") == "wordllama"
 
 
-def test_a_refused_migration_that_was_killed_while_it_dropped_the_vectors_drops_them(
-    installation: Installation, tenant_id: str, placement: str
+@pytest.mark.parametrize("place", SWITCHES)
+def test_the_same_command_finishes_a_rollback_that_was_killed_at_and_goes_no_further(
+    place: str, installation: Installation, tenant_id: str, placement: str
+) -> None:
+    child, books = installation.child(), installation.books()
+    child.ask("migrate", placement=placement, model="wordllama")
+    before = told(installation, "embeddings.rollback")
+    child.ask("arm", name=place, action="kill_self")
+    with pytest.raises(Died):
+        child.ask("rollback", placement=placement)
+    assert child.ended() == -signal.SIGKILL
+    assert books.placement(tenant_id) == (placement, "hashing", "switching")
+    intent = ("embeddings.rollback.step", "allowed", "intent")
+    assert told(installation, "embeddings.rollback")[len(before) :] == [intent], "the switch is in the log"
+
+    child = installation.child()
+    assert child.ask("rollback", placement=placement) == "hashing"
+    assert books.placement(tenant_id) == (placement, "hashing", "switched")
+    again = child.ask("rollback", placement=placement)
+    assert again["error"] == "ConfigurationError"
+    assert books.placement(tenant_id) == (placement, "hashing", "switched"), "went forward again"
+    assert told(installation, "embeddings.rollback")[len(before) :] == [
+        intent,
+        ("embeddings.rollback.step", "allowed", "resumed"),
+        ("embeddings.rollback", "allowed", None),
+        ("embeddings.rollback", "failed", "configuration"),
+    ]
+    assert_read_with(installation, tenant_id, placement, "hashing")
+    assert_whole(installation, tenant_id, USERS)
+
+
+@pytest.mark.parametrize("place", DROPS)
+def test_the_same_command_finishes_dropping_the_other_models_vectors_when_killed_at(
+    place: str, installation: Installation, tenant_id: str, placement: str
 ) -> None:
     child = installation.child()
     child.ask("migrate", placement=placement, model="wordllama")
-    child.ask("arm", name="embeddings.emptied", action="kill_self")
+    before = told(installation, "embeddings.finish")
+    child.ask("arm", name=place, action="kill_self")
     with pytest.raises(Died):
         child.ask("finish", placement=placement)
-    child.ended()
+    assert child.ended() == -signal.SIGKILL
+    child = installation.child()
+    assert installation.books().placement(tenant_id) == (placement, "wordllama", "emptying")
+    assert child.ask("finish", placement=placement) == "serving"
+    assert told(installation, "embeddings.finish")[len(before) :] == [
+        ("embeddings.finish.step", "allowed", "intent"),
+        ("embeddings.finish.step", "allowed", "resumed"),
+        ("embeddings.finish", "allowed", None),
+    ]
+    assert child.ask("vectors", tenant=tenant_id, placement=placement, model="hashing")["embedding"] == 0
+    assert_read_with(installation, tenant_id, placement, "wordllama")
+    # Hand the table back as the other tests know it.
+    child.ask("migrate", placement=placement, model="hashing")
+    assert_read_with(installation, tenant_id, placement, "hashing")
+
+
+@pytest.mark.parametrize("place", DROPS)
+def test_a_refused_migration_that_was_killed_at_is_refused_again_and_leaves_no_vectors(
+    place: str, installation: Installation, tenant_id: str, placement: str
+) -> None:
+    child = installation.child()
+    child.ask("migrate", placement=placement, model="wordllama")
+    child.ask("finish", placement=placement)
+    child.ask("arm", name=place, action="kill_self")
+    with pytest.raises(Died):
+        child.ask("migrate", placement=placement, model="hashing", tolerance=0.0)
+    assert child.ended() == -signal.SIGKILL
     child = installation.child()
     assert installation.books().placement(tenant_id) == (placement, "wordllama", "emptying")
     assert child.ask("finish", placement=placement) == "serving"

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from cloud.kernel import failpoints
 from cloud.tenancy.model import pooled_placement
 from cloud.tenancy.placements import own_placement
 from tests.crash.conftest import opened
@@ -15,7 +16,7 @@ from tests.support.processes import Died, HowKilled, Installation
 
 pytestmark = pytest.mark.crash
 
-PLACES = ("move.begun", "move.copied", "move.synced", "move.switched", "move.cleaned")
+PLACES = tuple(name for name in failpoints.NAMES if name.startswith("move."))
 USERS = ("alice", "bob")
 
 

@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from cloud.kernel import failpoints
 from tests.crash.conftest import opened
 from tests.support.processes import Died, Installation
 
 pytestmark = pytest.mark.crash
 
-PLACES = ("purge.selected", "purge.rows_deleted", "purge.ledger_deleted")
+PLACES = tuple(name for name in failpoints.NAMES if name.startswith("purge."))
 
 
 @pytest.fixture(scope="module")

@@ -73,3 +73,8 @@ def test_two_rotations_at_once_end_as_one_after_the_other(installation: Installa
     assert child.ask("end_rotation") is None
     assert other.ask("rotate", tenant=tenant_id) is None
     assert_whole(installation, tenant_id, ("alice",))
+    ended = [event for event in installation.books().events(tenant_id) if event["action"] == "keyring.rotate"]
+    assert sorted((event["outcome"], event["reason"]) for event in ended if event["outcome"] == "failed") == [
+        ("failed", "unavailable")
+    ], "the one that was refused is in the log, once"
+    assert [event["reason"] for event in ended if event["outcome"] == "allowed"] == [None, None]

@@ -10,22 +10,15 @@ from typing import Any
 
 import pytest
 
+from cloud.kernel import failpoints
 from cloud.transfer.verify import verify_export
 from tests.crash.test_full_disk import fill, small_disk
 from tests.support.processes import Child, Died, Installation
 
 pytestmark = pytest.mark.crash
 
-IMPORT_PLACES = (
-    "import.begun",
-    "store.sealed",
-    "store.committed",
-    "import.batch_stored",
-    "import.chunk_stored",
-    "import.checkpointed",
-    "import.recorded",
-)
-EXPORT_PLACES = ("export.begun", "export.person_written", "export.written", "export.recorded")
+IMPORT_PLACES = tuple(name for name in failpoints.NAMES if name.startswith(("import.", "store.")))
+EXPORT_PLACES = tuple(name for name in failpoints.NAMES if name.startswith("export."))
 USERS = ("alice", "bob", "carol")
 CHUNK = 10
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ _KINDS: Final = {
     "bool": "`true`, `false`",
     "int": "whole number",
     "float": "number",
+    "tuple": "list",
+    "dict": "JSON object",
 }
 _MADE: Final = "<!-- Made by `make docs` from the code. -->"
 
@@ -131,6 +134,11 @@ def _bounds(item: Any) -> Iterator[tuple[str, object]]:
 
 def _shown(value: object) -> str:
     value = getattr(value, "value", value)
+    # As one types them.
+    if isinstance(value, tuple):
+        return ",".join(_shown(part) for part in value)
+    if isinstance(value, dict):
+        return json.dumps(value)
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -31,7 +31,7 @@ from cloud.tenancy.token_administration import TokenAdministration
 from cloud.tenancy.tokens import Tokens
 from src.testing.samples import sample_memory
 from tests.isolation.probes import Onlooker
-from tests.support.issuer import AUDIENCE, ISSUER, SigningKey, claims, hang, key_set, publishing, token
+from tests.support.issuer import AUDIENCE, ISSUER, SigningKey, b64, claims, hang, key_set, publishing, token
 
 KEY = SigningKey("ES256", "key-1")
 POLICY = TokenPolicy(ISSUER, AUDIENCE, frozenset({"ES256", "RS256"}))
@@ -159,6 +159,42 @@ async def test_a_refused_token_changes_nothing_and_leaves_one_event_without_it(
     ]
     told = f"{refused.value} {events} {[r.getMessage() for r in caplog.records]}"
     assert not any(part in told for part in bad.split("."))
+
+
+def without_algorithm(good: str) -> str:
+    """What `good` says, signed by nobody."""
+    return ".".join((b64(b'{"typ":"JWT","alg":"none","kid":"key-1"}'), good.split(".")[1], ""))
+
+
+def of_somebody_else(good: str) -> str:
+    """What `good` says under the name of the issuer's key, signed with another one."""
+    signed = good.rpartition(".")[0]
+    return f"{signed}.{b64(SigningKey('ES256', 'key-1').sign(signed.encode()))}"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (without_algorithm, "token_algorithm"),
+        (of_somebody_else, "token_bad_signature"),
+        (lambda good: good[:-9], "token_bad_signature"),
+        (lambda good: good.rpartition(".")[0], "token_malformed"),
+    ],
+    ids=["alg: none", "signed by somebody else", "cut in its signature", "cut before its signature"],
+)
+async def test_a_token_that_nobody_signed_changes_nothing_and_leaves_one_event_without_it(
+    house: House, onlooker: Onlooker, text: Callable[..., str], spoil: Callable[[str], str], reason: str
+) -> None:
+    bad = spoil(text())
+    before = onlooker.counts()
+    with onlooker.new_events() as events, pytest.raises(AuthenticationError) as refused:
+        await house.memory.store(sample_memory("alice"), bearer(bad))
+    assert refused.value.reason == reason
+    assert onlooker.counts() == before
+    assert [(e["log_id"], e["category"], e["outcome"], e["reason"]) for e in events] == [
+        ("_system", "security", "denied", f"authentication:{reason}")
+    ]
+    assert not any(part and part in f"{refused.value} {events}" for part in bad.split("."))
 
 
 async def test_garbage_is_refused_as_a_token_and_a_key_is_never_taken_for_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import itertools
 import json
@@ -270,6 +271,38 @@ async def test_arguments_that_cannot_be_are_recorded_once(
         ("memory.import.step", "allowed", "intent"),
         ("memory.import", "failed", "unreadable_file:compression"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "outcome", "reason", "failed"),
+    [
+        ("bomb.jsonl.gz", gzip.compress(b"\n" * (80 * 2**20)), "failed", "unreadable_file:too_large", 0),
+        ("line.jsonl", b'{"content": "' + b"x" * (10 * 2**20) + b'"}\n', "allowed", None, 1),
+    ],
+    ids=["a compressed bomb", "a line of 10 MB"],
+)
+async def test_what_is_too_large_is_recorded_with_how_it_ended(
+    runtime: CloudRuntime,
+    onlooker: Onlooker,
+    tenant_id: str,
+    tmp_path: Path,
+    name: str,
+    content: bytes,
+    outcome: str,
+    reason: str | None,
+    failed: int,
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    before = onlooker.counts()["memories"]
+    with onlooker.new_events() as events, request_context(tenant_id=tenant_id, roles={"service"}):
+        report = await runtime.transfer.import_file(tmp_path / name, format="jsonl", user_id="alice")
+    assert (report.stored, report.failed) == (0, failed)
+    assert onlooker.counts()["memories"] == before
+    assert [(e["action"], e["outcome"], e["reason"]) for e in events] == [
+        ("memory.import.step", "allowed", "intent"),
+        ("memory.import", outcome, reason),
+    ]
+    assert (events[-1]["counts"]["stored"], events[-1]["counts"]["failed"]) == (0, failed)
 
 
 @each

@@ -171,6 +171,18 @@ def test_every_event_is_there_as_it_was(upgraded: Upgraded) -> None:
     assert len(before["events"]["acme"]) > 15
 
 
+def test_the_upgrade_is_recorded_once_before_all_else_with_both_revisions(upgraded: Upgraded) -> None:
+    before, after = upgraded
+    added = after["events"]["_system"][len(before["events"]["_system"]) :]
+    upgrades = [event for event in added if event["action"] == "db.upgrade"]
+    # Reading the log, for what was in it before, is in it too.
+    assert [event for event in added if event["action"] != "audit.system"][:1] == upgrades
+    assert [(event["outcome"], event["details"]) for event in upgrades] == [
+        ("allowed", {"from": before["revision"], "to": after["revision"]})
+    ]
+    assert upgrades[0]["actor"]["kind"] == "local-operator"
+
+
 def test_tenants_keep_state_plan_limits_and_stock(upgraded: Upgraded) -> None:
     _, after = upgraded
     assert after["states"]["acme"] == ["active", "team", {"memories": 50}]

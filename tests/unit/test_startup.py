@@ -119,6 +119,35 @@ with init_cloud_extensions(settings(plans_file=plans)) as again:
 plans.write_text("[free]\\nmemory = 7\\n")
 facts["wrong_plans"] = refusal(lambda: init_cloud_extensions(settings(plans_file=plans)))
 facts["status_at_last"] = ExtensionRegistry.get().get_status()
+
+import sqlalchemy as sa
+from cloud.startup.custody import open_custody
+from cloud.storage.embedded import EmbeddedPostgres
+from cloud.storage.roles import CONTROL_DATABASE, OWNER_ROLE
+
+def at_revision(revision):
+    server = EmbeddedPostgres.open(home)
+    engine = sa.create_engine(server.url(OWNER_ROLE, CONTROL_DATABASE), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        before = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one()
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :v"), {"v": revision})
+    server.close()
+    return before
+
+def custody():
+    with open_custody(settings()):
+        raise AssertionError("a newer database was opened")
+
+known = at_revision("9999")
+facts["newer"] = [refusal(lambda: init_cloud_extensions(settings())), refusal(custody)]
+at_revision("0001")
+plans.write_text("[free]\\nmemories = many\\n")
+facts["wrong_plans_of_an_older"] = refusal(lambda: init_cloud_extensions(settings(plans_file=plans)))
+facts["left_at"] = at_revision(known)
+with init_cloud_extensions(settings()) as again:
+    lines = again.audit.export("_system", home.with_name(home.name + "-system")).read_text().splitlines()
+shutil.rmtree(home.with_name(home.name + "-system"))
+facts["system"] = [json.loads(line) for line in lines]
 print(json.dumps(facts))
 """
 )
@@ -228,6 +257,23 @@ def test_an_installation_that_cannot_be_opened_registers_nothing(whole: dict[str
     assert "plans.toml" in whole["wrong_plans"]
     assert "memory" in whole["wrong_plans"]
     assert whole["status_at_last"] == dict.fromkeys(EXTENSIONS, False) | {"mode": "oss"}
+
+
+def test_a_refused_start_leaves_one_event_with_its_reason_wherever_there_is_a_log(whole: dict[str, Any]) -> None:
+    assert all("9999, which this version does not know" in refused for refused in whole["newer"])
+    assert "plans.toml" in whole["wrong_plans_of_an_older"]
+    starts = [event for event in whole["system"] if event["action"] == "service.start"]
+    assert [(event["outcome"], event["reason"]) for event in starts] == [("failed", "configuration")] * 4
+    assert {(event["category"], event["actor"]["kind"]) for event in starts} == {("administration", "local-operator")}
+    assert str(whole["system"]).count("plans.toml") == 0, "the log has codes, not messages"
+
+
+def test_a_start_that_is_refused_for_its_plans_upgrades_nothing(whole: dict[str, Any]) -> None:
+    assert whole["left_at"] == "0001"
+
+
+def test_neither_a_new_database_nor_one_that_is_current_counts_as_an_upgrade(whole: dict[str, Any]) -> None:
+    assert "db.upgrade" not in {event["action"] for event in whole["system"]}
 
 
 # Processes and sockets

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,18 @@ def test_two_settings_that_do_not_fit_are_named_and_not_quoted(monkeypatch: pyte
     assert result.exit_code == 1
     assert "settings: control_url and data_url belong together" in result.stderr
     assert "s3cret" not in result.output
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_worker_says_in_a_line_each_when_it_begins_and_when_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    program = replace(failing(AssertionError()), run_worker=lambda _settings, _stop: None)
+    typed = ["--home", str(tmp_path), *(["--json"] if as_json else []), "worker"]
+    result = CliRunner().invoke(app.build_app(program), typed)
+    assert result.exit_code == 0
+    assert "Materializing in" in result.stderr
+    said = [json.loads(line) for line in result.stdout.splitlines()]
+    about = {"home": str(tmp_path), "pid": os.getpid()}
+    assert said == ([{"worker": "started", **about}, {"worker": "ended", **about}] if as_json else [])

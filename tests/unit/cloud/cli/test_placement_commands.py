@@ -60,6 +60,12 @@ def test_a_model_is_changed_back_and_finished_by_commands(runtime: CloudRuntime,
     shown = command("embeddings", "status")
     assert "passed: wordllama to hashing" in shown.stdout
     assert "wordllama again" in command("embeddings", "rollback", *chosen).stdout
+    again = command("embeddings", "rollback", *chosen)
+    assert again.exit_code != 0
+    assert "rolled back already" in again.stderr
+    passed_over = command("embeddings", "rollback", "--all")
+    assert passed_over.exit_code == 0
+    assert "rolled back already" in passed_over.stderr
     assert "wordllama alone" in command("embeddings", "finish", *chosen).stdout
     refused = command("embeddings", "migrate", "--to", "hashing", *chosen, "--tolerance", "0")
     assert refused.exit_code == 1

@@ -60,6 +60,8 @@ NOBODY = {
     "tenant.close.step",
     "tenant.move.step",
     "embeddings.migrate.step",
+    "embeddings.rollback.step",
+    "embeddings.finish.step",
     "embeddings.gate",
     "usage.threshold",
     "usage.track",

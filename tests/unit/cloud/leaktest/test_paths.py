@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from cloud import CloudRuntime
 from cloud.kernel.ids import is_tenant_id
-from cloud.leaktest import hostile
-from cloud.leaktest.paths import NO_READS, PATHS, paths_of, unclassified
+from cloud.leaktest import hostile, paths
+from cloud.leaktest.paths import NO_READS, PATHS, Arguments, Asked, ReadPath, Shows, paths_of, stale, unclassified
 from cloud.memory import CloudMemoryProvider
 
 
@@ -32,9 +36,27 @@ def test_no_method_is_in_both_tables() -> None:
     assert not [path.name for path in PATHS if path.method in NO_READS.get(path.surface, {})]
 
 
-def test_methods_that_an_installation_lacks_are_passed_over(runtime: CloudRuntime) -> None:
-    there = {path.name for path in paths_of(runtime)}
-    assert {"memory.retrieve", "memory.get_by_id", "gdpr.export_user_data", "audit.export"} <= there
+def test_both_tables_name_only_what_the_installation_has(runtime: CloudRuntime) -> None:
+    assert list(stale(runtime)) == []
+    assert paths_of(runtime) == list(PATHS)
+    assert len({path.name for path in PATHS}) == len(PATHS)
+
+
+def test_what_stands_in_a_table_and_is_not_there_is_named(
+    runtime: CloudRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = ReadPath("memory", "no_such_method", Asked.PERSON, Shows.CONTENT)
+    monkeypatch.setattr(paths, "PATHS", (*PATHS, gone))
+    monkeypatch.setattr(paths, "NO_READS", {**NO_READS, "tenants": {"no_more": "gone"}, "nothing": {"at_all": "gone"}})
+    assert list(stale(runtime)) == ["memory.no_such_method", "tenants.no_more", "nothing.at_all"]
+
+
+async def test_every_argument_without_a_default_has_a_value(runtime: CloudRuntime, tmp_path: Path) -> None:
+    """Otherwise a path raises `TypeError` and attacks nothing."""
+    for number, path in enumerate(PATHS):
+        method = getattr(getattr(runtime, path.surface), path.method)
+        given = path._given(method, Arguments("acme", directory=tmp_path / str(number)))
+        inspect.signature(method).bind(**given)
 
 
 def test_hostile_input_is_never_the_thing_itself_and_every_kind_is_there() -> None:

@@ -111,7 +111,11 @@ async def test_a_model_is_changed_and_changed_back_and_the_earlier_one_is_droppe
     await place.retrieve("alice", "harbour gate")
     assert place.snapshot_model("alice") == "wordllama"
 
-    ended = runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS)
+    told: list[tuple[str, int, int]] = []
+    ended = runtime.embeddings.migrate(
+        place.name, "hashing", tolerance=_ANY_LOSS, progress=lambda *what: told.append(what)
+    )
+    assert told == [("filling", 1, 1), ("judging", 1, 1)]
     assert (ended.outcome, ended.tenants) == ("switched", (place.tenant_id,))
     now = place.placement()
     assert (now.model, now.column, now.other_model, now.state) == (
@@ -133,7 +137,8 @@ async def test_a_model_is_changed_and_changed_back_and_the_earlier_one_is_droppe
     assert place.snapshot_model("alice") == "wordllama"
     assert runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS).outcome == "switched"
 
-    finished = runtime.embeddings.finish(place.name)
+    finished = runtime.embeddings.finish(place.name, progress=lambda *what: told.append(what))
+    assert told[-1] == ("emptying", 1, 1)
     assert (finished.model, finished.other_model, finished.state) == ("hashing", None, PlacementState.SERVING)
     assert place.vectors("wordllama") == {"embedding": 0, "embedding_2": 0}
     await place.store("bob", 3)
@@ -267,6 +272,78 @@ async def test_what_cannot_be_done_is_refused_and_recorded(runtime: CloudRuntime
         ("allowed", None),
         ("failed", "configuration"),
     ]
+
+
+class _Killed(BaseException):
+    """A process that ends here, as far as the code after it is concerned."""
+
+
+def _die() -> None:
+    raise _Killed
+
+
+@pytest.mark.parametrize("at", ["embeddings.switched", "embeddings.made_stale"])
+async def test_a_rollback_that_was_cut_off_is_finished_by_the_same_call_and_is_in_the_log_from_its_first_change(
+    at: str, runtime: CloudRuntime, place: Place
+) -> None:
+    runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS)
+    failpoints.arm(at, _die)
+    with pytest.raises(_Killed):
+        runtime.embeddings.rollback(place.name)
+    failpoints.disarm_all()
+    assert (place.placement().model, place.placement().state) == ("wordllama", PlacementState.SWITCHING)
+    assert place.system_events("embeddings.rollback.step") == [("allowed", "intent")]
+
+    now = runtime.embeddings.rollback(place.name)
+    assert (now.model, now.other_model, now.state) == ("wordllama", "hashing", PlacementState.SWITCHED)
+    assert place.system_events("embeddings.rollback.step") == [("allowed", "intent"), ("allowed", "resumed")]
+    assert place.system_events("embeddings.rollback") == [("allowed", None)]
+
+
+async def test_a_rollback_is_not_undone_by_repeating_it_and_the_way_forward_is_another_migration(
+    runtime: CloudRuntime, place: Place
+) -> None:
+    for _ in range(2):
+        runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS)
+        assert runtime.embeddings.rollback(place.name).model == "wordllama"
+        with pytest.raises(ConfigurationError, match="rolled back already and is read with wordllama"):
+            runtime.embeddings.rollback(place.name)
+        assert place.placement().model == "wordllama"
+    with pytest.raises(ConfigurationError, match="first embeddings finish$"):
+        runtime.embeddings.migrate(place.name, "wordllama-128")
+    assert place.system_events("embeddings.rollback") == [("allowed", None), ("failed", "configuration")] * 2
+
+
+async def test_a_switch_that_was_cut_off_can_be_gone_back_from(runtime: CloudRuntime, place: Place) -> None:
+    failpoints.arm("embeddings.switched", _die)
+    with pytest.raises(_Killed):
+        runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS)
+    failpoints.disarm_all()
+    assert place.placement().state is PlacementState.SWITCHING
+    now = runtime.embeddings.rollback(place.name)
+    assert (now.model, now.state) == ("wordllama", PlacementState.SWITCHED)
+    # And a rollback that was cut off does not keep anybody from going forward.
+    runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS)
+    failpoints.arm("embeddings.switched", _die)
+    with pytest.raises(_Killed):
+        runtime.embeddings.rollback(place.name)
+    failpoints.disarm_all()
+    assert runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS).outcome == "switched"
+
+
+async def test_dropping_vectors_that_was_cut_off_is_finished_by_the_same_call_and_is_in_the_log_from_its_first_change(
+    runtime: CloudRuntime, place: Place
+) -> None:
+    runtime.embeddings.migrate(place.name, "hashing", tolerance=_ANY_LOSS)
+    failpoints.arm("embeddings.emptied", _die)
+    with pytest.raises(_Killed):
+        runtime.embeddings.finish(place.name)
+    failpoints.disarm_all()
+    assert place.system_events("embeddings.finish.step") == [("allowed", "intent")]
+    assert runtime.embeddings.finish(place.name).state is PlacementState.SERVING
+    assert place.vectors("wordllama") == {"embedding": 0, "embedding_2": 0}
+    assert place.system_events("embeddings.finish.step") == [("allowed", "intent"), ("allowed", "resumed")]
+    assert place.system_events("embeddings.finish") == [("allowed", None)]
 
 
 async def test_of_two_migrations_at_once_one_is_refused(runtime: CloudRuntime, place: Place) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from cloud.memory.managed_ports import Retention
 from cloud.memory.managed_postgres import PostgresPurgeLedger
 from cloud.memory.materializer import placement_lock
 from cloud.memory.purge import MemoryPurge, Purger
+from cloud.startup.installation import work
 from cloud.tenancy.system import system_predicate
 from src.testing.samples import sample_memory
 from tests.isolation.probes import Onlooker
@@ -134,6 +139,33 @@ async def test_an_expired_memory_is_purged_by_its_time(
         materializer.expire()
     assert purger(runtime).run(tenant_id=tenant_id, wait_s=20) == {tenant_id: 1}
     assert onlooker.ledger(tenant_id) == onlooker.used(tenant_id) == 0
+
+
+async def test_a_worker_purges_unasked(runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str) -> None:
+    """By the wiring of a real worker, whose retention is over at once."""
+    old, deleted, new = await superseded_and_deleted(runtime, tenant_id)
+    await runtime.drain()
+    names = ("deleted_retention_days", "expired_retention_days", "superseded_retention_days")
+    settings = runtime._installation.settings.model_copy(update=dict.fromkeys(names, 0.0))
+    stop = threading.Event()
+    worker = threading.Thread(target=work, args=(replace(runtime._installation, settings=settings), stop))
+    with onlooker.new_events() as events:
+        worker.start()
+        try:
+            end_s = time.monotonic() + 60
+            while onlooker.ledger(tenant_id) > 1 and time.monotonic() < end_s:
+                await asyncio.sleep(0.05)
+        finally:
+            stop.set()
+            worker.join()
+    kept = onlooker.rows("SELECT memory_id::text FROM memories WHERE tenant_id = :tenant", tenant=tenant_id)
+    assert [row[0] for row in kept] == [new]
+    mine = [event for event in events if event["log_id"] == tenant_id]
+    assert [(e["action"], e["actor"]["kind"], e["reason"]) for e in mine] == [
+        ("memory.purge", "system", "intent"),
+        ("memory.purge", "system", None),
+    ]
+    assert [e["resource_ids"] for e in mine] == [sorted([old, deleted])] * 2
 
 
 async def test_an_operators_word_is_recorded_beside_what_it_did(
