@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from cloud.audit.bundle import AuditBundle, Draft, Part, Progress, write_bundle
-from cloud.audit.heads import Head
+from cloud.audit.heads import Fault, Head, head_fault
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.outside import OutsideHeads
 from cloud.audit.sequencing import Sequencing
 from cloud.audit.tiles import LoadTile
-from cloud.audit.verify import EMPTY_ROOT, Checkpoint
+from cloud.audit.verify import EMPTY_ROOT, Checkpoint, open_checkpoint
 from cloud.audit.views import View
 from cloud.kernel import failpoints
-from cloud.kernel.errors import ProviderUnavailableError
+from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 
 _WAIT_S: Final = 30.0
 _POLL_S: Final = 0.05
@@ -151,6 +151,35 @@ class Evidence:
         """
         self.catch_up(log_id)
         return (self._trees.head(log_id) or _empty(log_id, self._keys())).checkpoint
+
+    def accept(self, log_id: str, reason: str) -> tuple[int, int]:
+        """Let a log that was cut off go on from the head that it has, as after a restore from a backup.
+
+        Args:
+            log_id: The log.
+            reason: Why; kept, signed, outside the database.
+
+        Returns:
+            How many leaves it has, and how many had been signed.
+
+        Raises:
+            ConfigurationError: It was not cut off, or it is not what was signed for it at all.
+        """
+        keys = self._keys()
+        kept, head = self._outside.heads().get(log_id), self._trees.head(log_id)
+        fault = head_fault(log_id, head, kept, self._trees.tiles(log_id), keys) if head or kept else None
+        if fault is not Fault.CUT_OFF or kept is None:
+            raise ConfigurationError(
+                f"the audit log of {log_id!r} was not cut off: {fault or 'nothing is wrong with it'}"
+            )
+        head = head or _empty(log_id, keys)
+        signed = open_checkpoint(head.checkpoint, keys.verifiers(log_id))
+        # A log that was cut off and changed is not what anybody restored.
+        if head_fault(log_id, head, signed, self._trees.tiles(log_id), keys) is not None:
+            raise ConfigurationError(f"the audit log of {log_id!r} was changed too; no restore explains that")
+        self._outside.restart(signed, reason)
+        self._sequencing.look_again()
+        return signed.size, kept.size
 
     def rotate_key(self) -> None:
         """Sign with a new key from now on."""

@@ -8,7 +8,8 @@ home. Files in it:
   mean reading everything. It is made from these files and never from the database.
 
 Of each log the largest head counts, and of several of one size the first: what a database that was rolled back signs
-anew does not take the place of what was signed before.
+anew does not take the place of what was signed before. A signed restart alone does: an operator accepted, for a reason
+that stands in it, that the log goes on from an earlier head.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from cloud.storage.home import private_directory, sync_directory, write_private
 
 HEADS: Final = "heads.note"
 _TITLE: Final = "luminescent audit heads"
+_RESTART: Final = "luminescent audit restart"
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.ndjson")
 _LINE_BYTES: Final = 64 << 20
 _Position = tuple[str, int]
@@ -42,6 +44,14 @@ class OutsideHeads(Protocol):
 
         Raises:
             ConfigurationError: They cannot be written.
+        """
+        ...
+
+    def restart(self, head: Checkpoint, reason: str) -> None:
+        """Keep, signed, that a log goes on from this head, whatever was kept of it before.
+
+        Raises:
+            ConfigurationError: It cannot be written.
         """
         ...
 
@@ -80,8 +90,16 @@ class DirectoryHeads:
         self._clock = clock
 
     def append(self, notes: Sequence[str]) -> None:
+        self._append({"checkpoints": list(notes)})
+
+    def restart(self, head: Checkpoint, reason: str) -> None:
+        keys = self._keys()
+        text = f"{_RESTART}\n{json.dumps(reason)}\n{head.text()}"
+        self._append({"restarts": [keys.current.note(text, keys.name)]})
+
+    def _append(self, what: Mapping[str, object]) -> None:
         now = self._clock().astimezone(UTC)
-        line = json.dumps({"at": now.isoformat(), "checkpoints": list(notes)}, ensure_ascii=False).encode() + b"\n"
+        line = json.dumps({"at": now.isoformat(), **what}, ensure_ascii=False).encode() + b"\n"
         path = self._directory / f"{now:%Y-%m-%d}.ndjson"
         try:
             is_new = not path.exists()
@@ -126,26 +144,38 @@ class DirectoryHeads:
         keys = self._keys()
         heads, position = self._summary(keys)
         try:
-            for place, note in self._notes(position):
+            for place, line in self._lines(position):
                 position = place
-                checkpoint = self._opened(note, keys, place)
-                log_id = keys.log_id(checkpoint.origin)
-                if log_id is not None and (log_id not in heads or checkpoint.size > heads[log_id].size):
-                    heads[log_id] = checkpoint
+                for note in line.get("checkpoints", ()):
+                    log_id, head = self._opened(str(note), keys, place)
+                    if log_id not in heads or head.size > heads[log_id].size:
+                        heads[log_id] = head
+                for note in line.get("restarts", ()):
+                    log_id, head = self._restarted(str(note), keys, place)
+                    heads[log_id] = head
         except OSError as exc:
             raise ConfigurationError(f"{self._directory} cannot be read: {exc.strerror}") from exc
         return heads, position
 
-    def _opened(self, note: str, keys: AuditKeys, place: _Position) -> Checkpoint:
-        origin = note.partition("\n")[0]
-        log_id = keys.log_id(origin)
+    def _opened(self, note: str, keys: AuditKeys, place: _Position) -> tuple[str, Checkpoint]:
+        log_id = keys.log_id(note.partition("\n")[0])
         if log_id is None:
             # Of another installation: somebody has put two into one directory.
             raise ConfigurationError(f"{self._directory / place[0]} holds a checkpoint of another installation")
         try:
-            return open_checkpoint(note, keys.verifiers(log_id))
+            return log_id, open_checkpoint(note, keys.verifiers(log_id))
         except VerificationError as error:
             raise ConfigurationError(f"{self._directory / place[0]} was changed: {error}") from error
+
+    def _restarted(self, note: str, keys: AuditKeys, place: _Position) -> tuple[str, Checkpoint]:
+        text = _signed(note, keys)
+        if text is not None:
+            title, _, rest = text.partition("\n")
+            head = Checkpoint.parse(rest.partition("\n")[2])
+            log_id = keys.log_id(head.origin)
+            if title == _RESTART and log_id is not None:
+                return log_id, head
+        raise ConfigurationError(f"{self._directory / place[0]} was changed: a restart is not signed")
 
     def _summary(self, keys: AuditKeys) -> tuple[dict[str, Checkpoint], _Position]:
         path = self._directory / HEADS
@@ -155,19 +185,19 @@ class DirectoryHeads:
             return {}, ("", 0)
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigurationError(f"{path} cannot be read") from exc
-        for key in keys.keys:
+        text = _signed(note, keys)
+        if text is not None:
             try:
-                title, _, where, *lines = open_note(note, key.verifier(keys.name)).splitlines()
+                title, _, where, *lines = text.splitlines()
                 name, _, offset = where.partition(" ")
-                if title != _TITLE:
-                    break
-                return dict(_listed(line, keys) for line in lines), (name, int(offset))
-            except ValueError:
-                continue
+                if title == _TITLE:
+                    return dict(_listed(line, keys) for line in lines), (name, int(offset))
+            except ValueError as exc:
+                raise ConfigurationError(f"{path} is of another version") from exc
         raise ConfigurationError(f"{path} was changed: it is not signed by this installation")
 
-    def _notes(self, after: _Position) -> Iterator[tuple[_Position, str]]:
-        """Every note from a place on, with the place behind its line."""
+    def _lines(self, after: _Position) -> Iterator[tuple[_Position, Mapping[str, list[object]]]]:
+        """Every line from a place on, with the place behind it."""
         for path in sorted(self._directory.iterdir()):
             if not _DAY.fullmatch(path.name) or path.name < after[0]:
                 continue
@@ -176,18 +206,27 @@ class DirectoryHeads:
                 while line := file.readline(_LINE_BYTES):
                     if not line.endswith(b"\n"):
                         break  # Being written, or what a process was killed in.
-                    for note in _notes_of(line):
-                        yield (path.name, file.tell()), note
+                    yield (path.name, file.tell()), _read(line)
 
 
-def _notes_of(line: bytes) -> list[str]:
+def _read(line: bytes) -> Mapping[str, list[object]]:
     try:
-        match json.loads(line):
-            case {"checkpoints": list(notes)}:
-                return [str(note) for note in notes]
+        found = json.loads(line)
     except (ValueError, RecursionError):
-        pass  # What a process was killed in, closed by the next one's newline.
-    return []
+        return {}  # What a process was killed in, closed by the next one's newline.
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, list)}
+
+
+def _signed(note: str, keys: AuditKeys) -> str | None:
+    """The text of a note that one of the keys signed under the installation's name."""
+    for key in keys.keys:
+        try:
+            return open_note(note, key.verifier(keys.name))
+        except VerificationError:
+            continue
+    return None
 
 
 def _listed(line: str, keys: AuditKeys) -> tuple[str, Checkpoint]:

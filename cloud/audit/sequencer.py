@@ -134,6 +134,11 @@ class Sequencer:
         """Whether this log is not grown, because it is not what was signed for it."""
         return log_id in self._held
 
+    def look_again(self) -> None:
+        """Compare every log with what is kept outside before it is grown again: an operator may have seen to it."""
+        self._expected = None
+        self._held = {}
+
     def round(self) -> Round:
         """Sequence one batch.
 

@@ -51,6 +51,7 @@ class Sequencing:
         self._alerts = alerts
         self._record = record
         self._unsummarized = False
+        self._told: set[HeadFault] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Compare, then sequence until `stop` is set."""
@@ -60,6 +61,7 @@ class Sequencing:
             went_well, busy = self._try("the sequencer of the audit log waits", self.round)
             if time.monotonic() >= next_summary_s:
                 self._summarize()
+                self._sequencer.look_again()
                 next_summary_s = time.monotonic() + _SUMMARY_EVERY_S
             if not busy:
                 stop.wait(_IDLE_S if went_well else _TROUBLE_S)
@@ -75,9 +77,12 @@ class Sequencing:
         """
         faults = list(head_faults(self._trees, self._outside.heads(), self._keys()))
         for fault in faults:
-            _log.error("%s", fault)
-            self._record(fault)
+            self._tell(fault)
         return faults
+
+    def look_again(self) -> None:
+        """Compare every log again before it is grown."""
+        self._sequencer.look_again()
 
     def round(self) -> bool:
         """One round; whether there may be more.
@@ -94,8 +99,7 @@ class Sequencing:
             failpoints.reach("sequencer.kept")
             self._unsummarized = True
         for fault in done.held:
-            _log.error("%s; its events get no leaves until it is seen to", fault)
-            self._record(fault)
+            self._tell(fault)
         for event in done.events:
             alert = alert_of(event.event)
             if alert is not None:
@@ -110,6 +114,13 @@ class Sequencing:
         """Rounds until nothing is pending."""
         while self.round():
             pass
+
+    def _tell(self, fault: HeadFault) -> None:
+        """Once in a process: nobody reads an alarm that comes every minute."""
+        if fault not in self._told:
+            _log.error("%s; its events get no leaves until it is seen to", fault)
+            self._record(fault)
+            self._told.add(fault)
 
     def _summarize(self) -> None:
         if self._unsummarized:

@@ -32,6 +32,7 @@ from cloud.keys.ports import Keyring
 from src.memory.schemas import as_utc
 
 _NDJSON: Final = "ndjson"
+_REASON_CHARACTERS: Final = 1_000
 _WITHOUT_TENANCY: Final = "the audit log was built without tenancy; open it with init_cloud_extensions"
 
 
@@ -262,6 +263,30 @@ class CloudAuditLogger:
             note = self._proofs().checkpoint(tenant_id)
             self.record(tenant_id, draft, Outcome.ALLOWED)
         return note
+
+    @telemetry.operation()
+    def accept(self, log_id: str, reason: str) -> None:
+        """Let a log go on that a restore of the database cut off; recorded in that log and in the system's.
+
+        Args:
+            log_id: The tenant, or `_system`.
+            reason: Why, at most 1,000 characters; kept with the heads outside the database. Name no person in it.
+
+        Raises:
+            PermissionDeniedError: The caller is no operator.
+            ConfigurationError: The log was not cut off, or was changed besides; or there is no reason.
+        """
+        if self._admission is None:
+            raise ConfigurationError(_WITHOUT_TENANCY)
+        draft = self._admission.operate(Action.AUDIT_ACCEPT)
+        with recorded_failure(self, draft):
+            if not 0 < len(reason.strip()) <= _REASON_CHARACTERS:
+                raise ConfigurationError(f"say why, in at most {_REASON_CHARACTERS} characters")
+            size, signed = self._proofs().accept(log_id, reason)
+            about = replace(draft, event_id=new_event_id(), details={"log": log_id, "size": size, "signed": signed})
+            if log_id != SYSTEM_LOG:
+                self.record(log_id, about, Outcome.ALLOWED)
+            self.record(SYSTEM_LOG, replace(about, event_id=draft.event_id), Outcome.ALLOWED)
 
     @telemetry.operation()
     def rotate_key(self) -> None:

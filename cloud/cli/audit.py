@@ -93,6 +93,19 @@ def checkpoint(ctx: typer.Context, tenant: Tenant) -> None:
     run.output.result({"tenant_id": tenant, "checkpoint": note}, note.rstrip("\n"))
 
 
+@app.command()
+def accept(
+    ctx: typer.Context,
+    tenant: Tenant,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why it was cut off; name no person.")],
+) -> None:
+    """Let a log go on that a restore of the database from a backup cut off; it is on record."""
+    run = invocation(ctx)
+    with run.opened() as runtime:
+        runtime.audit.accept(tenant, reason)
+    run.output.result({"tenant_id": tenant, "accepted": True}, f"the audit log of {tenant} goes on from where it is")
+
+
 @app.command("rotate-key")
 def rotate_key(ctx: typer.Context) -> None:
     """Sign with a new key from now on; what was signed before stays verifiable, with the former key and the new one."""

@@ -61,6 +61,7 @@ class Action(StrEnum):
     AUDIT_KEY = "audit.key"
     AUDIT_CHECKPOINT = "audit.checkpoint"
     AUDIT_ROTATE_KEY = "audit.rotate_key"
+    AUDIT_ACCEPT = "audit.accept"
     AUDIT_READ = "audit.read"
     AUDIT_SYSTEM = "audit.system"
     TENANT_CREATE = "tenant.create"
@@ -167,7 +168,7 @@ _KEYRING: Final = frozenset(
         Action.KEYRING_DESTROY_ROOT_KEY,
     }
 )
-_SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM, Action.AUDIT_ROTATE_KEY})
+_SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM, Action.AUDIT_ROTATE_KEY, Action.AUDIT_ACCEPT})
 _INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {

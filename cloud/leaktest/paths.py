@@ -279,7 +279,7 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
         "use_evidence": _PART,
         "export_evidence": "what `export` does, and says how much it was",
         **dict.fromkeys(("verifier_key", "checkpoint"), "tells a public key, or how many events a log has"),
-        "rotate_key": _ADMINISTERS,
+        **dict.fromkeys(("accept", "rotate_key"), _ADMINISTERS),
     },
     "tenants": dict.fromkeys(("create", "suspend", "resume", "change", "move"), _ADMINISTERS),
     "api_keys": dict.fromkeys(("create", "revoke", "rotate"), _ADMINISTERS),

@@ -19,6 +19,7 @@ from cloud.audit.merkle import root_of
 from cloud.audit.signing import SigningKey
 from cloud.audit.tiles import appended, subtrees
 from cloud.audit.verify import Checkpoint, VerificationError, leaf_hash, verify_bundle
+from cloud.kernel.errors import ConfigurationError
 from cloud.startup.doctor import audit as doctor
 from cloud.startup.doctor.context import Context, examine
 
@@ -167,6 +168,22 @@ def noticed(runtime: CloudRuntime, settings: CloudSettings, tenant_id: str, key:
     return {"fault": faults.get(tenant_id), "doctor": told, "verify": said[0], "verify_with_kept": said[1]}
 
 
+def accepted(runtime: CloudRuntime) -> dict[str, object]:
+    """What an operator can accept, and how the log goes on afterwards."""
+    proofs, said = runtime._installation.proofs, {}
+    for name in ("roll-back", "edit-with-its-hash", "sign-anew", "nothing"):
+        try:
+            runtime.audit.accept(f"tenant-{name}", "restored from the backup of Monday")
+            said[name] = "accepted"
+        except ConfigurationError as error:
+            said[name] = str(error)
+    sequence(runtime)
+    proofs.outside.summarize()
+    left = {fault.log_id for fault in head_faults(proofs.trees, proofs.outside.heads(), proofs.keys.keys())}
+    events = [event["action"] for event in runtime.audit.events("tenant-roll-back")]
+    return {**said, "held": sorted(left), "pending": proofs.trees.pending("tenant-roll-back"), "events": events}
+
+
 def main(home: Path, out: Path) -> None:
     settings = CloudSettings(home=home, worker="off", embedder="hashing")
     found: dict[str, object] = {}
@@ -185,6 +202,7 @@ def main(home: Path, out: Path) -> None:
         found["recorded"] = len(faults)
         events = [e for e in runtime.audit.events("_system") if e["action"] == "security.audit_tampering"]
         found["events"] = [(event["details"], event["reason"], event["category"]) for event in events]
+        found["accepted"] = accepted(runtime)
     json.dump(found, sys.stdout, default=str)
 
 

@@ -64,3 +64,14 @@ def test_what_the_start_finds_is_a_security_event(found: dict[str, Any]) -> None
     for details, _, category in found["events"]:
         assert category == "security"
         assert details["severity"] == "critical"
+
+
+def test_an_operator_accepts_what_a_restore_explains_and_nothing_else(found: dict[str, Any]) -> None:
+    seen = found["accepted"]
+    assert seen["roll-back"] == "accepted"
+    assert "changed" in seen["edit-with-its-hash"]
+    assert "unsigned" in seen["sign-anew"]
+    assert "nothing is wrong" in seen["nothing"]
+    assert seen["held"] == ["tenant-edit-with-its-hash", "tenant-sign-anew"]
+    assert len(seen["pending"]) <= 1, "but for the reading itself"
+    assert "audit.accept" in seen["events"]

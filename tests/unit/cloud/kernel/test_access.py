@@ -94,7 +94,7 @@ GRANTED: dict[Role, set[str]] = {
     | REVIEW
     | INSTALLATION
     | KEYRING
-    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key"},
+    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"},
 }
 KNOWN = (
     MEMORY
@@ -107,7 +107,7 @@ KNOWN = (
     | INSTALLATION
     | KEYRING
     | NOBODY
-    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key"}
+    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"}
 )
 
 
