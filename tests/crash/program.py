@@ -32,6 +32,7 @@ from cloud.transfer import importing
 from cloud.usage.model import Reservation
 from src.memory.schemas import Memory, MemoryType
 from tests.support.books import Json
+from tests.support.homes import fill
 from tests.support.processes import kill_whole_server
 
 
@@ -234,6 +235,10 @@ class Program:
         purged = await asyncio.to_thread(self._runtime.memory_purge.purge, tenant)
         return purged.by_tenant
 
+    async def do_switch_wal(self) -> None:
+        """The server goes on in a new segment of its write-ahead log."""
+        await asyncio.to_thread(self._runtime._installation.engines.maintenance.rows, sa.text("SELECT pg_switch_wal()"))
+
     async def do_get(self, tenant: str, user: str, memory_id: str) -> Json | None:
         async def work() -> Json | None:
             found = await self._runtime.memory.get_by_id(memory_id)
@@ -351,7 +356,7 @@ class Program:
         await self._runtimes[which].drain(timeout_s=60)
 
     async def do_arm(self, name: str, action: str, nth: int = 1, how: str = "everything") -> None:
-        """At the `nth` time that `name` is reached, kill this process or the server, or stop there until `go`."""
+        """The `nth` time that `name` is reached, kill this process or the server, fill the disk, or wait for a `go`."""
         remaining = [nth]
         once = threading.Lock()
         self._reached.clear()
@@ -364,6 +369,8 @@ class Program:
                     return
             if action == "kill_self":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if action == "fill_disk":
+                fill(self._home / "ballast")
             if action in ("kill_server", "kill_server_and_wait"):
                 kill_whole_server(self._home, how)  # type: ignore[arg-type]
             self._reached.set()

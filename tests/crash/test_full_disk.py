@@ -11,14 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from cloud.tenancy.model import pooled_placement
 from tests.crash.laws import assert_whole
+from tests.crash.test_migration_killed import assert_read_with
+from tests.crash.test_move_killed import assert_moved
 from tests.e2e.typed import run
-from tests.support.homes import kill_server
+from tests.support.homes import fill, kill_server
 from tests.support.processes import Installation
 
 pytestmark = pytest.mark.crash
 
 SIZE_MB = 160
+MANY = 900
+PURGED = 20
 
 
 @contextmanager
@@ -69,6 +74,78 @@ def test_a_full_disk_is_reported_as_passing_trouble_and_loses_nothing() -> None:
             assert last.acknowledged
 
 
+@contextmanager
+def nearly_full(**settings: object) -> Iterator[tuple[Installation, Path]]:
+    """An installation with a tenant of many memories on a small disk, and the file that will fill it."""
+    with small_disk() as home:
+        chosen = {"embedder": "hashing", "worker": "thread", "deadline_s": 4.0, "statement_s": 2.0, **settings}
+        with Installation(home, chosen) as installation:
+            child = installation.child()
+            child.ask("tenant", tenant="acme", limit=100_000)
+            contents = [f"alice saw crane {number} turn " + "x" * 2_000 for number in range(MANY)]
+            child.ask("store_many", tenant="acme", user="alice", contents=contents)
+            child.ask("drain")
+            yield installation, home / "ballast"
+
+
+def refused(installation: Installation, ballast: Path, place: str, do: str, **arguments: object) -> None:
+    """It fails on a disk that is full once it has come to `place`, with an error that says to try again."""
+    installation.child().ask("arm", name=place, action="fill_disk")
+    answer = installation.child().ask(do, **arguments)
+    assert ballast.exists()
+    assert (answer["error"], answer["retryable"]) == ("ProviderUnavailableError", True), answer
+    ballast.unlink()
+
+
+def test_a_move_that_finds_no_room_goes_on_when_there_is_some() -> None:
+    with nearly_full() as (installation, ballast):
+        refused(installation, ballast, "move.begun", "move", tenant="acme", to="own")
+        child = installation.child()
+        child.ask("store", tenant="acme", user="bob", contents=["after there was room again"])
+        assert [state for _, _, state in installation.books().moves("acme")] == ["copying"]
+        assert child.ask("move", tenant="acme", to="own")["state"] == "done"
+        assert_moved(installation, "acme")
+
+
+def test_a_change_of_models_that_finds_no_room_goes_on_when_there_is_some() -> None:
+    with nearly_full() as (installation, ballast):
+        placement = pooled_placement("acme")
+        refused(installation, ballast, "embeddings.column_added", "migrate", placement=placement, model="wordllama")
+        # What is read now is complete still, and what is written meanwhile is too.
+        assert installation.books().placement("acme") == (placement, "hashing", "filling")
+        installation.child().ask("store", tenant="acme", user="bob", contents=["after there was room again"])
+        assert_read_with(installation, "acme", placement, "hashing")
+        assert installation.child().ask("migrate", placement=placement, model="wordllama")["outcome"] == "switched"
+        assert_read_with(installation, "acme", placement, "wordllama")
+        assert_whole(installation, "acme", ("alice", "bob"))
+
+
+def test_a_purge_that_finds_no_room_goes_on_when_there_is_some() -> None:
+    with nearly_full(deleted_retention_days=0) as (installation, ballast):
+        child, books = installation.child(), installation.books()
+        (many,) = installation.journal.of("acme", "store_many")
+        due, kept = many.answer[:PURGED], many.answer[PURGED:]
+        child.ask("delete", tenant="acme", user="alice", ids=due)
+        # It takes nothing but a place in the write-ahead log, and the next segment of that needs room.
+        fill(ballast)
+        child.ask("switch_wal")
+        answer = child.ask("purge", tenant="acme")
+        assert (answer["error"], answer["retryable"]) == ("ProviderUnavailableError", True), answer
+        ballast.unlink()
+        child.ask("store", tenant="acme", user="bob", contents=["after there was room again"])
+        # Whatever is in Pixeltable is named by the ledger: no row is left that nothing would ever find.
+        assert books.materialized("acme").keys() <= books.ledger("acme").keys()
+        child.ask("purge", tenant="acme")
+        child.ask("drain")
+        last = installation.journal.of("acme", "store")[-1]
+        assert books.ledger("acme") == dict.fromkeys([*kept, last.answer], "active")
+        assert books.materialized("acme").keys() == books.ledger("acme").keys()
+        events = [event for event in books.events("acme") if event["action"] == "memory.purge"]
+        for reason in ("intent", None):
+            named = [key for event in events if event["reason"] == reason for key in event["resource_ids"]]
+            assert sorted(named) == sorted(due)
+
+
 def test_commands_on_a_full_disk_say_so_and_work_again_with_room() -> None:
     with small_disk() as home:
         assert run("tenants", "create", "acme", home=home).returncode == 0
@@ -84,13 +161,3 @@ def test_commands_on_a_full_disk_say_so_and_work_again_with_room() -> None:
         ballast.unlink()
         for command in (("db", "upgrade"), ("doctor",), ("tenants", "create", "acme")):
             assert run(*command, home=home).returncode == 0
-
-
-def fill(ballast: Path) -> None:
-    with ballast.open("wb") as file:
-        try:
-            while True:
-                file.write(b"\0" * 65536)
-                file.flush()
-        except OSError:
-            return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -80,3 +81,11 @@ def wait_until_gone(pid: int, *, deadline_s: float = 10.0) -> None:
     while process_exists(pid):
         assert time.monotonic() < give_up_at, f"process {pid} still runs"
         time.sleep(0.01)
+
+
+def fill(ballast: Path) -> None:
+    """Leave no room on the disk that this file is on."""
+    with ballast.open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * 65536)
+            file.flush()
