@@ -125,12 +125,22 @@ class WebhookAlerts:
             method="POST",
         )
         try:
-            with urllib.request.urlopen(request, timeout=_DEADLINE_S) as answer:  # noqa: S310
+            with _OPENER.open(request, timeout=_DEADLINE_S) as answer:
                 return None if 200 <= answer.status < 300 else f"status {answer.status}"
         except urllib.error.HTTPError as error:
             return f"status {error.code}"
         except (OSError, http.client.HTTPException) as error:
             return type(error).__name__
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """An alarm goes where the setting says, or nowhere."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
 
 
 def alerts_to(url: str | None) -> Alerts:

@@ -174,7 +174,7 @@ class CloudAuditLogger:
     ) -> None:
         if event.log_id != SYSTEM_LOG:
             telemetry.of_tenant(event.log_id)
-        self.record(event.log_id, event.draft, outcome, counts=counts)
+        self.record(event.log_id, event.draft, outcome, counts={**event.counts, **(counts or {})})
 
     # Reading
 
