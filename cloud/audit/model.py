@@ -31,6 +31,8 @@ class Outcome(StrEnum):
     ALLOWED = "allowed"
     DENIED = "denied"
     FAILED = "failed"
+    UNKNOWN = "unknown"
+    """It was begun, and whoever did it was cut off: what became of it nobody said."""
 
 
 class Category(StrEnum):

@@ -5,22 +5,53 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 
 from cloud.audit.alerts import Alerts, alert_of
 from cloud.audit.heads import AllTrees, HeadFault, head_faults
+from cloud.audit.intents import Intent
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.outside import OutsideHeads
 from cloud.audit.sequencer import Sequencer
 from cloud.kernel import failpoints
+from cloud.kernel.clock import Clock
 from cloud.kernel.errors import LuminescentError
 
 _IDLE_S: Final = 0.2
 _TROUBLE_S: Final = 2.0
 _SUMMARY_EVERY_S: Final = 60.0
+_REPORT_EVERY_S: Final = 3600.0
+_REPORT_BATCH: Final = 100
+UNKNOWN_AFTER: Final = timedelta(hours=24)
+"""Longer than anything takes that is still at work: whoever began it may be on another machine."""
 
 _log = logging.getLogger(__name__)
+
+
+class Intents(Protocol):
+    """Work that was begun and has no outcome yet."""
+
+    def cut_off(self, before: datetime, *, batch: int) -> Sequence[Intent]:
+        """What was begun before then, oldest first."""
+        ...
+
+    def forget(self, intent: Intent) -> None:
+        """It has an outcome."""
+        ...
+
+
+class Records(Protocol):
+    """Events of what the sequencer itself finds."""
+
+    def tampering(self, fault: HeadFault) -> None:
+        """A log is not what was signed for it."""
+        ...
+
+    def unknown(self, intent: Intent) -> None:
+        """Nobody said how this ended."""
+        ...
 
 
 class Sequencing:
@@ -32,7 +63,9 @@ class Sequencing:
         outside: Where heads are kept outside the database.
         keys: The keys as they are now.
         alerts: Is told of security events.
-        record: Records that a log is not what was signed for it.
+        records: Records what it finds.
+        intents: Work without an outcome.
+        clock: The time, UTC.
     """
 
     def __init__(
@@ -42,27 +75,36 @@ class Sequencing:
         outside: OutsideHeads,
         keys: Callable[[], AuditKeys],
         alerts: Alerts,
-        record: Callable[[HeadFault], None],
+        records: Records,
+        intents: Intents,
+        clock: Clock,
     ) -> None:
         self._sequencer = sequencer
         self._trees = trees
         self._outside = outside
         self._keys = keys
         self._alerts = alerts
-        self._record = record
+        self._records = records
+        self._intents = intents
+        self._clock = clock
         self._unsummarized = False
         self._told: set[HeadFault] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Compare, then sequence until `stop` is set."""
         self._try("the heads of the audit logs could not be compared", self.compare)
+        self._try("work without an outcome could not be looked for", self.report_unknown)
         next_summary_s = time.monotonic() + _SUMMARY_EVERY_S
+        next_report_s = time.monotonic() + _REPORT_EVERY_S
         while not stop.is_set():
             went_well, busy = self._try("the sequencer of the audit log waits", self.round)
             if time.monotonic() >= next_summary_s:
                 self._summarize()
                 self._sequencer.look_again()
                 next_summary_s = time.monotonic() + _SUMMARY_EVERY_S
+            if time.monotonic() >= next_report_s:
+                self._try("work without an outcome could not be looked for", self.report_unknown)
+                next_report_s = time.monotonic() + _REPORT_EVERY_S
             if not busy:
                 stop.wait(_IDLE_S if went_well else _TROUBLE_S)
         self._try("the last events get their leaves at the next start", self.drain)
@@ -79,6 +121,20 @@ class Sequencing:
         for fault in faults:
             self._tell(fault)
         return faults
+
+    def report_unknown(self, older_than: timedelta = UNKNOWN_AFTER) -> int:
+        """Record of what was begun so long ago and has no outcome that it is unknown; returns how much that was.
+
+        Raises:
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        done = 0
+        while found := self._intents.cut_off(self._clock() - older_than, batch=_REPORT_BATCH):
+            for intent in found:
+                self._records.unknown(intent)
+                self._intents.forget(intent)
+            done += len(found)
+        return done
 
     def look_again(self) -> None:
         """Compare every log again before it is grown."""
@@ -119,7 +175,7 @@ class Sequencing:
         """Once in a process: nobody reads an alarm that comes every minute."""
         if fault not in self._told:
             _log.error("%s; its events get no leaves until it is seen to", fault)
-            self._record(fault)
+            self._records.tampering(fault)
             self._told.add(fault)
 
     def _summarize(self) -> None:

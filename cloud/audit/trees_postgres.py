@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
@@ -11,11 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from cloud.audit.heads import Head
+from cloud.audit.intents import Intent, intents_of, outcomes_of
 from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
 from cloud.audit.tiles import LoadTile, Place
 from cloud.kernel import failpoints
 from cloud.storage.engine import ControlEngine
-from cloud.storage.metadata import audit_events, audit_leaves, audit_pending, audit_tiles, audit_trees
+from cloud.storage.metadata import audit_events, audit_intents, audit_leaves, audit_pending, audit_tiles, audit_trees
 
 _PAGE: Final = 1_000
 _TILES: Final = 256
@@ -32,6 +34,16 @@ _LEAVES: Final = sa.text(
     " SELECT :log, :first + at - 1, id, hash FROM unnest(:ids, :hashes) WITH ORDINALITY AS leaf (id, hash, at)"
 ).bindparams(
     sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))), sa.bindparam("hashes", type_=ARRAY(sa.LargeBinary))
+)
+
+
+_ANSWERED: Final = sa.text(
+    "DELETE FROM audit_intents i USING unnest(:logs, :requests, :actions, :by_service)"
+    " AS e (log_id, request_id, action, by_service)"
+    " WHERE i.action = e.action AND (i.request_id = e.request_id OR (e.by_service AND i.log_id = e.log_id))"
+).bindparams(
+    *(sa.bindparam(name, type_=ARRAY(sa.Text())) for name in ("logs", "requests", "actions")),
+    sa.bindparam("by_service", type_=ARRAY(sa.Boolean())),
 )
 
 
@@ -59,10 +71,27 @@ class PostgresTreeStore:
             ]
             for growth in grow(pending, PostgresTreeReader(connection)) if pending else ():
                 _write(connection, growth)
+            _note_intents(connection, pending)
             failpoints.reach("sequencer.written")
             return len(pending)
 
         return self._engine.transaction(work)
+
+    def cut_off(self, before: datetime, *, batch: int) -> Sequence[Intent]:
+        query = (
+            sa.select(audit_intents)
+            .where(audit_intents.c.occurred_at < before)
+            .order_by(audit_intents.c.occurred_at)
+            .limit(batch)
+        )
+        return [Intent(**{**row._mapping, "event_id": str(row.event_id)}) for row in self._engine.rows(query)]
+
+    def forget(self, intent: Intent) -> None:
+        self._engine.transaction(
+            lambda c: c.execute(
+                sa.delete(audit_intents).where(audit_intents.c.event_id == sa.cast(intent.event_id, sa.Uuid))
+            )
+        )
 
 
 class PostgresTrees:
@@ -170,6 +199,24 @@ def _tile(log_id: str, place: Place) -> sa.Select[bytes]:
 def _cached(load: LoadTile) -> LoadTile:
     """`load`, asked once for each tile: one proof looks into the same few again and again."""
     return functools.lru_cache(maxsize=_TILES)(load)
+
+
+def _note_intents(connection: sa.Connection, events: Sequence[PendingEvent]) -> None:
+    """Keep what was begun until its outcome comes; both may come in one batch."""
+    named = [(event.log_id, event.event) for event in events]
+    intents, ended = intents_of(named), outcomes_of(named)
+    if intents:
+        connection.execute(insert(audit_intents).on_conflict_do_nothing(), [asdict(intent) for intent in intents])
+    if ended:
+        connection.execute(
+            _ANSWERED,
+            {
+                "logs": [one.log_id for one in ended],
+                "requests": [one.request_id for one in ended],
+                "actions": [one.action for one in ended],
+                "by_service": [one.by_service for one in ended],
+            },
+        )
 
 
 def _write(connection: sa.Connection, growth: Growth) -> None:

@@ -230,6 +230,21 @@ CATALOG: Final[tuple[Place, ...]] = (
         OnErasure.UNTOUCHED,
     ),
     Place(
+        "control.audit_intents",
+        Kind.CONTROL_TABLE,
+        "audit_intents",
+        {
+            "event_id": Holds.NOTHING,
+            "log_id": Holds.NOTHING,
+            "request_id": Holds.NOTHING,
+            "action": Holds.NOTHING,
+            "subject_id": Holds.SUBJECT,
+            "occurred_at": Holds.FACT,
+        },
+        OnErasure.ANONYMOUS,
+        basis=_ACCOUNTABILITY,
+    ),
+    Place(
         "control.audit_leaves",
         Kind.CONTROL_TABLE,
         "audit_leaves",

@@ -10,6 +10,7 @@ from typing import Final
 from cloud.audit.alerts import Alerts, alerts_to
 from cloud.audit.exports import Evidence
 from cloud.audit.heads import HeadFault
+from cloud.audit.intents import Intent
 from cloud.audit.keyfile import AuditKeyFile
 from cloud.audit.model import Actor, AuditDraft, Category, Outcome
 from cloud.audit.outside import DirectoryHeads
@@ -27,6 +28,7 @@ from cloud.storage.engine import ControlEngine
 
 _KEYS_NAME: Final = "audit-keys.json"
 _HEADS_NAME: Final = "audit-heads"
+_SEQUENCER: Final = Actor(PrincipalKind.SYSTEM, "sequencer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +86,44 @@ def build_proofs(
     url = settings.alert_webhook_url
     alerts = alerts_to(url.get_secret_value() if url is not None else None)
     on_close(alerts.close)
+    store = PostgresTreeStore(worker)
     sequencing = Sequencing(
-        Sequencer(PostgresTreeStore(worker), keys.keys, outside.heads),
+        Sequencer(store, keys.keys, outside.heads),
         trees,
         outside,
         keys.keys,
         alerts,
-        lambda fault: audit.record(SYSTEM_LOG, _tampering(fault), Outcome.FAILED, reason=fault.fault.value),
+        _Records(audit),
+        store,
+        system_clock,
     )
     evidence = Evidence(trees, sequencing, outside, keys.keys, lambda: keys.rotate(system_clock()))
     return AuditProofs(keys, outside, trees, sequencing, evidence, alerts)
 
 
-def _tampering(fault: HeadFault) -> AuditDraft:
-    return AuditDraft(
-        action=Action.AUDIT_TAMPERING,
-        actor=Actor(PrincipalKind.SYSTEM, "sequencer"),
-        request_id=new_request_id(),
-        category=Category.SECURITY,
-        details={"log": fault.log_id, "size": fault.size, "kept": fault.kept, "severity": "critical"},
-    )
+class _Records:
+    """`Records` in the audit log."""
+
+    def __init__(self, audit: TransactionalAuditLogger) -> None:
+        self._audit = audit
+
+    def tampering(self, fault: HeadFault) -> None:
+        draft = AuditDraft(
+            action=Action.AUDIT_TAMPERING,
+            actor=_SEQUENCER,
+            request_id=new_request_id(),
+            category=Category.SECURITY,
+            details={"log": fault.log_id, "size": fault.size, "kept": fault.kept, "severity": "critical"},
+        )
+        self._audit.record(SYSTEM_LOG, draft, Outcome.FAILED, reason=fault.fault.value)
+
+    def unknown(self, intent: Intent) -> None:
+        draft = AuditDraft(
+            action=Action(intent.action),
+            actor=_SEQUENCER,
+            request_id=intent.request_id,
+            subject_id=intent.subject_id,
+            category=Category.ADMINISTRATION,
+            details={"intent": intent.event_id, "begun_at": intent.occurred_at.isoformat()},
+        )
+        self._audit.record(intent.log_id, draft, Outcome.UNKNOWN, reason="cut_off")

@@ -316,6 +316,18 @@ audit_pending = Table(
     comment="Events that are no leaf of their log's tree yet; written with the event, deleted with its leaf.",
 )
 
+audit_intents = Table(
+    "audit_intents",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+    Column("log_id", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject_id", Text),
+    Column("occurred_at", _instant, nullable=False),
+    comment="Work that was begun and has no outcome yet; what stays here was cut off.",
+)
+
 audit_leaves = Table(
     "audit_leaves",
     metadata,
@@ -400,6 +412,7 @@ TENANT_TABLES = (
     placement_moves,
     tenant_closings,
     audit_pending,
+    audit_intents,
     audit_leaves,
     audit_tiles,
     audit_trees,

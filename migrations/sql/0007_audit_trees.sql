@@ -36,19 +36,21 @@ INSERT INTO audit_pending (event_id, log_id) SELECT event_id, log_id FROM audit_
 
 GRANT INSERT ON audit_pending TO luminescent_app, luminescent_maintenance;
 GRANT SELECT ON audit_leaves, audit_tiles, audit_trees TO luminescent_app;
-GRANT SELECT ON audit_pending, audit_leaves, audit_tiles, audit_trees TO luminescent_maintenance, luminescent_backup;
+GRANT SELECT ON audit_pending, audit_leaves, audit_tiles, audit_trees, audit_intents
+    TO luminescent_maintenance, luminescent_backup;
 
 -- The sequencer is the worker's: it reads events, and nobody else may write a tree.
 GRANT SELECT ON audit_events TO luminescent_worker;
 GRANT SELECT, DELETE ON audit_pending TO luminescent_worker;
 GRANT SELECT, INSERT ON audit_leaves TO luminescent_worker;
+GRANT SELECT, INSERT, DELETE ON audit_intents TO luminescent_worker;
 GRANT SELECT, INSERT, UPDATE ON audit_tiles, audit_trees TO luminescent_worker;
 
 DO $$
 DECLARE
     v_table text;
 BEGIN
-    FOREACH v_table IN ARRAY ARRAY['audit_pending', 'audit_leaves', 'audit_tiles', 'audit_trees']
+    FOREACH v_table IN ARRAY ARRAY['audit_pending', 'audit_leaves', 'audit_tiles', 'audit_trees', 'audit_intents']
     LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format(

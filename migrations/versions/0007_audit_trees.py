@@ -1,4 +1,4 @@
-"""Each log is a Merkle tree: pending events, leaves, tiles of hashes, heads.
+"""Each log is a Merkle tree: pending events, leaves, tiles of hashes, heads, and what was begun without an outcome.
 
 Revision: 0007
 Follows: 0006
@@ -57,5 +57,16 @@ def upgrade() -> None:
         sa.Column("changed_at", sa.DateTime(timezone=True), server_default=_NOW, nullable=False),
         sa.PrimaryKeyConstraint("log_id", name=op.f("pk_audit_trees")),
         comment="The head of each log: how many leaves its tree has, and the checkpoint that was signed for them.",
+    )
+    op.create_table(
+        "audit_intents",
+        sa.Column("event_id", sa.Uuid(), nullable=False),
+        sa.Column("log_id", sa.Text(), nullable=False),
+        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("subject_id", sa.Text(), nullable=True),
+        sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("event_id", name=op.f("pk_audit_intents")),
+        comment="Work that was begun and has no outcome yet; what stays here was cut off.",
     )
     run_script("0007_audit_trees.sql")

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,11 @@ class Program:
             return [str(fault) for fault in head_faults(proofs.trees, proofs.outside.heads(), proofs.keys.keys())]
 
         return await asyncio.to_thread(compared)
+
+    async def do_report_unknown(self) -> int:
+        """As after a day: what has no outcome by now is unknown."""
+        sequencing = self._runtime._installation.proofs.sequencing
+        return await asyncio.to_thread(sequencing.report_unknown, timedelta(0))
 
     async def do_forget(self) -> None:
         """The next read is a cold one."""

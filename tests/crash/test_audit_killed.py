@@ -62,5 +62,20 @@ def test_an_export_that_was_killed_is_gone_on_with(
     events, resumed = exported(installation, tenant_id, tmp_path / "out")
     assert events >= EVENTS
     assert resumed == (2_000 if place == "audit_export.written" else events)
-    steps = [e for e in installation.books().events(tenant_id) if e["action"] == "audit.export.step"]
-    assert len(steps) == 2, "the intent of the one that was killed stands there without its outcome"
+    reported = installation.child().ask("report_unknown")
+    ended = [event for event in installation.books().events(tenant_id) if event["action"].startswith("audit.export")]
+    said = [(event["action"], event["outcome"], event["request_id"]) for event in ended]
+    first, last = said[0][2], said[-2][2]
+    if place == "audit_export.recorded":
+        # Its outcome was on record before its files had their name.
+        last = said[-1][2]
+        assert said[:2] == [("audit.export.step", "allowed", first), ("audit.export", "allowed", first)]
+        assert said[2:] == [("audit.export.step", "allowed", last), ("audit.export", "allowed", last)]
+    else:
+        assert reported >= 1
+        assert said == [
+            ("audit.export.step", "allowed", first),
+            ("audit.export.step", "allowed", last),
+            ("audit.export", "allowed", last),
+            ("audit.export", "unknown", first),
+        ]

@@ -18,6 +18,10 @@ _LATE: Final = (
     "SELECT count(*) FROM audit_pending p JOIN audit_events e USING (event_id)"
     " WHERE e.occurred_at < clock_timestamp() - interval '1 minute'"
 )
+_OPEN: Final = (
+    "SELECT action, log_id, count(*) FROM audit_intents WHERE occurred_at < clock_timestamp() - interval '1 hour'"
+    " GROUP BY 1, 2 ORDER BY 1, 2"
+)
 _ADVICE: Final = (
     "if the database was restored from a backup on purpose, keep the records of that; otherwise keep everything as it"
     " is, export the log with audit export, and compare it with checkpoints that others keep"
@@ -56,4 +60,15 @@ def audit_sequence(context: Context) -> Iterator[Finding]:
         yield ok("audit sequence", "every event of more than a minute ago is in its log's tree")
 
 
-CHECKS: Final[tuple[Check, ...]] = (audit_heads, audit_sequence)
+def audit_outcomes(context: Context) -> Iterator[Finding]:
+    """What was begun has ended."""
+    context.require("revision")
+    rows = context.rows(MAINTENANCE_ROLE, _OPEN)
+    for action, log_id, count in rows:
+        text = f"{count} x {action} in the log of {log_id} began more than an hour ago and has no outcome"
+        yield warning("audit outcomes", text, "see whether it is still at work; after a day it is recorded as unknown")
+    if not rows:
+        yield ok("audit outcomes", "whatever began more than an hour ago has its outcome")
+
+
+CHECKS: Final[tuple[Check, ...]] = (audit_heads, audit_sequence, audit_outcomes)
