@@ -35,13 +35,13 @@ END $$;
 INSERT INTO audit_pending (event_id, log_id) SELECT event_id, log_id FROM audit_events;
 
 GRANT INSERT ON audit_pending TO luminescent_app, luminescent_maintenance;
-GRANT SELECT ON audit_leaves, audit_tiles, audit_trees TO luminescent_app;
 GRANT SELECT ON audit_pending, audit_leaves, audit_tiles, audit_trees, audit_intents
     TO luminescent_maintenance, luminescent_backup;
 
 -- The sequencer is the worker's: it reads events, and nobody else may write a tree.
 GRANT SELECT ON audit_events TO luminescent_worker;
-GRANT SELECT, DELETE ON audit_pending TO luminescent_worker;
+-- It records events of its own too: reports of refused strangers, and what it finds.
+GRANT SELECT, INSERT, DELETE ON audit_pending TO luminescent_worker;
 GRANT SELECT, INSERT ON audit_leaves TO luminescent_worker;
 GRANT SELECT, INSERT, DELETE ON audit_intents TO luminescent_worker;
 GRANT SELECT, INSERT, UPDATE ON audit_tiles, audit_trees TO luminescent_worker;
