@@ -216,7 +216,7 @@ def test_the_policies_are_these(migrated: sa.Engine) -> None:
     )
     expected: set[tuple[object, ...]] = set()
     for table in (table.name for table in TENANT_TABLES):
-        key = "log_id" if table == "audit_events" else "tenant_id"
+        key = "log_id" if table.startswith("audit_") else "tenant_id"
         # Also where a tenant is named: the system log is nobody's to read on the request path.
         own = f"(({key} = {OWN_TENANT}) AND ({key} <> '_system'::text))"
         expected |= {
@@ -234,10 +234,25 @@ def test_the_policies_are_these(migrated: sa.Engine) -> None:
             "memories",
             "intake",
             "placement_moves",
+            "audit_pending",
+            "audit_intents",
+            "audit_leaves",
+            "audit_tiles",
+            "audit_trees",
         )  # fmt: skip
     }
     expected |= {
         ("usage_events", "worker", "{luminescent_worker}", "INSERT", "PERMISSIVE", None, "true"),
+        ("audit_events", "worker", "{luminescent_worker}", "SELECT", "PERMISSIVE", "true", None),
+        (
+            "audit_pending",
+            "system_log",
+            "{luminescent_app}",
+            "INSERT",
+            "PERMISSIVE",
+            None,
+            "(log_id = '_system'::text)",
+        ),
         ("audit_events", "system_log", "{luminescent_app}", "INSERT", "PERMISSIVE", None, "(log_id = '_system'::text)"),
         (
             "audit_events",
