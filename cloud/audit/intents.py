@@ -36,7 +36,6 @@ class Intent:
         log_id: Its log.
         request_id: Its request.
         action: The action that its outcome will have.
-        subject_id: Whose, if it is about one person.
         occurred_at: When.
     """
 
@@ -44,7 +43,6 @@ class Intent:
     log_id: str
     request_id: str
     action: str
-    subject_id: str | None
     occurred_at: datetime
 
 
@@ -69,8 +67,7 @@ def intents_of(events: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Intent]:
         outcome = str(named) if named else action.removesuffix(_ENDING)
         if outcome in BEGUN:
             at = datetime.fromisoformat(event["occurred_at"])
-            request_id, subject_id = str(event.get("request_id")), event.get("subject_id")
-            found.append(Intent(event["event_id"], log_id, request_id, outcome, subject_id, at))
+            found.append(Intent(event["event_id"], log_id, str(event.get("request_id")), outcome, at))
     return found
 
 

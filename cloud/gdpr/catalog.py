@@ -238,11 +238,9 @@ CATALOG: Final[tuple[Place, ...]] = (
             "log_id": Holds.NOTHING,
             "request_id": Holds.NOTHING,
             "action": Holds.NOTHING,
-            "subject_id": Holds.SUBJECT,
-            "occurred_at": Holds.FACT,
+            "occurred_at": Holds.NOTHING,
         },
-        OnErasure.ANONYMOUS,
-        basis=_ACCOUNTABILITY,
+        OnErasure.UNTOUCHED,
     ),
     Place(
         "control.audit_leaves",

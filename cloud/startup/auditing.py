@@ -122,7 +122,6 @@ class _Records:
             action=Action(intent.action),
             actor=_SEQUENCER,
             request_id=intent.request_id,
-            subject_id=intent.subject_id,
             category=Category.ADMINISTRATION,
             details={"intent": intent.event_id, "begun_at": intent.occurred_at.isoformat()},
         )

@@ -323,7 +323,6 @@ audit_intents = Table(
     Column("log_id", Text, nullable=False),
     Column("request_id", Text, nullable=False),
     Column("action", Text, nullable=False),
-    Column("subject_id", Text),
     Column("occurred_at", _instant, nullable=False),
     comment="Work that was begun and has no outcome yet; what stays here was cut off.",
 )

@@ -64,7 +64,6 @@ def upgrade() -> None:
         sa.Column("log_id", sa.Text(), nullable=False),
         sa.Column("request_id", sa.Text(), nullable=False),
         sa.Column("action", sa.Text(), nullable=False),
-        sa.Column("subject_id", sa.Text(), nullable=True),
         sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("event_id", name=op.f("pk_audit_intents")),
         comment="Work that was begun and has no outcome yet; what stays here was cut off.",
