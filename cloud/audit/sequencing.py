@@ -129,12 +129,16 @@ class Sequencing:
             ProviderUnavailableError: The control plane did not answer.
         """
         done = 0
-        while found := self._intents.cut_off(self._clock() - older_than, batch=_REPORT_BATCH):
-            for intent in found:
+        while True:
+            found = self._intents.cut_off(self._clock() - older_than, batch=_REPORT_BATCH)
+            # Where a log is held the outcome may be among what is pending.
+            cut_off = [intent for intent in found if not self._sequencer.is_held(intent.log_id)]
+            for intent in cut_off:
                 self._records.unknown(intent)
                 self._intents.forget(intent)
-            done += len(found)
-        return done
+            done += len(cut_off)
+            if len(cut_off) < _REPORT_BATCH:
+                return done
 
     def look_again(self) -> None:
         """Compare every log again before it is grown."""

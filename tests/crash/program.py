@@ -351,8 +351,14 @@ class Program:
 
     async def do_report_unknown(self) -> int:
         """As after a day: what has no outcome by now is unknown."""
-        sequencing = self._runtime._installation.proofs.sequencing
-        return await asyncio.to_thread(sequencing.report_unknown, timedelta(0))
+        proofs = self._runtime._installation.proofs
+
+        def report() -> int:
+            for log_id in proofs.trees.all_heads():
+                proofs.evidence.catch_up(log_id)
+            return proofs.sequencing.report_unknown(timedelta(0))
+
+        return await asyncio.to_thread(report)
 
     async def do_forget(self) -> None:
         """The next read is a cold one."""
