@@ -53,7 +53,9 @@ from cloud.keys.rotation import former_keys, rotate_tenant
 from cloud.keys.sealing import checked_key, unseal_with_any, wrap_key
 
 _CACHED_TENANTS: Final = 4096
-_ATTEMPTS: Final = 3
+_ATTEMPTS: Final = 20
+"""Looks at a slot before a key counts as gone: one rotation after the other may pass between two reads of a slow
+process."""
 
 
 @dataclass(frozen=True, slots=True)

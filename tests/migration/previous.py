@@ -44,7 +44,9 @@ def versions_before_a_change_of_schema() -> list[Version]:
     found: dict[str, Version] = {}
     try:
         for name in revisions[1:]:
-            added = _git("log", "--diff-filter=A", "--format=%H", "--", f"migrations/versions/{name}").split()
+            # Along the line of what was released; what lies on a branch that was merged, nobody ever had.
+            path = f"migrations/versions/{name}"
+            added = _git("log", "--first-parent", "-m", "--diff-filter=A", "--format=%H", "--", path).split()
             if not added:
                 continue  # not committed yet
             commit = _git("rev-parse", f"{added[-1].decode()}^").decode().strip()
