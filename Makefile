@@ -5,13 +5,21 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test check format lint types contracts ablate bench docs clean
+.PHONY: demo test test-processes test-parts check format lint types contracts ablate bench docs clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/luminescent-cloud demo
 
+# Two at once: tests that start and kill processes wait for them most of the time.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	$(MAKE) --keep-going --jobs=2 test-processes test-parts
+
+PROCESSES := tests/crash tests/e2e tests/external
+test-processes: $(VENV)/.dev
+	$(BIN)/python -m pytest -q $(PROCESSES)
+
+test-parts: $(VENV)/.dev
+	$(BIN)/python -m pytest -q $(PROCESSES:%=--ignore=%)
 
 check: lint types contracts test
 
