@@ -27,7 +27,7 @@ MEMORY = {
 }
 EVERYBODY = {"memory.export_all"}
 PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
-AUDIT = {"audit.export", "audit.read", "audit.key", "audit.checkpoint"}
+AUDIT = {"audit.export", "audit.read"}
 TENANTS = {
     "tenant.create",
     "tenant.suspend",
@@ -68,8 +68,6 @@ NOBODY = {
     "external.event",
     "security.event",
     "security.authentication_failures",
-    "security.audit_tampering",
-    "audit.export.step",
     "service.start",
 }
 KEYRING = {
@@ -94,7 +92,7 @@ GRANTED: dict[Role, set[str]] = {
     | REVIEW
     | INSTALLATION
     | KEYRING
-    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"},
+    | {"usage.read", "usage.reconcile", "audit.system"},
 }
 KNOWN = (
     MEMORY
@@ -107,7 +105,7 @@ KNOWN = (
     | INSTALLATION
     | KEYRING
     | NOBODY
-    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"}
+    | {"usage.read", "usage.reconcile", "audit.system"}
 )
 
 
