@@ -68,10 +68,15 @@ BEGIN
     RETURN jsonb_build_object('used', coalesce(v_used, '{}'), 'held', coalesce(v_held, '{}'), 'limits', p_limits);
 END $$;
 
--- Take the tenant's write lock, held until the transaction ends.
-CREATE FUNCTION lc_lock(p_tenant text) RETURNS void LANGUAGE plpgsql AS $$
+-- Take the tenant's write lock, held until the transaction ends, and return its state as it is under it: who suspends
+-- or closes the tenant changes that, and nothing may be added afterwards.
+CREATE FUNCTION lc_lock(p_tenant text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_state text;
 BEGIN
     PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
+    SELECT state INTO v_state FROM tenants WHERE tenant_id = p_tenant;
+    RETURN coalesce(v_state, 'unknown');
 END $$;
 
 -- Take the lock of limited reads for a month, held until the transaction ends.
@@ -386,109 +391,6 @@ CREATE OR REPLACE FUNCTION lc_replayed(p_seen jsonb, p_success text) RETURNS jso
     END
 $$;
 
--- Accept memories: quota, ledgers, intake, idempotency and audit commit together or not at all.
--- Locks: the tenant's counter, then its subjects. Nothing is written before every decision is taken.
-CREATE OR REPLACE FUNCTION lc_store(
-    p_tenant text, p_ids uuid[], p_subjects uuid[], p_types text[], p_confidences float8[],
-    p_created timestamptz[], p_expires timestamptz[], p_envelopes bytea[],
-    p_key_tag bytea, p_fingerprint bytea, p_event jsonb, p_retry boolean
-) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-    v_count bigint := cardinality(p_ids);
-    v_state text := lc_enter(p_tenant);
-    v_at timestamptz;
-    v_deltas jsonb;
-    v_subject_deltas jsonb;
-    v_decided jsonb;
-    v_gone boolean;
-    v_most bigint;
-    v_seen jsonb;
-    v_prior idempotency_keys%ROWTYPE;
-    v_generations jsonb;
-    v_people uuid[] := ARRAY(SELECT DISTINCT x FROM unnest(p_subjects) AS x ORDER BY x);
-BEGIN
-    -- The event names whose memories these are, also where they are refused.
-    p_event := p_event || CASE cardinality(v_people)
-        WHEN 1 THEN jsonb_build_object('subject_id', v_people[1])
-        ELSE jsonb_build_object('subject_ids', to_jsonb(v_people))
-    END;
-    IF p_retry THEN
-        -- The earlier attempt may still run: its end is waited for before its record is looked for.
-        PERFORM lc_lock(p_tenant);
-        v_seen := lc_recorded(p_event);
-        IF v_seen IS NOT NULL THEN
-            RETURN lc_replayed(v_seen, 'stored');
-        END IF;
-    END IF;
-    IF v_state <> 'active' THEN
-        RETURN lc_refuse(p_tenant, v_state, p_event);
-    END IF;
-    -- Hold the counter's row lock until commit: two writers must not both see the last unit.
-    PERFORM lc_lock(p_tenant);
-    IF p_key_tag IS NOT NULL THEN
-        SELECT * INTO v_prior FROM idempotency_keys WHERE tenant_id = p_tenant AND key_tag = p_key_tag;
-        IF FOUND THEN
-            IF v_prior.fingerprint <> p_fingerprint THEN
-                PERFORM lc_append(p_tenant, p_event, 'denied', 'idempotency_conflict', '{}', '{}');
-                RETURN jsonb_build_object('outcome', 'conflict');
-            END IF;
-            PERFORM lc_append(p_tenant, p_event, 'allowed', 'repeated', v_prior.memory_ids, '{"stored": 0}');
-            RETURN jsonb_build_object('outcome', 'stored', 'ids', v_prior.memory_ids, 'generations', '{}'::jsonb);
-        END IF;
-    END IF;
-    -- Who freezes or erases a person holds the tenant's lock, so this stays true until the commit.
-    SELECT bool_or(state <> 'active'), max(memories) INTO v_gone, v_most
-      FROM subjects WHERE subject_id = ANY(v_people) AND tenant_id = p_tenant;
-    IF v_gone THEN
-        RETURN jsonb_build_object('outcome', 'subject_gone');
-    END IF;
-    v_at := lc_now();
-    v_deltas := jsonb_build_object(
-        'memories', v_count, 'writes', v_count,
-        'stored_bytes', (SELECT sum(octet_length(x)) FROM unnest(p_envelopes) AS x)
-    );
-    IF cardinality(v_people) = 1 THEN
-        v_subject_deltas := jsonb_build_object(v_people[1], v_count);
-    ELSE
-        SELECT jsonb_object_agg(x.id, x.n) INTO v_subject_deltas
-          FROM (SELECT x AS id, count(*) AS n FROM unnest(p_subjects) AS x GROUP BY x) AS x;
-    END IF;
-    v_decided := lc_decide(p_tenant, v_deltas, v_subject_deltas, v_at, coalesce(v_most, 0) + v_count);
-    IF v_decided->>'refusal' IS NOT NULL THEN
-        RETURN lc_quota(p_tenant, p_event, v_decided->'refusal');
-    END IF;
-    WITH named AS (
-        INSERT INTO subjects AS s (subject_id, tenant_id, memories)
-        SELECT x, p_tenant, (v_subject_deltas->>x::text)::bigint FROM unnest(v_people) AS x ORDER BY x
-        ON CONFLICT (subject_id) DO UPDATE SET generation = s.generation + 1, memories = s.memories + excluded.memories
-        RETURNING s.subject_id, s.generation
-    )
-    SELECT jsonb_object_agg(subject_id, generation) INTO v_generations FROM named;
-    INSERT INTO memories (memory_id, tenant_id, subject_id, size_bytes, created_at, expires_at, generation)
-    SELECT r.id, p_tenant, r.subject, octet_length(r.envelope), r.created, r.expires,
-           (v_generations->>r.subject::text)::bigint
-      FROM unnest(p_ids, p_subjects, p_created, p_expires, p_envelopes)
-           AS r(id, subject, created, expires, envelope);
-    INSERT INTO intake (memory_id, tenant_id, subject_id, placement, revision, generation, memory_type, confidence,
-                        created_at, expires_at, envelope)
-    SELECT r.id, p_tenant, r.subject, t.placement, 1, (v_generations->>r.subject::text)::bigint, r.type,
-           r.confidence, r.created, r.expires, r.envelope
-      FROM tenants t, unnest(p_ids, p_subjects, p_types, p_confidences, p_created, p_expires, p_envelopes)
-           AS r(id, subject, type, confidence, created, expires, envelope)
-     WHERE t.tenant_id = p_tenant;
-    IF p_key_tag IS NOT NULL THEN
-        INSERT INTO idempotency_keys (tenant_id, key_tag, fingerprint, subject_ids, memory_ids)
-        VALUES (p_tenant, p_key_tag, p_fingerprint, v_people, p_ids);
-    END IF;
-    PERFORM lc_book(p_tenant, (p_event->>'event_id')::uuid, p_event->>'action', v_deltas, v_at);
-    PERFORM lc_append(p_tenant, p_event, 'allowed', NULL, p_ids, jsonb_build_object('stored', v_count));
-    PERFORM lc_thresholds(p_tenant, p_event, v_deltas, v_subject_deltas, v_decided->'standing');
-    RETURN jsonb_build_object(
-        'outcome', 'stored', 'ids', p_ids, 'generations', v_generations,
-        'balances', lc_after(v_decided->'standing', v_deltas)
-    );
-END $$;
-
 -- Admit a read that was ranked at p_generation: stale if the subject has changed since, else charged and recorded with
 -- the ids that the ledger still holds. p_floor, once the caller knows it, is a generation that holds everything
 -- acknowledged before the call began; then later changes do not make it stale. The ledger's clock decides expiry.
@@ -544,54 +446,6 @@ BEGIN
         v_alive, jsonb_build_object('returned', cardinality(v_alive))
     );
     RETURN jsonb_build_object('outcome', 'allowed', 'ids', v_alive);
-END $$;
-
--- Delete softly and give the stock back. The row stays, unreadable by any operation, for the retention time.
-CREATE OR REPLACE FUNCTION lc_delete(
-    p_tenant text, p_memory uuid, p_only_subject uuid, p_restricted boolean, p_event jsonb, p_retry boolean
-) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-    v_state text := lc_enter(p_tenant);
-    v_seen jsonb;
-    v_subject uuid;
-    v_size bigint;
-    v_generation bigint;
-BEGIN
-    IF p_retry THEN
-        -- The earlier attempt may still run: its end is waited for before its record is looked for.
-        PERFORM lc_lock(p_tenant);
-        v_seen := lc_recorded(p_event);
-        IF v_seen IS NOT NULL THEN
-            RETURN lc_replayed(v_seen, CASE WHEN v_seen->>'reason' = 'not_found' THEN 'absent' ELSE 'deleted' END);
-        END IF;
-    END IF;
-    IF v_state <> 'active' THEN
-        RETURN lc_refuse(p_tenant, v_state, p_event);
-    END IF;
-    PERFORM lc_lock(p_tenant);
-    SELECT subject_id, size_bytes INTO v_subject, v_size FROM memories
-     WHERE memory_id = p_memory AND tenant_id = p_tenant AND state = 'active'
-       AND (expires_at IS NULL OR expires_at > now());
-    IF v_subject IS NOT NULL AND NOT (p_restricted AND v_subject IS DISTINCT FROM p_only_subject) THEN
-        UPDATE subjects SET generation = generation + 1, memories = memories - 1
-         WHERE subject_id = v_subject AND tenant_id = p_tenant AND state = 'active'
-        RETURNING generation INTO v_generation;
-    END IF;
-    IF v_generation IS NULL THEN
-        PERFORM lc_append(p_tenant, p_event, 'allowed', 'not_found', '{}', '{"deleted": 0}');
-        RETURN jsonb_build_object('outcome', 'absent');
-    END IF;
-    UPDATE memories SET state = 'deleted', deleted_at = clock_timestamp(), generation = v_generation
-     WHERE memory_id = p_memory;
-    PERFORM lc_book(
-        p_tenant, (p_event->>'event_id')::uuid, p_event->>'action',
-        jsonb_build_object('memories', -1, 'stored_bytes', -v_size), lc_now()
-    );
-    PERFORM lc_append(
-        p_tenant, p_event || jsonb_build_object('subject_id', v_subject), 'allowed', NULL, ARRAY[p_memory],
-        '{"deleted": 1}'
-    );
-    RETURN jsonb_build_object('outcome', 'deleted', 'subject_id', v_subject, 'generation', v_generation);
 END $$;
 
 -- Take memories whose time is over out of the stock, at most p_batch of each tenant; returns how many.
@@ -687,10 +541,10 @@ BEGIN
             RETURN lc_replayed(v_seen, 'held');
         END IF;
     END IF;
+    v_state := lc_lock(p_tenant);
     IF v_state <> 'active' THEN
         RETURN lc_refuse(p_tenant, v_state, p_event);
     END IF;
-    PERFORM lc_lock(p_tenant);
     v_at := lc_now();
     v_decided := lc_decide(p_tenant, jsonb_build_object(p_meter, p_amount), '{}', v_at);
     IF v_decided->>'refusal' IS NOT NULL THEN

@@ -71,10 +71,10 @@ BEGIN
             RETURN v_answer;
         END IF;
     END IF;
+    v_state := lc_lock(p_tenant);
     IF v_state <> 'active' THEN
         RETURN lc_refuse(p_tenant, v_state, p_event);
     END IF;
-    PERFORM lc_lock(p_tenant);
     SELECT m.* INTO v_memory FROM memories m JOIN subjects s ON s.subject_id = m.subject_id AND s.state = 'active'
      WHERE m.memory_id = p_memory AND m.tenant_id = p_tenant AND m.state = 'active'
        AND (m.expires_at IS NULL OR m.expires_at > now()) AND (NOT p_restricted OR m.subject_id = p_only_subject);
@@ -146,10 +146,10 @@ BEGIN
             RETURN v_answer;
         END IF;
     END IF;
+    v_state := lc_lock(p_tenant);
     IF v_state <> 'active' THEN
         RETURN lc_refuse(p_tenant, v_state, p_event);
     END IF;
-    PERFORM lc_lock(p_tenant);
     IF p_key_tag IS NOT NULL THEN
         SELECT * INTO v_prior FROM idempotency_keys WHERE tenant_id = p_tenant AND key_tag = p_key_tag;
         IF FOUND AND v_prior.fingerprint <> p_fingerprint THEN
@@ -218,10 +218,10 @@ BEGIN
             RETURN v_answer;
         END IF;
     END IF;
+    v_state := lc_lock(p_tenant);
     IF v_state <> 'active' THEN
         RETURN lc_refuse(p_tenant, v_state, p_event);
     END IF;
-    PERFORM lc_lock(p_tenant);
     SELECT m.* INTO v_memory FROM memories m JOIN subjects s ON s.subject_id = m.subject_id AND s.state = 'active'
      WHERE m.memory_id = p_memory AND m.tenant_id = p_tenant AND m.state = 'deleted' AND m.purge_started_at IS NULL
        AND m.deleted_at > now() - make_interval(secs => p_retention_s)
@@ -256,12 +256,10 @@ DECLARE
     v_memory memories%ROWTYPE;
     v_lines jsonb;
     v_refusal jsonb;
+    v_seen jsonb := CASE WHEN p_retry THEN lc_recorded(p_event) END;
 BEGIN
     IF v_state <> 'active' THEN
-        IF NOT p_retry OR lc_recorded(p_event) IS NULL THEN
-            RETURN lc_refuse(p_tenant, v_state, p_event);
-        END IF;
-        RETURN lc_replayed(lc_recorded(p_event), 'told');
+        RETURN CASE WHEN v_seen IS NULL THEN lc_refuse(p_tenant, v_state, p_event) ELSE lc_replayed(v_seen, 'told') END;
     END IF;
     SELECT m.* INTO v_memory FROM memories m JOIN subjects s ON s.subject_id = m.subject_id AND s.state = 'active'
      WHERE m.memory_id = p_memory AND m.tenant_id = p_tenant AND m.purge_started_at IS NULL
@@ -281,7 +279,7 @@ BEGIN
              WHERE v_memory.state IN ('active', 'expired') AND v_memory.expires_at <= now()) AS l
       LEFT JOIN audit_events a ON a.event_id = l.event_id AND a.log_id = p_tenant
      WHERE v_memory.memory_id IS NOT NULL;
-    IF NOT p_retry OR lc_recorded(p_event) IS NULL THEN
+    IF v_seen IS NULL THEN
         v_refusal := lc_charge(p_tenant, p_event, '{"reads": 1}', NULL);
         IF v_refusal IS NOT NULL THEN
             RETURN lc_quota(p_tenant, p_event, v_refusal);
@@ -292,8 +290,8 @@ BEGIN
             array_remove(ARRAY[v_memory.memory_id], NULL),
             jsonb_build_object('returned', jsonb_array_length(v_lines))
         );
-    ELSIF lc_recorded(p_event)->>'outcome' <> 'allowed' THEN
-        RETURN lc_replayed(lc_recorded(p_event), 'told');
+    ELSIF v_seen->>'outcome' <> 'allowed' THEN
+        RETURN lc_replayed(v_seen, 'told');
     END IF;
     RETURN jsonb_build_object('outcome', 'told', 'lines', v_lines);
 END $$;

@@ -16,7 +16,7 @@ DECLARE
     v_decided jsonb;
     v_gone boolean;
     v_most bigint;
-    v_seen jsonb;
+    v_answer jsonb;
     v_prior idempotency_keys%ROWTYPE;
     v_generations jsonb;
     v_people uuid[] := ARRAY(SELECT DISTINCT x FROM unnest(p_subjects) AS x ORDER BY x);
@@ -27,19 +27,15 @@ BEGIN
         ELSE jsonb_build_object('subject_ids', to_jsonb(v_people))
     END;
     IF p_retry THEN
-        -- The earlier attempt may still run: its end is waited for before its record is looked for.
-        PERFORM lc_lock(p_tenant);
-        v_seen := lc_recorded(p_event);
-        IF v_seen IS NOT NULL THEN
-            RETURN lc_replayed(v_seen, 'stored');
+        v_answer := lc_answered(p_tenant, p_event, 'stored');
+        IF v_answer IS NOT NULL THEN
+            RETURN v_answer;
         END IF;
     END IF;
-    -- Hold the counter's row lock until commit: two writers must not both see the last unit.
-    PERFORM 1 FROM usage_counters WHERE tenant_id = p_tenant AND meter = 'memories' FOR UPDATE;
-    -- Asked again: who closes the tenant changes its state under this lock, and nothing may be added after that.
-    SELECT state INTO v_state FROM tenants WHERE tenant_id = p_tenant;
-    IF v_state IS DISTINCT FROM 'active' THEN
-        RETURN lc_refuse(p_tenant, coalesce(v_state, 'unknown'), p_event);
+    -- Held until commit: two writers must not both see the last unit.
+    v_state := lc_lock(p_tenant);
+    IF v_state <> 'active' THEN
+        RETURN lc_refuse(p_tenant, v_state, p_event);
     END IF;
     IF p_key_tag IS NOT NULL THEN
         SELECT * INTO v_prior FROM idempotency_keys WHERE tenant_id = p_tenant AND key_tag = p_key_tag;
@@ -63,8 +59,12 @@ BEGIN
         'memories', v_count, 'writes', v_count,
         'stored_bytes', (SELECT sum(octet_length(x)) FROM unnest(p_envelopes) AS x)
     );
-    SELECT jsonb_object_agg(x.id, x.n) INTO v_subject_deltas
-      FROM (SELECT x AS id, count(*) AS n FROM unnest(p_subjects) AS x GROUP BY x) AS x;
+    IF cardinality(v_people) = 1 THEN
+        v_subject_deltas := jsonb_build_object(v_people[1], v_count);
+    ELSE
+        SELECT jsonb_object_agg(x.id, x.n) INTO v_subject_deltas
+          FROM (SELECT x AS id, count(*) AS n FROM unnest(p_subjects) AS x GROUP BY x) AS x;
+    END IF;
     v_decided := lc_decide(p_tenant, v_deltas, v_subject_deltas, v_at, coalesce(v_most, 0) + v_count);
     IF v_decided->>'refusal' IS NOT NULL THEN
         RETURN lc_quota(p_tenant, p_event, v_decided->'refusal');
@@ -98,8 +98,7 @@ BEGIN
     PERFORM lc_thresholds(p_tenant, p_event, v_deltas, v_subject_deltas, v_decided->'standing');
     RETURN jsonb_build_object(
         'outcome', 'stored', 'ids', p_ids, 'generations', v_generations,
-        -- How limited meters stood before, and by how much all changed: advice on the next write.
-        'standing', v_decided->'standing', 'deltas', v_deltas
+        'balances', lc_after(v_decided->'standing', v_deltas)
     );
 END $$;
 
@@ -109,24 +108,22 @@ CREATE OR REPLACE FUNCTION lc_delete(
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     v_state text := lc_enter(p_tenant);
-    v_seen jsonb;
+    v_answer jsonb;
     v_subject uuid;
     v_size bigint;
     v_generation bigint;
     v_memory memories%ROWTYPE;
 BEGIN
     IF p_retry THEN
-        -- The earlier attempt may still run: its end is waited for before its record is looked for.
-        PERFORM lc_lock(p_tenant);
-        v_seen := lc_recorded(p_event);
-        IF v_seen IS NOT NULL THEN
-            RETURN lc_replayed(v_seen, CASE WHEN v_seen->>'reason' = 'not_found' THEN 'absent' ELSE 'deleted' END);
+        v_answer := lc_answered(p_tenant, p_event, 'deleted');
+        IF v_answer IS NOT NULL THEN
+            RETURN v_answer;
         END IF;
     END IF;
+    v_state := lc_lock(p_tenant);
     IF v_state <> 'active' THEN
         RETURN lc_refuse(p_tenant, v_state, p_event);
     END IF;
-    PERFORM lc_lock(p_tenant);
     SELECT subject_id, size_bytes INTO v_subject, v_size FROM memories
      WHERE memory_id = p_memory AND tenant_id = p_tenant AND state = 'active'
        AND (expires_at IS NULL OR expires_at > now());
@@ -136,8 +133,7 @@ BEGIN
         RETURNING generation INTO v_generation;
     END IF;
     IF v_generation IS NULL THEN
-        PERFORM lc_append(p_tenant, p_event, 'allowed', 'not_found', '{}', '{"deleted": 0}');
-        RETURN jsonb_build_object('outcome', 'absent');
+        RETURN lc_absent(p_tenant, p_event, '{"deleted": 0}');
     END IF;
     UPDATE memories SET state = 'deleted', deleted_at = clock_timestamp(), generation = v_generation
      WHERE memory_id = p_memory

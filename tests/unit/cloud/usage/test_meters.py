@@ -10,7 +10,7 @@ import pytest
 from cloud import CloudRuntime, request_context
 from cloud.kernel.errors import InvalidFilterError, QuotaExceededError
 from cloud.kernel.ids import new_event_id
-from cloud.usage.model import next_month
+from cloud.usage.model import Meter, next_month
 from src.testing.samples import sample_memory
 from tests.support.ledgers import as_owner, counters, events, ledger, present
 
@@ -319,3 +319,13 @@ async def test_a_summary_shows_every_meter_with_its_limit_and_the_day_it_starts_
         "tokens": (5, 20, 100, soon),
     }
     assert (summary["total_queries"], summary["total_ingests"], summary["total_tokens"]) == (1, 1, 5)
+
+
+async def test_a_write_tells_this_process_how_the_meters_stand_after_it(runtime: CloudRuntime, tenant_id: str) -> None:
+    with request_context(tenant_id=tenant_id, roles={"service"}):
+        await runtime.memory.store_many([sample_memory("alice"), sample_memory("bob")], {})
+    seen = runtime.usage._seen.last(tenant_id)
+    stock = runtime.usage._store.balances(tenant_id, (Meter.MEMORIES, Meter.STORED_BYTES))
+    assert stock is not None
+    assert {meter: seen[meter].used for meter in stock} == {meter: one.used for meter, one in stock.items()}
+    assert seen[Meter.MEMORIES].used == 2
