@@ -10,7 +10,8 @@ from typing import Protocol
 from cloud.audit.model import AuditDraft
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.model import SealedRow
-from cloud.memory.ports import Absent, IdempotencyTag, KeyConflict, Ledger, QuotaFull, Stale, TenantRefused
+from cloud.memory.ports import Absent, IdempotencyTag, KeyConflict, Ledger, Stale, TenantRefused
+from cloud.usage.ports import QuotaRefusal
 from src.memory.lifecycle import MemoryChange
 
 
@@ -79,23 +80,25 @@ class ManagedLedger(Ledger, Protocol):
 
     def update(
         self, predicate: TenantPredicate, whose: Whose, row: SealedRow, *, expected: int | None, audit: AuditDraft
-    ) -> Updated | RevisionConflict | Stale | Absent | QuotaFull | TenantRefused:
+    ) -> Updated | RevisionConflict | Stale | Absent | QuotaRefusal | TenantRefused:
         """Put `row` in the place of the revision before it; stale if the memory has another one by now."""
         ...
 
     def supersede(
         self, predicate: TenantPredicate, whose: Whose, row: SealedRow, tag: IdempotencyTag | None, audit: AuditDraft
-    ) -> Superseded | Absent | QuotaFull | KeyConflict | TenantRefused:
+    ) -> Superseded | Absent | QuotaRefusal | KeyConflict | TenantRefused:
         """Accept `row` in the place of another memory of its subject."""
         ...
 
     def undelete(
         self, predicate: TenantPredicate, whose: Whose, *, retention: timedelta, audit: AuditDraft
-    ) -> Undeleted | Absent | QuotaFull | TenantRefused:
+    ) -> Undeleted | Absent | QuotaRefusal | TenantRefused:
         """Bring back what was deleted no longer ago than `retention`, and charge its stock."""
         ...
 
-    def history(self, predicate: TenantPredicate, whose: Whose, audit: AuditDraft) -> Told | QuotaFull | TenantRefused:
+    def history(
+        self, predicate: TenantPredicate, whose: Whose, audit: AuditDraft
+    ) -> Told | QuotaRefusal | TenantRefused:
         """Who changed the memory when."""
         ...
 

@@ -22,9 +22,11 @@ from cloud.memory.managed_ports import (
 )
 from cloud.memory.model import SealedRow
 from cloud.memory.placement_store import placements_of
-from cloud.memory.ports import Absent, IdempotencyTag, KeyConflict, QuotaFull, Stale, TenantRefused
-from cloud.memory.postgres import PostgresLedger, function, gone_or_refused, quota_full
+from cloud.memory.ports import Absent, IdempotencyTag, KeyConflict, Stale, TenantRefused
+from cloud.memory.postgres import PostgresLedger, function, gone_or_refused
 from cloud.storage.engine import ControlEngine
+from cloud.usage.ports import QuotaRefusal
+from cloud.usage.postgres import quota_refusal
 from src.memory.lifecycle import ChangeKind, MemoryChange
 
 _ID: Final = sa.Uuid(as_uuid=False)
@@ -73,7 +75,7 @@ class PostgresManagedLedger(PostgresLedger):
 
     def update(
         self, predicate: TenantPredicate, whose: Whose, row: SealedRow, *, expected: int | None, audit: AuditDraft
-    ) -> Updated | RevisionConflict | Stale | Absent | QuotaFull | TenantRefused:
+    ) -> Updated | RevisionConflict | Stale | Absent | QuotaRefusal | TenantRefused:
         parameters = {**_whose(predicate, whose), **_row(row), "base": row.revision - 1, "expected": expected}
         answer = self.call(_UPDATE, {**parameters, "event": audit.document()}, retry_parameter="retry")
         match answer["outcome"]:
@@ -88,7 +90,7 @@ class PostgresManagedLedger(PostgresLedger):
 
     def supersede(
         self, predicate: TenantPredicate, whose: Whose, row: SealedRow, tag: IdempotencyTag | None, audit: AuditDraft
-    ) -> Superseded | Absent | QuotaFull | KeyConflict | TenantRefused:
+    ) -> Superseded | Absent | QuotaRefusal | KeyConflict | TenantRefused:
         parameters = {
             **_whose(predicate, whose),
             **_row(row),
@@ -108,14 +110,16 @@ class PostgresManagedLedger(PostgresLedger):
 
     def undelete(
         self, predicate: TenantPredicate, whose: Whose, *, retention: timedelta, audit: AuditDraft
-    ) -> Undeleted | Absent | QuotaFull | TenantRefused:
+    ) -> Undeleted | Absent | QuotaRefusal | TenantRefused:
         parameters = {**_whose(predicate, whose), "retention": retention.total_seconds()}
         answer = self.call(_UNDELETE, {**parameters, "event": audit.document()}, retry_parameter="retry")
         if answer["outcome"] == "undeleted":
             return Undeleted()
         return _absent_full_or_refused(answer)
 
-    def history(self, predicate: TenantPredicate, whose: Whose, audit: AuditDraft) -> Told | QuotaFull | TenantRefused:
+    def history(
+        self, predicate: TenantPredicate, whose: Whose, audit: AuditDraft
+    ) -> Told | QuotaRefusal | TenantRefused:
         parameters = {**_whose(predicate, whose), "event": audit.document()}
         answer = self.call(_HISTORY, parameters, retry_parameter="retry")
         if answer["outcome"] == "told":
@@ -204,12 +208,12 @@ def _place(change: MemoryChange) -> tuple[int, bool]:
     return change.revision, change.kind not in (ChangeKind.STORED, ChangeKind.UPDATED)
 
 
-def _absent_full_or_refused(answer: Mapping[str, Any]) -> Absent | QuotaFull | TenantRefused:
+def _absent_full_or_refused(answer: Mapping[str, Any]) -> Absent | QuotaRefusal | TenantRefused:
     match answer["outcome"]:
         case "absent":
             return Absent()
         case "quota":
-            return quota_full(answer)
+            return quota_refusal(answer)
         case _:
             other = gone_or_refused(answer)
             assert isinstance(other, TenantRefused)

@@ -23,11 +23,12 @@ from cloud.keys.model import SubjectKey
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.managed_ports import RevisionConflict, Superseded, Told, Undeleted, Updated, Whose
 from cloud.memory.model import HotMemory, SealedRow, SubjectSnapshot
-from cloud.memory.ports import Absent, KeyConflict, Located, QuotaFull, Stale, TenantRefused
+from cloud.memory.ports import Absent, KeyConflict, Located, Stale, TenantRefused
 from cloud.memory.reading import MemoryReader
 from cloud.memory.snapshots import SnapshotLoader
 from cloud.memory.writing import MemoryWriter, refusal
 from cloud.tenancy.admission import Admitted
+from cloud.usage.ports import QuotaRefusal
 from src.memory.cursors import Cursors, Position, page_of, walk_of
 from src.memory.filters import SearchRequest
 from src.memory.lifecycle import MemoryChange, MemoryPage
@@ -94,7 +95,7 @@ class MemoryManager:
                 case Stale():
                     # Somebody else changed it: what was not named in this call comes from theirs.
                     continue
-                case Absent() | QuotaFull() | TenantRefused():
+                case Absent() | QuotaRefusal() | TenantRefused():
                     raise self._refused(admitted, answer)
                 case _:
                     assert_never(answer)
@@ -129,7 +130,7 @@ class MemoryManager:
                 return stored
             case KeyConflict():
                 raise IdempotencyConflictError
-            case Absent() | QuotaFull() | TenantRefused():
+            case Absent() | QuotaRefusal() | TenantRefused():
                 raise self._refused(admitted, answer)
             case _:
                 assert_never(answer)
@@ -154,7 +155,7 @@ class MemoryManager:
                 return True
             case Absent():
                 return False
-            case QuotaFull() | TenantRefused():
+            case QuotaRefusal() | TenantRefused():
                 raise self._refused(admitted, answer)
             case _:
                 assert_never(answer)
@@ -170,7 +171,7 @@ class MemoryManager:
         match answer:
             case Told(changes=changes):
                 return [*changes]
-            case QuotaFull() | TenantRefused():
+            case QuotaRefusal() | TenantRefused():
                 raise self._refused(admitted, answer)
             case _:
                 assert_never(answer)
@@ -262,11 +263,11 @@ class MemoryManager:
         self._audit.record(admitted.scope.tenant_id, admitted.draft, Outcome.ALLOWED, reason="not_found", counts=counts)
         return MemoryNotFoundError()
 
-    def _refused(self, admitted: Admitted, answer: Absent | QuotaFull | TenantRefused) -> LuminescentError:
+    def _refused(self, admitted: Admitted, answer: Absent | QuotaRefusal | TenantRefused) -> LuminescentError:
         match answer:
             case Absent():
                 return MemoryNotFoundError()
-            case QuotaFull():
+            case QuotaRefusal():
                 return self._writer.full(admitted, answer)
             case TenantRefused(reason=reason):
                 return refusal(admitted, reason)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from cloud.audit.model import AuditDraft
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.model import Changes, SealedRow
 from cloud.usage.model import Balance
+from cloud.usage.ports import QuotaRefusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +26,6 @@ class Stored:
     ids: tuple[str, ...]
     generations: Mapping[str, int]
     balances: tuple[Balance, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaFull:
-    """The operation was not admitted; that is recorded.
-
-    Attributes:
-        meter: The meter that it does not fit.
-        used: What is used of it or held by reservations.
-        limit: Its limit.
-        requested: What the operation asked for.
-        resets_at: When the meter starts anew (UTC); `None` for a stock.
-    """
-
-    meter: str
-    used: int
-    limit: int
-    requested: int
-    resets_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +98,7 @@ class Ledger(Protocol):
 
     def store(
         self, predicate: TenantPredicate, rows: Sequence[SealedRow], tag: IdempotencyTag | None, audit: AuditDraft
-    ) -> Stored | QuotaFull | KeyConflict | SubjectGone | TenantRefused:
+    ) -> Stored | QuotaRefusal | KeyConflict | SubjectGone | TenantRefused:
         """Accept all rows or none."""
         ...
 
@@ -131,7 +112,7 @@ class Ledger(Protocol):
         ids: Sequence[str],
         include_invalid: bool,
         audit: AuditDraft,
-    ) -> ReadAdmitted | QuotaFull | Stale | SubjectGone | TenantRefused:
+    ) -> ReadAdmitted | QuotaRefusal | Stale | SubjectGone | TenantRefused:
         """Charge and record a read and keep of `ids` what the ledger still holds.
 
         Args:

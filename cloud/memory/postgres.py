@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
@@ -19,7 +18,6 @@ from cloud.memory.ports import (
     IdempotencyTag,
     KeyConflict,
     Located,
-    QuotaFull,
     ReadAdmitted,
     Stale,
     Stored,
@@ -28,6 +26,8 @@ from cloud.memory.ports import (
 )
 from cloud.storage.engine import ControlEngine, Row
 from cloud.usage.model import Balance, Meter
+from cloud.usage.ports import QuotaRefusal
+from cloud.usage.postgres import quota_refusal
 
 _ID: Final = sa.Uuid(as_uuid=False)
 _INSTANT: Final = sa.DateTime(timezone=True)
@@ -106,7 +106,7 @@ class PostgresLedger:
 
     def store(
         self, predicate: TenantPredicate, rows: Sequence[SealedRow], tag: IdempotencyTag | None, audit: AuditDraft
-    ) -> Stored | QuotaFull | KeyConflict | SubjectGone | TenantRefused:
+    ) -> Stored | QuotaRefusal | KeyConflict | SubjectGone | TenantRefused:
         answer = self.call(
             _STORE,
             {
@@ -132,7 +132,7 @@ class PostgresLedger:
                     balances=_balances(answer.get("balances") or {}),
                 )
             case "quota":
-                return quota_full(answer)
+                return quota_refusal(answer)
             case "conflict":
                 return KeyConflict()
             case _:
@@ -148,7 +148,7 @@ class PostgresLedger:
         ids: Sequence[str],
         include_invalid: bool,
         audit: AuditDraft,
-    ) -> ReadAdmitted | QuotaFull | Stale | SubjectGone | TenantRefused:
+    ) -> ReadAdmitted | QuotaRefusal | Stale | SubjectGone | TenantRefused:
         answer = self.call(
             _READ,
             {
@@ -166,7 +166,7 @@ class PostgresLedger:
             case "allowed":
                 return ReadAdmitted(tuple(answer["ids"]))
             case "quota":
-                return quota_full(answer)
+                return quota_refusal(answer)
             case "stale":
                 return Stale(answer["generation"])
             case _:
@@ -263,18 +263,6 @@ def sealed_row(row: Row) -> SealedRow:
 def _balances(standing: Mapping[str, Mapping[str, int | None]]) -> tuple[Balance, ...]:
     return tuple(
         Balance(Meter(meter), used=balance["used"] or 0, limit=balance["limit"]) for meter, balance in standing.items()
-    )
-
-
-def quota_full(answer: Mapping[str, Any]) -> QuotaFull:
-    """The meter that an operation did not fit."""
-    resets_at = answer["resets_at"]
-    return QuotaFull(
-        meter=answer["meter"],
-        used=answer["used"],
-        limit=answer["limit"],
-        requested=answer["requested"],
-        resets_at=datetime.fromisoformat(resets_at) if resets_at else None,
     )
 
 

@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.kernel import telemetry, telemetry_names
-from cloud.kernel.errors import ProviderUnavailableError, QuotaExceededError, TenantIsolationError
+from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
 from cloud.kernel.ids import parse_memory_id
 from cloud.keys.model import SubjectKey
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.model import HotMemory, SubjectSnapshot
-from cloud.memory.ports import Located, QuotaFull, ReadAdmitted, Stale, SubjectGone, TenantRefused
+from cloud.memory.ports import Located, ReadAdmitted, Stale, SubjectGone, TenantRefused
 from cloud.memory.snapshots import SnapshotLoader
 from cloud.memory.writing import refusal
 from cloud.tenancy.admission import Admitted
+from cloud.usage.ports import QuotaRefusal
 from src.memory.filters import SearchRequest
 from src.memory.predicates import tester
 from src.memory.schemas import Memory
@@ -161,14 +162,8 @@ class MemoryReader:
                     self._config.hot.drop(person.tenant_id, person.subject_id)
                     self._config.keyring.forget(person.tenant_id, person.subject_id)
                     person = None
-                case QuotaFull() as full:
-                    raise QuotaExceededError(
-                        meter=full.meter,
-                        limit=full.limit,
-                        used=full.used,
-                        requested=full.requested,
-                        resets_at=full.resets_at,
-                    )
+                case QuotaRefusal():
+                    raise answer.error()
                 case TenantRefused(reason=reason):
                     raise refusal(admitted, reason)
                 case _:

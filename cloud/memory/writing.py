@@ -31,7 +31,6 @@ from cloud.memory.ports import (
     Deleted,
     IdempotencyTag,
     KeyConflict,
-    QuotaFull,
     Stored,
     SubjectGone,
     TenantRefused,
@@ -39,7 +38,7 @@ from cloud.memory.ports import (
 from cloud.memory.snapshots import SnapshotLoader
 from cloud.memory.vectors import envelope_place
 from cloud.tenancy.admission import Admitted
-from cloud.usage.ports import TransactionalUsageTracker
+from cloud.usage.ports import QuotaRefusal, TransactionalUsageTracker
 from src.extensions import UsageTracker
 from src.memory.schemas import Memory
 
@@ -110,7 +109,7 @@ class MemoryWriter:
                     telemetry.note(telemetry_names.STORED, len(answer.ids))
                     self._show(answer, rows, people)
                     return answer.ids
-                case QuotaFull():
+                case QuotaRefusal():
                     raise self.full(admitted, answer)
                 case KeyConflict():
                     raise IdempotencyConflictError
@@ -155,7 +154,7 @@ class MemoryWriter:
             case _:
                 assert_never(answer)
 
-    def full(self, admitted: Admitted, answer: QuotaFull) -> QuotaExceededError:
+    def full(self, admitted: Admitted, answer: QuotaRefusal) -> QuotaExceededError:
         """The error for a write that was not admitted."""
         return self._usage.exceeded(
             admitted.scope.tenant_id,

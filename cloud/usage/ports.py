@@ -42,14 +42,14 @@ class TransactionalUsageTracker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class QuotaRefusal:
-    """It does not fit; nothing was held, and that is recorded.
+    """It does not fit; nothing happened but that it is recorded.
 
     Attributes:
         meter: The meter that it does not fit.
-        used: What is used of it or held.
+        used: What is used of it or held by reservations.
         limit: Its limit.
         requested: What was asked for.
-        resets_at: When the meter starts anew (UTC).
+        resets_at: When the meter starts anew (UTC); `None` for a stock.
     """
 
     meter: str
@@ -57,6 +57,12 @@ class QuotaRefusal:
     limit: int
     requested: int
     resets_at: datetime | None
+
+    def error(self) -> QuotaExceededError:
+        """What the caller is told."""
+        return QuotaExceededError(
+            meter=self.meter, limit=self.limit, used=self.used, requested=self.requested, resets_at=self.resets_at
+        )
 
 
 @dataclass(frozen=True, slots=True)

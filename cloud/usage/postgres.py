@@ -80,14 +80,7 @@ class PostgresUsageStore:
             case "held":
                 return replace(wanted, expires_at=datetime.fromisoformat(answer["expires_at"]))
             case "quota":
-                resets_at = answer["resets_at"]
-                return QuotaRefusal(
-                    meter=answer["meter"],
-                    used=answer["used"],
-                    limit=answer["limit"],
-                    requested=answer["requested"],
-                    resets_at=datetime.fromisoformat(resets_at) if resets_at else None,
-                )
+                return quota_refusal(answer)
             case "refused":
                 return TenantNotServed(answer["reason"])
             case _:
@@ -148,3 +141,15 @@ class PostgresUsageStore:
             return work(connection)
 
         return self._engine.transaction(entered)
+
+
+def quota_refusal(answer: Mapping[str, Any]) -> QuotaRefusal:
+    """The refusal that a server function answered with."""
+    resets_at = answer["resets_at"]
+    return QuotaRefusal(
+        meter=answer["meter"],
+        used=answer["used"],
+        limit=answer["limit"],
+        requested=answer["requested"],
+        resets_at=datetime.fromisoformat(resets_at) if resets_at else None,
+    )

@@ -12,7 +12,6 @@ from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     InvalidFilterError,
     PermissionDeniedError,
-    QuotaExceededError,
     ReservationClosedError,
 )
 from cloud.kernel.ids import new_event_id
@@ -44,13 +43,7 @@ class Reservations:
             case Reservation():
                 return answer
             case QuotaRefusal():
-                raise QuotaExceededError(
-                    meter=answer.meter,
-                    limit=answer.limit,
-                    used=answer.used,
-                    requested=answer.requested,
-                    resets_at=answer.resets_at,
-                )
+                raise answer.error()
             case TenantNotServed(reason=reason):
                 raise PermissionDeniedError(action=draft.action.value, reason=reason)
 
