@@ -13,35 +13,30 @@ person any more.
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Sequence
 from functools import partial
-from typing import Final
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
 from cloud.gdpr.model import ClosedTenant, ClosingPreview
 from cloud.gdpr.ports import ClosingStore
-from cloud.gdpr.removal import emptied
+from cloud.gdpr.removal import Removal, emptied
 from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     ConfigurationError,
     ErasureIncompleteError,
-    ProviderUnavailableError,
     UnknownTenantError,
 )
 from cloud.kernel.ids import is_tenant_id
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.config import PixeltableConfig
-from cloud.memory.materializer import placement_lock
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.model import TenantState
 from cloud.tenancy.ports import TenantDirectory
 from cloud.tenancy.system import system_predicate
-
-_LOCK_WAIT_S: Final = 30.0
 
 
 class TenantClosing:
@@ -66,12 +61,11 @@ class TenantClosing:
         audit: TransactionalAuditLogger,
     ) -> None:
         self._store = store
-        self._engine = engine
         self._config = config
         self._tenants = tenants
         self._admissions = admissions
         self._audit = audit
-        self._turn = threading.Lock()
+        self._removal = Removal(engine, "closing")
 
     @telemetry.operation()
     def close(self, tenant_id: str, *, confirmed: bool = False) -> ClosingPreview | ClosedTenant:
@@ -120,13 +114,8 @@ class TenantClosing:
         self._complete(predicate, self._audit.draft(predicate.scope, Action.TENANT_CLOSE))
 
     def _complete(self, predicate: TenantPredicate, audit: AuditDraft) -> ClosedTenant:
-        # Each takes connections while it holds a placement's: a few at once would wait for each other's.
-        if not self._turn.acquire(timeout=_LOCK_WAIT_S):
-            raise ProviderUnavailableError("closing", reason="is busy with others")
-        try:
+        with self._removal.turn():
             return self._steps(predicate, audit)
-        finally:
-            self._turn.release()
 
     def _steps(self, predicate: TenantPredicate, audit: AuditDraft) -> ClosedTenant:
         tenant_id, keyring = predicate.tenant_id, self._config.keyring
@@ -146,14 +135,13 @@ class TenantClosing:
         return ClosedTenant(tenant_id, counts)
 
     def _remove_rows(self, predicate: TenantPredicate) -> None:
-        for placement in self._store.placements(predicate):
-            # Under the materializer's own lock: it must not write a row that it took from intake before.
-            with placement_lock(self._engine, placement, wait_s=_LOCK_WAIT_S) as held:
-                if not held:
-                    raise ProviderUnavailableError("materializer", reason="kept the placement busy")
-                self._store.delete_rows(predicate)
-                failpoints.reach("close.ledger_deleted")
+        def remove(placements: Sequence[str]) -> None:
+            self._store.delete_rows(predicate)
+            failpoints.reach("close.ledger_deleted")
+            for placement in placements:
                 self._config.rows.remove_tenant(predicate, placement)
+
+        self._removal.under_locks(lambda: self._store.placements(predicate), remove)
 
     def _counts(self, predicate: TenantPredicate) -> dict[str, int]:
         rows = sum(self._config.rows.count_tenant(predicate, name) for name in self._store.placements(predicate))

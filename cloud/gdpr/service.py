@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,19 +21,17 @@ from cloud.gdpr.export import empty_directory, write_bundle
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
 from cloud.gdpr.places import Finder
 from cloud.gdpr.ports import ErasureStore
-from cloud.gdpr.removal import emptied
+from cloud.gdpr.removal import Removal, emptied
 from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     ConfigurationError,
     ErasureIncompleteError,
-    ProviderUnavailableError,
 )
 from cloud.kernel.ids import new_event_id
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import Place
 from cloud.memory.config import PixeltableConfig
-from cloud.memory.materializer import placement_locks
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.admission import Admitted
@@ -42,9 +39,7 @@ from cloud.tenancy.system import system_predicate
 from src.memory.validation import check_user_id
 
 _T = TypeVar("_T")
-_LOCK_WAIT_S: Final = 30.0
 _REASON_CHARACTERS: Final = 1_000
-_PLACEMENT_ATTEMPTS: Final = 3
 
 
 class CloudGDPRService:
@@ -71,12 +66,11 @@ class CloudGDPRService:
     ) -> None:
         self._on_key_destroyed = on_key_destroyed
         self._store = store
-        self._engine = engine
         self._config = config
         self._admissions = admissions
         self._audit = audit
         self._finder = Finder(store, config)
-        self._turn = threading.Lock()
+        self._removal = Removal(engine, "erasure")
 
     async def delete_user_data(
         self, user_id: str, workspace_id: str, *, confirmed: bool = False, reason: str | None = None
@@ -186,13 +180,8 @@ class CloudGDPRService:
         return self._complete(admitted.predicate, erasure, self._about(admitted, person.subject_id))
 
     def _complete(self, predicate: TenantPredicate, erasure: Erasure, audit: AuditDraft) -> Erasure:
-        # Each takes connections while it holds the placement's: a few at once would wait for each other's.
-        if not self._turn.acquire(timeout=_LOCK_WAIT_S):
-            raise ProviderUnavailableError("erasure", reason="is busy with others")
-        try:
+        with self._removal.turn():
             return self._steps(predicate, erasure, audit)
-        finally:
-            self._turn.release()
 
     def _steps(self, predicate: TenantPredicate, erasure: Erasure, audit: AuditDraft) -> Erasure:
         """Every step after the freeze; each may be done again, so this starts from the beginning of them."""
@@ -217,22 +206,14 @@ class CloudGDPRService:
         return finished
 
     def _remove_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
-        for _ in range(_PLACEMENT_ATTEMPTS):
-            placements = self._store.placements(predicate)
-            # Under the materializers' own locks: they must not write a row that they took from intake before, nor a
-            # move one that it read before.
-            with placement_locks(self._engine, placements, wait_s=_LOCK_WAIT_S) as held:
-                if not held:
-                    raise ProviderUnavailableError("materializer", reason="kept the placement busy")
-                if self._store.placements(predicate) != placements:
-                    continue  # A move has begun in between.
-                self._store.delete_rows(predicate, subject_id)
-                failpoints.reach("erase.ledger_deleted")
-                for placement in placements:
-                    self._config.rows.remove_subject(predicate, placement, subject_id)
-            failpoints.reach("erase.rows_deleted")
-            return
-        raise ProviderUnavailableError("data plane", reason="moves the tenant again and again")
+        def remove(placements: Sequence[str]) -> None:
+            self._store.delete_rows(predicate, subject_id)
+            failpoints.reach("erase.ledger_deleted")
+            for placement in placements:
+                self._config.rows.remove_subject(predicate, placement, subject_id)
+
+        self._removal.under_locks(lambda: self._store.placements(predicate), remove)
+        failpoints.reach("erase.rows_deleted")
 
     def _export(self, user_id: str, tenant_id: str, directory: Path) -> ExportBundle:
         admitted = self._admitted(tenant_id, Action.ACCESS_REQUEST, user_id)
