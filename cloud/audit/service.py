@@ -250,6 +250,7 @@ def _new_private_file(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(descriptor, "wb") as out:
             yield out
     except BaseException as exc:
+        # Whatever ended it, an interruption too: half an export must not stay.
         path.unlink(missing_ok=True)
         if isinstance(exc, OSError):
             raise ConfigurationError(f"{path} cannot be written: {exc.strerror}") from exc

@@ -83,6 +83,7 @@ def empty_directory(directory: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
+            # Whatever ended it, an interruption too: half of what is kept of a person must not lie about.
             for name in FILES:
                 (directory / name).unlink(missing_ok=True)
             raise

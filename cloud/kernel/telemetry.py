@@ -290,6 +290,7 @@ def batch(placement: str) -> Iterator[Span]:
         try:
             yield span
         except BaseException as error:
+            # Noted and raised again, whatever it is.
             _, code = _outcome(error)
             span.set_attribute(names.ERROR_TYPE, code or "unknown")
             span.set_status(Status(StatusCode.ERROR, code))

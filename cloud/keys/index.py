@@ -82,6 +82,7 @@ class SqliteIndex:
         try:
             self._prepare()
         except BaseException:
+            # Whatever it was, nobody gets this object to close it.
             self._db.close()
             raise
 
@@ -129,6 +130,7 @@ class SqliteIndex:
                 self.set_meta("format", INDEX_FORMAT)
             self._db.execute("COMMIT")
         except BaseException:
+            # An interruption too: a transaction left open would hold up every other process.
             self._db.execute("ROLLBACK")
             raise
 
@@ -142,6 +144,7 @@ class SqliteIndex:
                 self._db.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
                 self._db.execute("COMMIT")
             except BaseException:
+                # As above.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise

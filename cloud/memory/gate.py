@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.memory.model import HotMemory
-from src.memory.entries import index_entry, session_of
+from cloud.memory.snapshots import entry_of
+from src.memory.entries import session_of
 from src.memory.ranking import IndexSnapshot
 from src.memory.scoring import RankingWeights
 
@@ -126,17 +127,7 @@ def ranks(
     """Where one model puts the answers to questions about one person."""
     if not asked:
         return {"mixed": [], "dense": []}
-    entries = [
-        index_entry(
-            memory.memory_id,
-            memory.envelope.content,
-            vector,
-            memory.created_at,
-            confidence=memory.confidence,
-            metadata=memory.metadata,
-        )
-        for memory, vector in zip(memories, vectors, strict=True)
-    ]
+    entries = [entry_of(memory, vector) for memory, vector in zip(memories, vectors, strict=True)]
     index = IndexSnapshot.empty(vectors[0].shape[0]).replaced(entries, ())
     dense = replace(weights, lexical=0.0, dense=1.0, neighbours=0.0, names=0.0, dates=0.0, recency=0.0, confidence=0.0)
     found: Ranks = {"mixed": [], "dense": []}

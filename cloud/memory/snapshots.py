@@ -27,7 +27,7 @@ from cloud.memory.hot import HotTier
 from cloud.memory.model import Changes, HotMemory, LedgerState, SealedRow, SubjectSnapshot
 from cloud.memory.ports import Ledger, Rows
 from cloud.memory.vectors import Models, Vectorizer
-from src.memory.entries import index_entry
+from src.memory.entries import IndexEntry, index_entry
 from src.memory.ranking import IndexSnapshot
 
 _ATTEMPTS: Final = 4
@@ -157,17 +157,7 @@ class SnapshotLoader:
         memories = {key: memory for key, memory in base.memories.items() if key not in gone}
         memories.update((memory.memory_id, memory) for memory in opened)
         memories.update((key, replace(memories[key], superseded=True)) for key in superseded if key in memories)
-        entries = [
-            index_entry(
-                memory.memory_id,
-                memory.envelope.content,
-                vector,
-                memory.created_at,
-                confidence=memory.confidence,
-                metadata=memory.metadata,
-            )
-            for memory, vector in zip(opened, vectors, strict=True)
-        ]
+        entries = [entry_of(memory, vector) for memory, vector in zip(opened, vectors, strict=True)]
         growth = sum(_size(memory, vectorizer.dimensions) for memory in opened)
         left = gone | {memory.memory_id for memory in opened}
         shrinkage = sum(_size(base.memories[key], vectorizer.dimensions) for key in left if key in base.memories)
@@ -212,6 +202,18 @@ def open_memory(vectorizer: Vectorizer, row: SealedRow, key: bytes) -> HotMemory
         created_at=row.created_at,
         expires_at=row.expires_at,
         envelope=vectorizer.open_envelope(key, row),
+    )
+
+
+def entry_of(memory: HotMemory, vector: NDArray[np.int8]) -> IndexEntry:
+    """A memory as the index has it."""
+    return index_entry(
+        memory.memory_id,
+        memory.envelope.content,
+        vector,
+        memory.created_at,
+        confidence=memory.confidence,
+        metadata=memory.metadata,
     )
 
 

@@ -21,7 +21,8 @@ from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import SubjectKey
 from cloud.memory.config import PixeltableConfig
-from cloud.memory.model import Changes, HotMemory, LedgerRow, LedgerState, SealedRow
+from cloud.memory.model import Changes, LedgerRow, LedgerState, SealedRow
+from cloud.memory.snapshots import open_memory
 from cloud.storage.home import sync_directory, write_private
 from cloud.transfer.ports import Progress
 from cloud.transfer.records import Hasher, line_of, manifest_path
@@ -72,7 +73,7 @@ class PeoplesMemories:
         """
         passes, now = tester(request.predicate), self._config.clock()
         for ledger, row in self._rows(predicate, person):
-            memory = self._opened(row, person.key)
+            memory = open_memory(self._config.vectorizer, row, person.key)
             valid = ledger.state is LedgerState.ACTIVE and memory.valid_at(now)
             if (valid or request.include_invalid) and passes(memory):
                 yield line_of(memory.opened(now))
@@ -104,17 +105,6 @@ class PeoplesMemories:
             # Between the two reads a memory was changed, or materialized and changed.
             return None
         return [(wanted[memory_id], found[memory_id]) for memory_id in sorted(wanted)]
-
-    def _opened(self, row: SealedRow, key: bytes) -> HotMemory:
-        return HotMemory(
-            memory_id=row.memory_id,
-            revision=row.revision,
-            memory_type=row.memory_type,
-            confidence=row.confidence,
-            created_at=row.created_at,
-            expires_at=row.expires_at,
-            envelope=self._config.vectorizer.open_envelope(key, row),
-        )
 
 
 class ExportFile:

@@ -138,6 +138,7 @@ class Context:
                 self._failed[name] = str(obstacle)
                 raise
             except BaseException:
+                # What it was is for `_run` to tell; here it is remembered that it failed.
                 self._failed[name] = name
                 raise
         return cast(_T, self._made[name])
