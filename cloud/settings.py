@@ -71,6 +71,10 @@ class CloudSettings(BaseSettings):
         deleted_retention_days: Days that a deleted memory is kept and can be brought back.
         expired_retention_days: Days that an expired memory is kept.
         superseded_retention_days: Days that a superseded memory is kept.
+        audit_heads_dir: Where signed heads of the audit logs are kept outside the database, only added to; by default
+            `audit-heads` in the home. Another disk, or a directory that another machine collects, is better.
+        alert_webhook_url: Where security events are posted to as JSON, ids and codes alone; https, or http to this
+            machine. They are in the log of the service in any case.
         otel_exporter: Where spans and metrics go: nowhere, to standard error, or to an OTLP collector, which needs
             the extra `otlp`. An application that sets up OpenTelemetry itself gets them without this.
         log_format: Lines of the log for people, or one JSON object each; of the command and the worker alone.
@@ -132,6 +136,8 @@ class CloudSettings(BaseSettings):
     deleted_retention_days: float = Field(default=30, ge=0, le=36_500)
     expired_retention_days: float = Field(default=30, ge=0, le=36_500)
     superseded_retention_days: float = Field(default=365, ge=0, le=36_500)
+    audit_heads_dir: Path | None = None
+    alert_webhook_url: SecretStr | None = None
     otel_exporter: Literal["none", "console", "otlp"] = "none"
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from cloud.audit.model import UNKNOWN_ACTOR, Actor, AuditDraft, Category, Details, Outcome
+from cloud.audit.model import (
+    DETAILS_BYTES,
+    UNKNOWN_ACTOR,
+    Actor,
+    AuditDraft,
+    Category,
+    Details,
+    Outcome,
+    content_keys,
+)
 from cloud.kernel.access import Action
 from cloud.kernel.context import current_context, current_trace_id
 from cloud.kernel.errors import InvalidFilterError, KeyDestroyedError
@@ -31,6 +40,8 @@ _OUTCOMES: Final = {
     "failed": Outcome.FAILED,
 }
 _SEVERITIES: Final = frozenset({"info", "warning", "critical"})
+_SEALED_BYTES: Final = 262_144
+_CUT_CHARACTERS: Final = 1_000
 _COUNTER_NAME: Final = re.compile(r"[a-z][a-z_]{0,63}")
 
 
@@ -68,10 +79,18 @@ def safe_count(count: object) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ForeignEvent:
-    """An event ready to record, and the log that it belongs to."""
+    """An event ready to record, and the log that it belongs to.
+
+    Attributes:
+        log_id: The log.
+        draft: The event.
+        counts: What is odd about what was said, which is sealed all the same: `content_keys`, `not_json` values,
+            `oversized_bytes`, and `cut_bytes` that were not kept.
+    """
 
     log_id: str
     draft: AuditDraft
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class ForeignEvents:
@@ -104,12 +123,7 @@ class ForeignEvents:
         log_id = self._log_for(named.get("tenant_id"))
         person = self._person(log_id, user_id)
         event_id = new_event_id()
-        try:
-            written = json.dumps(dict(text), default=str, ensure_ascii=False, skipkeys=True)
-        except (ValueError, RecursionError):
-            # Without its cause: the text of that error may quote the value.
-            raise InvalidFilterError(place="details", reason="must be JSON") from None
-        plaintext = written.encode("utf-8", "backslashreplace")
+        plaintext, counts = _written(text)
         place = Place(log_id, person.subject_id if person else "", event_id, "audit_text")
         key = person.key if person else self._keyring.tenant_key(log_id).key
         details: Details = {"sealed": seal(key, plaintext, place=place).hex()}
@@ -124,7 +138,7 @@ class ForeignEvents:
             details=details,
             event_id=event_id,
         )
-        return ForeignEvent(log_id, draft)
+        return ForeignEvent(log_id, draft, counts)
 
     def about(self, action: Action, user_id: str, workspace_id: str, timestamp: datetime) -> ForeignEvent:
         """An event that foreign code did `action` to a person's data; the person is named by subject id, if known."""
@@ -156,6 +170,41 @@ class ForeignEvents:
         if not isinstance(user_id, str) or not user_id or log_id == SYSTEM_LOG:
             return None
         return self._keyring.resolve_subject(log_id, user_id, create=True)
+
+
+def _written(text: Mapping[str, object]) -> tuple[bytes, dict[str, int]]:
+    """What was said as JSON, and what is odd about it.
+
+    Raises:
+        InvalidFilterError: It refers to itself, or is nested too deep.
+    """
+    odd = 0
+
+    def as_text(value: object) -> str:
+        nonlocal odd
+        odd += 1
+        return str(value)
+
+    try:
+        keys = content_keys(text)
+        plaintext = _json(text, as_text)
+    except (ValueError, RecursionError):
+        # Without its cause: the text of that error may quote the value.
+        raise InvalidFilterError(place="details", reason="must be JSON") from None
+    counts = {"content_keys": keys, "not_json": odd}
+    if len(plaintext) > DETAILS_BYTES:
+        counts["oversized_bytes"] = len(plaintext)
+    if len(plaintext) > _SEALED_BYTES:
+        # An event is a line of an export, which has a bound too: the names stay, and the beginnings of texts.
+        kept = _json({name: str(value)[:_CUT_CHARACTERS] for name, value in text.items()}, as_text)
+        counts["cut_bytes"] = len(plaintext) - len(kept)
+        plaintext = kept
+    return plaintext, {name: count for name, count in counts.items() if count}
+
+
+def _json(text: Mapping[str, object], default: Callable[[object], str]) -> bytes:
+    written = json.dumps(dict(text), default=default, ensure_ascii=False, skipkeys=True)
+    return written.encode("utf-8", "backslashreplace")
 
 
 def _request_id() -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -12,6 +14,12 @@ from cloud.kernel.ids import new_event_id
 from cloud.kernel.scope import PrincipalKind
 
 SCHEMA_VERSION = 1
+
+CONTENT_KEYS = frozenset(
+    {"content", "query", "raw_source", "metadata", "prompt", "message", "messages", "user_id", "embedding"}
+)
+"""Names under which content or a person would stand: our own details never have them, foreign ones are sealed."""
+DETAILS_BYTES = 16_384
 
 JsonScalar = str | int | bool | None
 Details = dict[str, JsonScalar | list[str] | dict[str, int]]
@@ -23,6 +31,8 @@ class Outcome(StrEnum):
     ALLOWED = "allowed"
     DENIED = "denied"
     FAILED = "failed"
+    UNKNOWN = "unknown"
+    """It was begun, and whoever did it was cut off: what became of it nobody said."""
 
 
 class Category(StrEnum):
@@ -78,6 +88,10 @@ class AuditDraft:
     event_id: str = field(default_factory=new_event_id)
     started_ns: int = field(default_factory=time.monotonic_ns)
 
+    def __post_init__(self) -> None:
+        if self.details:
+            check_details(self.details)
+
     def document(self) -> dict[str, object]:
         """The event as JSON; the server function adds log, time, outcome, reason, ids and counts."""
         return {
@@ -96,6 +110,30 @@ class AuditDraft:
             "details": self.details,
             "latency_us": (time.monotonic_ns() - self.started_ns) // 1000,
         }
+
+
+def check_details(details: Mapping[str, object]) -> None:
+    """Return if our own code may put these details into an event.
+
+    Raises:
+        ValueError: They are not JSON, larger than 16 KiB, or hold a key declared as content; names no value.
+    """
+    try:
+        size = len(json.dumps(details, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("details of an audit event are not JSON") from None
+    # What foreign code said is sealed, and has a bound of its own.
+    if size > DETAILS_BYTES and "sealed" not in details:
+        raise ValueError(f"details of an audit event have {size} bytes; {DETAILS_BYTES} are allowed")
+    if content_keys(details):
+        raise ValueError("details of an audit event have a key that is declared as content")
+
+
+def content_keys(value: object) -> int:
+    """How many keys in it, however deep, are declared as content."""
+    if isinstance(value, Mapping):
+        return sum((key in CONTENT_KEYS) + content_keys(item) for key, item in value.items())
+    return sum(content_keys(item) for item in value) if isinstance(value, list | tuple) else 0
 
 
 def reason_of(error: LuminescentError) -> str:

@@ -7,27 +7,33 @@ passes is personal until proven otherwise: user ids become subject ids, free tex
 from __future__ import annotations
 
 import asyncio
-import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Final
 
-import rfc8785
-
+from cloud.audit.bundle import AuditBundle, Progress
+from cloud.audit.exports import Evidence
 from cloud.audit.foreign import ForeignEvent, ForeignEvents, outcome_of, safe_count, safe_counts
 from cloud.audit.model import UNKNOWN_ACTOR, Actor, AuditDraft, Category, Details, Outcome
 from cloud.audit.ports import Admission, AuditStore
 from cloud.audit.recording import recorded_failure
+from cloud.audit.verify import EVENTS
+from cloud.audit.views import View, view_name
 from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.context import current_context, current_trace_id
 from cloud.kernel.errors import ConfigurationError, KeyDestroyedError
-from cloud.kernel.ids import SYSTEM_LOG, new_request_id
+from cloud.kernel.ids import SYSTEM_LOG, new_event_id, new_request_id
 from cloud.kernel.scope import Principal, TenantScope
 from cloud.keys.ports import Keyring
 from src.memory.schemas import as_utc
+
+_NDJSON: Final = "ndjson"
+_REASON_CHARACTERS: Final = 1_000
+_WITHOUT_TENANCY: Final = "the audit log was built without tenancy; open it with init_cloud_extensions"
 
 
 class CloudAuditLogger:
@@ -44,10 +50,15 @@ class CloudAuditLogger:
         self._keyring = keyring
         self._foreign = ForeignEvents(keyring)
         self._admission: Admission | None = None
+        self._evidence: Evidence | None = None
 
     def use_admission(self, admission: Admission) -> None:
         """Let tenancy decide who may read the log. Called once by start-up: tenancy itself needs a logger."""
         self._admission = admission
+
+    def use_evidence(self, evidence: Evidence) -> None:
+        """Let `evidence` export and prove. Called once by start-up."""
+        self._evidence = evidence
 
     # TransactionalAuditLogger
 
@@ -163,11 +174,10 @@ class CloudAuditLogger:
     ) -> None:
         if event.log_id != SYSTEM_LOG:
             telemetry.of_tenant(event.log_id)
-        self.record(event.log_id, event.draft, outcome, counts=counts)
+        self.record(event.log_id, event.draft, outcome, counts={**event.counts, **(counts or {})})
 
     # Reading
 
-    @telemetry.operation()
     def export(
         self,
         tenant_id: str,
@@ -177,34 +187,133 @@ class CloudAuditLogger:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Path:
-        """Write a tenant's events, one canonical JSON object per line (RFC 8785), to `events.ndjson`.
+        """Write a tenant's events as evidence (`docs/audit-format.md`), one canonical JSON object per line (RFC 8785).
+
+        As `export_evidence`; returns the file of the format that was asked for.
+        """
+        bundle = self.export_evidence(tenant_id, directory, format=format, since=since, until=until)
+        return bundle.directory / (EVENTS if format == _NDJSON else view_name(View(format)))
+
+    @telemetry.operation()
+    def export_evidence(
+        self,
+        tenant_id: str,
+        directory: Path | str,
+        *,
+        format: str = "ndjson",  # noqa: A002 - as `export`
+        since: datetime | None = None,
+        until: datetime | None = None,
+        progress: Progress = lambda _done, _of: None,
+    ) -> AuditBundle:
+        """Write a tenant's events with everything that proves them; an export that was interrupted is gone on with.
 
         Args:
             tenant_id: The tenant, or `_system` for an operator.
             directory: Made if missing; an export never overwrites an earlier one.
-            format: `ndjson`.
-            since: First time included (UTC).
-            until: First time left out (UTC).
-
-        Returns:
-            The file written, mode 0600.
+            format: `ndjson`; `csv`, `ocsf` or `parquet` write a view beside it.
+            since: First time included (UTC). Leaves are whole: a few events of before can be there too.
+            until: First time left out (UTC); a few events of after can be there too.
+            progress: Is told how many events are written, of how many.
 
         Raises:
             PermissionDeniedError: The caller may not read this log; that is recorded.
-            ConfigurationError: Unknown format, or the file exists.
+            ConfigurationError: Unknown format, or the directory is not empty or cannot be written.
+            ProviderUnavailableError: The control plane did not answer.
         """
         draft = self._admitted(tenant_id, Action.AUDIT_EXPORT)
-        path = Path(directory) / "events.ndjson"
         with recorded_failure(self, draft, tenant_id):
-            if format != "ndjson":
-                raise ConfigurationError(f"unknown export format {format!r}; this version writes: ndjson")
-            with _new_private_file(path) as out:
-                count = 0
-                for event in self._read(tenant_id, since, until):
-                    out.write(rfc8785.dumps(event) + b"\n")  # type: ignore[arg-type]
-                    count += 1
-                self.record(tenant_id, draft, Outcome.ALLOWED, counts={"events": count})
-        return path
+            if format != _NDJSON and format not in list(View):
+                known = ", ".join((_NDJSON, *View))
+                raise ConfigurationError(f"unknown export format {format!r}; there are: {known}")
+            self._intend(tenant_id, draft)
+            with self._proofs().exported(
+                tenant_id,
+                Path(directory).absolute(),
+                since=since and as_utc(since),
+                until=until and as_utc(until),
+                view=None if format == _NDJSON else View(format),
+                progress=progress,
+            ) as bundle:
+                self.record(tenant_id, draft, Outcome.ALLOWED, counts={"events": bundle.events})
+        return bundle
+
+    @telemetry.operation()
+    def verifier_key(self, tenant_id: str) -> str:
+        """The key that exports of a tenant's log are verified with, as text; asking is recorded.
+
+        Raises:
+            PermissionDeniedError: The caller may not read this log.
+        """
+        draft = self._admitted(tenant_id, Action.AUDIT_KEY)
+        with recorded_failure(self, draft, tenant_id):
+            key = self._proofs().verifier_key(tenant_id)
+            self.record(tenant_id, draft, Outcome.ALLOWED)
+        return key
+
+    @telemetry.operation()
+    def checkpoint(self, tenant_id: str) -> str:
+        """The head of a tenant's log as a signed note: who keeps it can tell later whether the log was cut off.
+
+        Raises:
+            PermissionDeniedError: The caller may not read this log.
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        draft = self._admitted(tenant_id, Action.AUDIT_CHECKPOINT)
+        with recorded_failure(self, draft, tenant_id):
+            note = self._proofs().checkpoint(tenant_id)
+            self.record(tenant_id, draft, Outcome.ALLOWED)
+        return note
+
+    @telemetry.operation()
+    def accept(self, log_id: str, reason: str) -> None:
+        """Let a log go on that a restore of the database cut off; recorded in that log and in the system's.
+
+        Args:
+            log_id: The tenant, or `_system`.
+            reason: Why, at most 1,000 characters; kept with the heads outside the database. Name no person in it.
+
+        Raises:
+            PermissionDeniedError: The caller is no operator.
+            ConfigurationError: The log was not cut off, or was changed besides; or there is no reason.
+        """
+        if self._admission is None:
+            raise ConfigurationError(_WITHOUT_TENANCY)
+        draft = self._admission.operate(Action.AUDIT_ACCEPT)
+        with recorded_failure(self, draft):
+            if not 0 < len(reason.strip()) <= _REASON_CHARACTERS:
+                raise ConfigurationError(f"say why, in at most {_REASON_CHARACTERS} characters")
+            size, signed = self._proofs().accept(log_id, reason)
+            about = replace(draft, event_id=new_event_id(), details={"log": log_id, "size": size, "signed": signed})
+            if log_id != SYSTEM_LOG:
+                self.record(log_id, about, Outcome.ALLOWED)
+            self.record(SYSTEM_LOG, replace(about, event_id=draft.event_id), Outcome.ALLOWED)
+
+    @telemetry.operation()
+    def rotate_key(self) -> None:
+        """Sign with a new key from now on; what the former ones signed stays verifiable.
+
+        Raises:
+            PermissionDeniedError: The caller is no operator.
+            ConfigurationError: The keys cannot be read or written.
+        """
+        if self._admission is None:
+            raise ConfigurationError(_WITHOUT_TENANCY)
+        draft = self._admission.operate(Action.AUDIT_ROTATE_KEY)
+        with recorded_failure(self, draft):
+            self._proofs().rotate_key()
+            self.record(SYSTEM_LOG, draft, Outcome.ALLOWED)
+
+    def _proofs(self) -> Evidence:
+        if self._evidence is None:
+            raise ConfigurationError(_WITHOUT_TENANCY)
+        return self._evidence
+
+    def _intend(self, log_id: str, draft: AuditDraft) -> None:
+        """Record that an export begins: one that is killed has this event and no outcome."""
+        intent = replace(
+            draft, action=Action.AUDIT_EXPORT_STEP, event_id=new_event_id(), started_ns=time.monotonic_ns()
+        )
+        self.record(log_id, intent, Outcome.ALLOWED)
 
     @telemetry.operation()
     def events(
@@ -226,32 +335,7 @@ class CloudAuditLogger:
 
     def _admitted(self, log_id: str, action: Action) -> AuditDraft:
         if self._admission is None:
-            raise ConfigurationError("the audit log was built without tenancy; open it with init_cloud_extensions")
+            raise ConfigurationError(_WITHOUT_TENANCY)
         if log_id == SYSTEM_LOG:
             return self._admission.operate(Action.AUDIT_SYSTEM)
         return self.draft(self._admission.admit_to(log_id, action), action, category=Category.ADMINISTRATION)
-
-
-@contextmanager
-def _new_private_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file of mode 0600 that stays only if the block ends well.
-
-    Raises:
-        ConfigurationError: The file exists, or cannot be written.
-    """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileExistsError as exc:
-        raise ConfigurationError(f"{path} exists; export into an empty directory") from exc
-    except OSError as exc:
-        raise ConfigurationError(f"{path} cannot be written: {exc.strerror}") from exc
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            yield out
-    except BaseException as exc:
-        # Whatever ended it, an interruption too: half an export must not stay.
-        path.unlink(missing_ok=True)
-        if isinstance(exc, OSError):
-            raise ConfigurationError(f"{path} cannot be written: {exc.strerror}") from exc
-        raise

@@ -21,7 +21,7 @@ from cloud.kernel.ids import SYSTEM_LOG, new_memory_id
 from src.memory.schemas import Memory, MemoryType
 
 _WRITERS: Final = 20
-_NOT_COUNTED: Final = frozenset({Action.ERASURE_STEP, Action.SERVICE_START})
+_NOT_COUNTED: Final = frozenset({Action.ERASURE_STEP, Action.SERVICE_START, Action.AUDIT_EXPORT_STEP})
 """Events of what the service does by itself."""
 
 

@@ -43,6 +43,8 @@ class Custody:
         operators: Lets operators in and begins events.
         audit: Records what was done.
         clock: The present, UTC.
+        on_root_key: Is told which root key the keyring is under, before another one goes: what else is wrapped under
+            root keys follows.
     """
 
     def __init__(
@@ -52,8 +54,11 @@ class Custody:
         operators: Operators,
         audit: TransactionalAuditLogger,
         clock: Clock,
+        *,
+        on_root_key: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._place = place
+        self._on_root_key = on_root_key
         self._store = store
         self._restoring = Restoring(place, store, clock)
         self._operators = operators
@@ -215,6 +220,7 @@ class Custody:
                     f"{len(needing)} backup(s) cannot be restored without this root key until they expire on "
                     f"{last:%Y-%m-%d}; wait until then, or say that they may be lost"
                 )
+            self._on_root_key(register.root_key_id())
             destroyed = self._place.root_keys.destroy(key_id)
         self._record(draft, {"root_key_id": key_id}, counts={"destroyed": int(destroyed)})
         return destroyed
@@ -326,6 +332,7 @@ class Custody:
 
     def _promote(self, key_id: str) -> None:
         root_keys = self._place.root_keys
+        self._on_root_key(key_id)
         if key_id in root_keys.former():
             root_keys.promote(key_id)
             failpoints.reach("rotate.root.promoted")

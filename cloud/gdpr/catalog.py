@@ -223,6 +223,58 @@ CATALOG: Final[tuple[Place, ...]] = (
         exported_in="events.jsonl",
     ),
     Place(
+        "control.audit_pending",
+        Kind.CONTROL_TABLE,
+        "audit_pending",
+        {"event_id": Holds.NOTHING, "log_id": Holds.NOTHING},
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.audit_intents",
+        Kind.CONTROL_TABLE,
+        "audit_intents",
+        {
+            "event_id": Holds.NOTHING,
+            "log_id": Holds.NOTHING,
+            "request_id": Holds.NOTHING,
+            "action": Holds.NOTHING,
+            "occurred_at": Holds.NOTHING,
+        },
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.audit_leaves",
+        Kind.CONTROL_TABLE,
+        "audit_leaves",
+        {
+            "log_id": Holds.NOTHING,
+            "leaf_index": Holds.NOTHING,
+            "event_id": Holds.NOTHING,
+            "leaf_hash": Holds.NOTHING,
+            "sequenced_at": Holds.NOTHING,
+        },
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.audit_tiles",
+        Kind.CONTROL_TABLE,
+        "audit_tiles",
+        {"log_id": Holds.NOTHING, "level": Holds.NOTHING, "number": Holds.NOTHING, "hashes": Holds.NOTHING},
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.audit_trees",
+        Kind.CONTROL_TABLE,
+        "audit_trees",
+        {
+            "log_id": Holds.NOTHING,
+            "size": Holds.NOTHING,
+            "checkpoint": Holds.NOTHING,
+            "changed_at": Holds.NOTHING,
+        },
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
         "control.usage_events",
         Kind.CONTROL_TABLE,
         "usage_events",
@@ -361,6 +413,7 @@ CATALOG: Final[tuple[Place, ...]] = (
     Place("home.pixeltable", Kind.DIRECTORY, "pixeltable", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.secrets", Kind.DIRECTORY, "secrets", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.imports", Kind.DIRECTORY, "imports", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
+    Place("home.audit_heads", Kind.DIRECTORY, "audit-heads", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.locks", Kind.DIRECTORY, "locks", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
 )
 

@@ -57,6 +57,11 @@ class Action(StrEnum):
     USAGE_THRESHOLD = "usage.threshold"
     USAGE_RECONCILE = "usage.reconcile"
     AUDIT_EXPORT = "audit.export"
+    AUDIT_EXPORT_STEP = "audit.export.step"
+    AUDIT_KEY = "audit.key"
+    AUDIT_CHECKPOINT = "audit.checkpoint"
+    AUDIT_ROTATE_KEY = "audit.rotate_key"
+    AUDIT_ACCEPT = "audit.accept"
     AUDIT_READ = "audit.read"
     AUDIT_SYSTEM = "audit.system"
     TENANT_CREATE = "tenant.create"
@@ -94,6 +99,7 @@ class Action(StrEnum):
     KEYRING_STEP = "keyring.step"
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
+    AUDIT_TAMPERING = "security.audit_tampering"
     AUTHENTICATION_FAILURES = "security.authentication_failures"
     SERVICE_START = "service.start"
     DATABASE_UPGRADE = "db.upgrade"
@@ -123,7 +129,7 @@ _MEMORY: Final = frozenset(
 )
 _EVERYBODY: Final = frozenset({Action.MEMORY_EXPORT_ALL})
 _PERSON: Final = frozenset({Action.ERASURE_PREVIEW, Action.ERASURE, Action.ACCESS_REQUEST})
-_AUDIT: Final = frozenset({Action.AUDIT_EXPORT, Action.AUDIT_READ})
+_AUDIT: Final = frozenset({Action.AUDIT_EXPORT, Action.AUDIT_READ, Action.AUDIT_KEY, Action.AUDIT_CHECKPOINT})
 _USAGE: Final = frozenset({Action.USAGE_READ})
 _HOLDS: Final = frozenset({Action.USAGE_RESERVE, Action.USAGE_COMMIT, Action.USAGE_RELEASE})
 _BOOKS: Final = frozenset({Action.USAGE_RECONCILE})
@@ -162,7 +168,7 @@ _KEYRING: Final = frozenset(
         Action.KEYRING_DESTROY_ROOT_KEY,
     }
 )
-_SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM})
+_SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM, Action.AUDIT_ROTATE_KEY, Action.AUDIT_ACCEPT})
 _INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {

@@ -69,6 +69,11 @@ NAMES = (
     "export.person_written",
     "export.written",
     "export.recorded",
+    "sequencer.written",
+    "sequencer.committed",
+    "sequencer.kept",
+    "audit_export.written",
+    "audit_export.recorded",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

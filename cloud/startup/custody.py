@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from cloud.audit.keyfile import AuditKeyFile
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.custody.ports import KeyringPlace
@@ -20,6 +21,7 @@ from cloud.keys.inmemory import InMemoryKeyring
 from cloud.keys.rootkeys import RootKeys
 from cloud.keys.sqlite import FileKeyring
 from cloud.settings import CloudSettings
+from cloud.startup.auditing import audit_key_file
 from cloud.startup.installation import Engines, open_engines
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
@@ -57,7 +59,7 @@ def open_custody(settings: CloudSettings, *, with_keyring: bool = True) -> Itera
         place = KeyringPlace(
             keyring_directory(settings), root_keys, lambda at: FileKeyring.open(at, root_keys), keyring, problem
         )
-        yield _custody(engines, place, keyring)
+        yield _custody(engines, place, keyring, audit_key_file(settings, root_keys))
 
 
 def place_of(keyring: FileKeyring, directory: Path, root_keys: RootKeys) -> KeyringPlace:
@@ -72,7 +74,7 @@ def _opened(settings: CloudSettings, root_keys: RootKeys) -> tuple[FileKeyring |
         return None, str(error)
 
 
-def _custody(engines: Engines, place: KeyringPlace, keyring: FileKeyring | None) -> Custody:
+def _custody(engines: Engines, place: KeyringPlace, keyring: FileKeyring | None, audit_keys: AuditKeyFile) -> Custody:
     # Where there is none, nobody can be resolved, and nobody is: only the local operator gets here.
     people = keyring or InMemoryKeyring()
     identities = IdentityResolver(
@@ -82,4 +84,5 @@ def _custody(engines: Engines, place: KeyringPlace, keyring: FileKeyring | None)
     operators = Administration(
         CloudTenantProvider(identities), identities, audit, PostgresTenantStore(engines.maintenance)
     )
-    return Custody(place, PostgresCustodyStore(engines.maintenance), operators, audit, system_clock)
+    store = PostgresCustodyStore(engines.maintenance)
+    return Custody(place, store, operators, audit, system_clock, on_root_key=audit_keys.rewrap)

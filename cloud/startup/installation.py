@@ -40,6 +40,7 @@ from cloud.memory.purge import Purger
 from cloud.memory.read_times import ReadTimes
 from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
+from cloud.startup.auditing import AuditProofs, build_proofs
 from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.observability import export_telemetry
@@ -89,6 +90,7 @@ class Installation:
     columns: Columns
     server: Server
     identity: IdentityParts
+    proofs: AuditProofs
     stack: contextlib.ExitStack = field(repr=False)
 
     def materializer(self) -> Materializer:
@@ -150,12 +152,10 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
     root_keys = find_root_keys(settings, create=is_new)
     keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
     stack.callback(keyring.close)
-    admit_keyring(
-        keyring,
-        PostgresCustodyStore(engines.maintenance),
-        CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring),
-        system_clock,
-        is_new=is_new,
+    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring)
+    admit_keyring(keyring, PostgresCustodyStore(engines.maintenance), audit, system_clock, is_new=is_new)
+    proofs = build_proofs(
+        settings, root_keys, audit, worker=engines.worker, maintenance=engines.maintenance, on_close=stack.callback
     )
     keyring.create_tenant(SYSTEM_LOG)
     url = server.url("luminescent_pixeltable", DATA_DATABASE)
@@ -206,6 +206,7 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
         PixeltableColumns(tables),
         server,
         identity,
+        proofs,
         stack.pop_all(),
     )
 
@@ -301,13 +302,20 @@ def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
 
 
 def work(installation: Installation, stop: threading.Event) -> None:
-    """Materialize until `stop` is set, and beside that finish the moves that a process was killed in."""
-    moves = threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves")
-    moves.start()
+    """Materialize until `stop` is set, and beside that sequence the audit log and finish the moves that a process was
+    killed in."""
+    beside = (
+        threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves"),
+        threading.Thread(target=installation.proofs.sequencing.run, args=(stop,), name="luminescent-sequencer"),
+    )
+    for thread in beside:
+        thread.start()
     try:
         installation.materializer().run(stop)
     finally:
-        moves.join()
+        stop.set()
+        for thread in beside:
+            thread.join()
 
 
 def _finish_moves(installation: Installation, stop: threading.Event) -> None:

@@ -92,6 +92,7 @@ class CloudRuntime:
         store = PostgresTenantStore(engines.maintenance, first_model=config.models.first)
         admissions = Administration(self.tenant_provider, config.identities, self.audit, store)
         self.audit.use_admission(admissions)
+        self.audit.use_evidence(installation.proofs.evidence)
         self.usage.use_admission(admissions, self.audit)
         self.usage.use_books(PostgresUsageBooks(engines.maintenance))
         self.tenants = Tenants(
@@ -133,6 +134,7 @@ class CloudRuntime:
             admissions,
             self.audit,
             config.clock,
+            on_root_key=installation.proofs.keys.rewrap,
         )
         self.memory_purge = MemoryPurge(installation.purger(), admissions, self.audit)
         checkpoints = FileCheckpoints(installation.settings.home / "imports")

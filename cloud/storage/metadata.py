@@ -308,6 +308,58 @@ placement_moves = Table(
     comment="Moves of tenants between placements, the finished ones too: where a tenant may have rows.",
 )
 
+audit_pending = Table(
+    "audit_pending",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+    Column("log_id", Text, nullable=False),
+    comment="Events that are no leaf of their log's tree yet; written with the event, deleted with its leaf.",
+)
+
+audit_intents = Table(
+    "audit_intents",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+    Column("log_id", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("occurred_at", _instant, nullable=False),
+    comment="Work that was begun and has no outcome yet; what stays here was cut off.",
+)
+
+audit_leaves = Table(
+    "audit_leaves",
+    metadata,
+    Column("log_id", Text),
+    Column("leaf_index", BigInteger),
+    Column("event_id", Uuid, ForeignKey("audit_events.event_id"), nullable=False, unique=True),
+    Column("leaf_hash", LargeBinary, nullable=False),
+    Column("sequenced_at", _instant, nullable=False, server_default=_now),
+    PrimaryKeyConstraint("log_id", "leaf_index"),
+    comment="Which event is which leaf of its log's tree; rows are only added.",
+)
+
+audit_tiles = Table(
+    "audit_tiles",
+    metadata,
+    Column("log_id", Text),
+    Column("level", Integer),
+    Column("number", BigInteger),
+    Column("hashes", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("log_id", "level", "number"),
+    comment="Hashes of the trees in tiles of 256; only the last tile of a level still grows.",
+)
+
+audit_trees = Table(
+    "audit_trees",
+    metadata,
+    Column("log_id", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("checkpoint", Text, nullable=False),
+    Column("changed_at", _instant, nullable=False, server_default=_now),
+    comment="The head of each log: how many leaves its tree has, and the checkpoint that was signed for them.",
+)
+
 tenant_closings = Table(
     "tenant_closings",
     metadata,
@@ -358,5 +410,10 @@ TENANT_TABLES = (
     erasures,
     placement_moves,
     tenant_closings,
+    audit_pending,
+    audit_intents,
+    audit_leaves,
+    audit_tiles,
+    audit_trees,
 )
 """Tables whose rows belong to one tenant; each carries row-level security (checked at start-up)."""

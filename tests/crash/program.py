@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cloud import CloudRuntime, CloudSettings, init_cloud_extensions, request_context
+from cloud.audit.heads import head_faults
 from cloud.kernel import failpoints
 from cloud.kernel.errors import LuminescentError
 from cloud.kernel.ids import new_request_id
@@ -320,6 +322,43 @@ class Program:
 
     async def do_end_rotation(self) -> None:
         await self._rotation
+
+    async def do_audit_export(self, tenant: str, directory: str) -> Json:
+        made = await asyncio.to_thread(self._runtime.audit.export_evidence, tenant, directory)
+        return {"events": made.events, "resumed": made.resumed, "key": made.verifier_key, "size": made.size}
+
+    async def do_audit_events(self, tenant: str, count: int) -> None:
+        """That many small events in one transaction."""
+        statement = sa.text(
+            "SELECT count(lc_append(:log, jsonb_build_object('event_id', gen_random_uuid(), 'action', 'external.event',"
+            " 'category', 'external'), 'allowed', NULL, '{}', '{}')) FROM generate_series(1, :count)"
+        )
+        engine = self._runtime._installation.engines.maintenance
+        await asyncio.to_thread(
+            engine.transaction, lambda c: c.execute(statement, {"log": tenant, "count": count}).scalar()
+        )
+
+    async def do_audit_faults(self) -> list[str]:
+        """What the trees and the heads that were kept outside disagree about; every event has its leaf afterwards."""
+        proofs = self._runtime._installation.proofs
+
+        def compared() -> list[str]:
+            for log_id in proofs.trees.all_heads():
+                proofs.evidence.catch_up(log_id)
+            return [str(fault) for fault in head_faults(proofs.trees, proofs.outside.heads(), proofs.keys.keys())]
+
+        return await asyncio.to_thread(compared)
+
+    async def do_report_unknown(self) -> int:
+        """As after a day: what has no outcome by now is unknown."""
+        proofs = self._runtime._installation.proofs
+
+        def report() -> int:
+            for log_id in proofs.trees.all_heads():
+                proofs.evidence.catch_up(log_id)
+            return proofs.sequencing.report_unknown(timedelta(0))
+
+        return await asyncio.to_thread(report)
 
     async def do_forget(self) -> None:
         """The next read is a cold one."""

@@ -158,6 +158,21 @@ SERVICE_OPERATIONS: Final = (
         "audit.log", "external.event", lambda r, s, _: r.audit.log({"tenant_id": s.tenant_id, **_OF_FOREIGN})
     ),
     ServiceOperation("audit.export", "audit.export", lambda r, s, _: r.audit.export(s.tenant_id, s.directory / "log")),
+    ServiceOperation(
+        "audit.export_evidence",
+        "audit.export",
+        lambda r, s, _: r.audit.export_evidence(s.tenant_id, s.directory / "evidence"),
+    ),
+    ServiceOperation("audit.verifier_key", "audit.key", lambda r, s, _: r.audit.verifier_key(s.tenant_id)),
+    ServiceOperation("audit.checkpoint", "audit.checkpoint", lambda r, s, _: r.audit.checkpoint(s.tenant_id)),
+    ServiceOperation(
+        "audit.accept",
+        "audit.accept",
+        lambda r, s, _: r.audit.accept(s.tenant_id, "nothing was cut off"),
+        outcome="failed",
+        names_tenant=False,
+    ),
+    ServiceOperation("audit.rotate_key", "audit.rotate_key", lambda r, _, __: r.audit.rotate_key(), names_tenant=False),
     ServiceOperation("audit.events", "audit.read", lambda r, s, _: r.audit.events(s.tenant_id)),
     ServiceOperation(
         "audit.events:system", "audit.system", lambda r, _, __: r.audit.events("_system"), names_tenant=False
@@ -270,7 +285,7 @@ NO_OPERATIONS: Final[Mapping[str, str]] = {
     "keyring.note": _PART,
     "embeddings.embedder": _CONSTANT,
     **dict.fromkeys((f"usage.{name}" for name in ("check_quota", "observed", "denied", "exceeded")), _PART),
-    **dict.fromkeys(("usage.use_admission", "usage.use_books", "audit.use_admission"), _PART),
+    **dict.fromkeys(("usage.use_admission", "usage.use_books", "audit.use_admission", "audit.use_evidence"), _PART),
     **dict.fromkeys(("audit.draft", "audit.record"), _PART),
     **dict.fromkeys(
         (

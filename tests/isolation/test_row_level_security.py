@@ -25,7 +25,8 @@ BACKUP, MAINTENANCE = "luminescent_backup", "luminescent_maintenance"
 SERVING_ROLES = tuple(
     role for role, databases in ROLE_DATABASES.items() if CONTROL_DATABASE in databases and role != OWNER_ROLE
 )
-_TENANT_COLUMN = {table.name: "log_id" if table.name == "audit_events" else "tenant_id" for table in TENANT_TABLES}
+_TENANT_COLUMN = {table.name: "log_id" if table.name.startswith("audit_") else "tenant_id" for table in TENANT_TABLES}
+_TREES = {"audit_events", "audit_pending", "audit_intents", "audit_leaves", "audit_tiles", "audit_trees"}
 
 WITHOUT_TENANT = {
     "plan_limits": "limits of the plans, the same for every tenant",
@@ -51,7 +52,16 @@ READABLE: dict[str, set[str]] = {
         "audit_events",
         "revoked_tokens",
     },
-    WORKER: {"tenants", "usage_counters", "usage_reservations", "subjects", "memories", "intake", "placement_moves"},
+    WORKER: {
+        "tenants",
+        "usage_counters",
+        "usage_reservations",
+        "subjects",
+        "memories",
+        "intake",
+        "placement_moves",
+        *_TREES,
+    },
     KEYS: {"api_keys"},
     BACKUP: set(_TENANT_COLUMN),
     MAINTENANCE: set(_TENANT_COLUMN),
@@ -59,6 +69,7 @@ READABLE: dict[str, set[str]] = {
 """Tenant tables that each role may read at all."""
 
 _OFTEN_EMPTY = {"intake", "erasures", "revoked_tokens", "tenant_closings", "placement_moves"}
+_OFTEN_EMPTY |= {"audit_pending", "audit_intents"}
 
 CROSSING_TENANTS = {WORKER, KEYS, BACKUP, MAINTENANCE}
 """Roles whose duty has no one tenant: the worker's batches, keys before a tenant is known, backup, administration."""
@@ -247,6 +258,9 @@ def test_what_the_request_path_never_does_it_cannot_do(
         "TRUNCATE audit_events",
         "ALTER TABLE audit_events DISABLE ROW LEVEL SECURITY",
         "DROP TABLE audit_events",
+        "UPDATE audit_leaves SET leaf_hash = ''",
+        "DELETE FROM audit_leaves",
+        "TRUNCATE audit_trees",
     ],
 )
 def test_no_serving_role_changes_a_ledger_row_or_an_audit_event_or_deletes_one(

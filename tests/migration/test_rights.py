@@ -12,7 +12,7 @@ EVERYTHING = (
     "tenants", "plan_limits", "usage_counters", "usage_events", "usage_reservations", "subjects", "memories",
     "memory_changes", "intake", "idempotency_keys", "audit_events", "api_keys", "revoked_tokens", "refusals",
     "erasures", "placements", "placement_moves", "tenant_closings", "alembic_version", "keyring_state",
-    "keyring_backups",
+    "keyring_backups", "audit_pending", "audit_intents", "audit_leaves", "audit_tiles", "audit_trees",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -30,6 +30,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "intake": READ | {"INSERT"},
         "idempotency_keys": READ | {"INSERT"},
         "audit_events": READ | {"INSERT"},
+        "audit_pending": {"INSERT"},
         "revoked_tokens": READ,
         "refusals": READ | {"INSERT", "UPDATE"},
     },
@@ -44,7 +45,12 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "subjects": READ,
         "memories": READ,
         "intake": READ | {"DELETE"},
-        "audit_events": {"INSERT"},
+        "audit_events": READ | {"INSERT"},
+        "audit_pending": READ | {"INSERT", "DELETE"},
+        "audit_intents": READ | {"INSERT", "DELETE"},
+        "audit_leaves": READ | {"INSERT"},
+        "audit_tiles": READ | {"INSERT", "UPDATE"},
+        "audit_trees": READ | {"INSERT", "UPDATE"},
         "refusals": READ | {"UPDATE", "DELETE"},
     },
     "luminescent_keys": {"api_keys": READ},
@@ -66,6 +72,11 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "usage_events": READ | {"INSERT", "DELETE"},
         "usage_reservations": READ | {"DELETE"},
         "audit_events": READ | {"INSERT"},
+        "audit_pending": READ | {"INSERT"},
+        "audit_intents": READ,
+        "audit_leaves": READ,
+        "audit_tiles": READ,
+        "audit_trees": READ,
         "revoked_tokens": READ | {"INSERT", "DELETE"},
         "refusals": READ,
         "keyring_state": READ | {"INSERT", "UPDATE"},
@@ -205,7 +216,7 @@ def test_the_policies_are_these(migrated: sa.Engine) -> None:
     )
     expected: set[tuple[object, ...]] = set()
     for table in (table.name for table in TENANT_TABLES):
-        key = "log_id" if table == "audit_events" else "tenant_id"
+        key = "log_id" if table.startswith("audit_") else "tenant_id"
         # Also where a tenant is named: the system log is nobody's to read on the request path.
         own = f"(({key} = {OWN_TENANT}) AND ({key} <> '_system'::text))"
         expected |= {
@@ -223,10 +234,25 @@ def test_the_policies_are_these(migrated: sa.Engine) -> None:
             "memories",
             "intake",
             "placement_moves",
+            "audit_pending",
+            "audit_intents",
+            "audit_leaves",
+            "audit_tiles",
+            "audit_trees",
         )  # fmt: skip
     }
     expected |= {
         ("usage_events", "worker", "{luminescent_worker}", "INSERT", "PERMISSIVE", None, "true"),
+        ("audit_events", "worker", "{luminescent_worker}", "SELECT", "PERMISSIVE", "true", None),
+        (
+            "audit_pending",
+            "system_log",
+            "{luminescent_app}",
+            "INSERT",
+            "PERMISSIVE",
+            None,
+            "(log_id = '_system'::text)",
+        ),
         ("audit_events", "system_log", "{luminescent_app}", "INSERT", "PERMISSIVE", None, "(log_id = '_system'::text)"),
         (
             "audit_events",

@@ -51,6 +51,11 @@ class Books:
         rows = self.query("SELECT event FROM audit_events WHERE log_id = %s ORDER BY occurred_at", [tenant_id])
         return [row[0] for row in rows]
 
+    def rows_pending(self, log_id: str) -> int:
+        """The log's events that have no leaf yet."""
+        ((count,),) = self.query("SELECT count(*) FROM audit_pending WHERE log_id = %s", [log_id])
+        return int(count)
+
     def placement(self, tenant_id: str) -> tuple[str, str, str]:
         """The tenant's table, the model that is read in it, and the state of its columns."""
         ((name, model, state),) = self.query(

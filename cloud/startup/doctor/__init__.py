@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloud.startup.doctor import database, host, keys, memories
+from cloud.startup.doctor import audit, database, host, keys, memories
 from cloud.startup.doctor.context import Check, Context, examine
 
 __all__ = ["CHECKS", "DATABASE_CHECKS", "Check", "Context", "examine"]
@@ -22,5 +22,6 @@ CHECKS: Final[tuple[Check, ...]] = (
     *database.CHECKS,
     *keys.CHECKS,
     *memories.CHECKS,
+    *audit.CHECKS,
 )
 """What `doctor` looks at, in this order."""

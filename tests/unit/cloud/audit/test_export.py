@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ import pytest
 import rfc8785
 
 from cloud import CloudRuntime, request_context
+from cloud.audit.model import AuditDraft, Outcome
 from cloud.audit.service import CloudAuditLogger
+from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -56,7 +57,9 @@ async def test_an_export_holds_every_event_as_one_canonical_line(
     assert path == tmp_path / "out" / "events.ndjson"
     lines = path.read_bytes().split(b"\n")
     assert lines.pop() == b""
-    assert [json.loads(line) for line in lines] == before
+    *events, intent = [json.loads(line) for line in lines]
+    assert events == before
+    assert intent["action"] == "audit.export.step"
     for line in lines:
         assert rfc8785.dumps(json.loads(line)) == line
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -71,9 +74,10 @@ def test_an_export_is_itself_recorded_with_who_and_how_many(
     with request_context(tenant_id=tenant_id, user_id="dana", roles={"auditor"}):
         runtime.audit.export(tenant_id, tmp_path)
         runtime.audit.events(tenant_id)
-    export, read = stored(runtime, tenant_id)[count:]
-    assert (export["action"], export["outcome"], export["counts"]) == ("audit.export", "allowed", {"events": count})
-    assert (read["action"], read["outcome"], read["counts"]) == ("audit.read", "allowed", {"events": count + 1})
+    intent, export, read = stored(runtime, tenant_id)[count:]
+    assert (intent["action"], intent["request_id"]) == ("audit.export.step", export["request_id"])
+    assert (export["action"], export["outcome"], export["counts"]) == ("audit.export", "allowed", {"events": count + 1})
+    assert (read["action"], read["outcome"], read["counts"]) == ("audit.read", "allowed", {"events": count + 2})
     person = runtime.pixeltable_config.keyring.resolve_subject(tenant_id, "dana", create=False)
     assert person is not None
     assert export["actor"] == {"kind": "subject", "id": person.subject_id, "roles": ["auditor"]}
@@ -81,7 +85,7 @@ def test_an_export_is_itself_recorded_with_who_and_how_many(
 
 def test_an_export_overwrites_nothing(runtime: CloudRuntime, tenant_id: str, tmp_path: Path) -> None:
     (tmp_path / "events.ndjson").write_text("mine")
-    with pytest.raises(ConfigurationError, match="exists"):
+    with pytest.raises(ConfigurationError, match="not empty"):
         runtime.audit.export(tenant_id, tmp_path)
     assert (tmp_path / "events.ndjson").read_text() == "mine"
     link = tmp_path / "linked"
@@ -90,7 +94,8 @@ def test_an_export_overwrites_nothing(runtime: CloudRuntime, tenant_id: str, tmp
     with pytest.raises(ConfigurationError):
         runtime.audit.export(tenant_id, link)
     assert not (tmp_path / "elsewhere").exists()
-    assert [event["outcome"] for event in stored(runtime, tenant_id)[-2:]] == ["failed", "failed"]
+    ended = [event for event in stored(runtime, tenant_id) if event["action"] == "audit.export"]
+    assert [event["outcome"] for event in ended] == ["failed", "failed"]
 
 
 def test_an_unknown_format_writes_nothing(runtime: CloudRuntime, tenant_id: str, tmp_path: Path) -> None:
@@ -106,26 +111,20 @@ def test_a_directory_that_cannot_be_written_is_named(runtime: CloudRuntime, tena
         runtime.audit.export(tenant_id, tmp_path / "file" / "out")
 
 
-class Breaking:
-    """A store that fails after its first event."""
-
-    def events(self, log_id: str, *, since: datetime | None, until: datetime | None) -> Iterator[dict[str, object]]:
-        yield {"event_id": "1"}
-        raise ProviderUnavailableError("control plane")
-
-    def append(self, *arguments: object, **named: object) -> None:
-        return None
-
-
-def test_an_export_that_fails_leaves_no_file_that_looks_complete(
-    runtime: CloudRuntime, tenant_id: str, tmp_path: Path
+def test_an_export_whose_record_cannot_be_committed_leaves_nothing_that_looks_complete(
+    runtime: CloudRuntime, tenant_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logger = CloudAuditLogger(Breaking(), runtime.pixeltable_config.keyring)  # type: ignore[arg-type]
-    assert runtime.audit._admission is not None
-    logger.use_admission(runtime.audit._admission)
+    real = runtime.audit.record
+
+    def record(log_id: str, draft: AuditDraft, outcome: Outcome, **more: Any) -> None:
+        if draft.action == Action.AUDIT_EXPORT and outcome is Outcome.ALLOWED:
+            raise ProviderUnavailableError("control plane")
+        real(log_id, draft, outcome, **more)
+
+    monkeypatch.setattr(runtime.audit, "record", record)
     with pytest.raises(ProviderUnavailableError):
-        logger.export(tenant_id, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+        runtime.audit.export(tenant_id, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_period_includes_its_first_moment_and_not_its_last(
@@ -138,14 +137,17 @@ def test_a_period_includes_its_first_moment_and_not_its_last(
 
     def exported(name: str, **period: datetime) -> list[datetime]:
         path = runtime.audit.export(tenant_id, tmp_path / name, **period)  # type: ignore[arg-type]
-        return [datetime.fromisoformat(json.loads(line)["occurred_at"]) for line in path.read_text().splitlines()]
+        found = [datetime.fromisoformat(json.loads(line)["occurred_at"]) for line in path.read_text().splitlines()]
+        # The first and the last are neighbours, which show that nothing is missing at the ends.
+        assert all(period["since"] <= moment < period["until"] for moment in found[1:-1])
+        return found
 
-    first, second, third = moments[1:4]
-    assert exported("a", since=first, until=third) == [first, second]
-    assert exported("b", since=third, until=third) == []
-    assert exported("c", since=third, until=third + timedelta(microseconds=1)) == [third]
+    before, first, second, third = moments[:4]
+    assert exported("a", since=first, until=third) == [before, first, second, third]
+    assert exported("c", since=third, until=third + timedelta(microseconds=1))[:2] == [second, third]
     naive = [moment.replace(tzinfo=None) for moment in (first, third)]
-    assert exported("d", since=naive[0], until=naive[1]) == [first, second], "a naive time is UTC"
+    path = runtime.audit.export(tenant_id, tmp_path / "d", since=naive[0], until=naive[1])
+    assert path.read_bytes() == (tmp_path / "a" / "events.ndjson").read_bytes(), "a naive time is UTC"
 
 
 def test_a_log_of_several_pages_is_read_whole_and_in_order(
@@ -155,7 +157,7 @@ def test_a_log_of_several_pages_is_read_whole_and_in_order(
     ids = fill(runtime, tenant_id, 2_500)
     path = runtime.audit.export(tenant_id, tmp_path)
     exported = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [event["event_id"] for event in exported] == known + ids
+    assert [event["event_id"] for event in exported[:-1]] == known + ids
     keys = [(event["occurred_at"], event["event_id"]) for event in exported]
     assert keys == sorted(keys)
 

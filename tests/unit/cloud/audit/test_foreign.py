@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cloud import CloudRuntime, request_context
+from cloud.audit import verify
 from cloud.kernel.errors import InvalidFilterError, SealBrokenError
 from cloud.kernel.ids import SYSTEM_LOG, new_request_id
 from cloud.keys.model import Place
@@ -237,3 +238,24 @@ def test_what_cannot_be_written_down_is_refused_and_not_lost_silently(runtime: C
     assert refused.value.__cause__ is None
     with pytest.raises(InvalidFilterError):
         runtime.audit.log_gdpr_export("bob", tenant_id, 2**60, MOMENT)
+
+
+@pytest.mark.parametrize(
+    ("details", "counts"),
+    [
+        ({}, {}),
+        ({"content": "x", "deep": [{"query": "y"}]}, {"content_keys": 2}),
+        ({"note": object()}, {"not_json": 1}),
+        ({"note": "x" * 20_000}, {"oversized_bytes"}),
+        ({"note": "x" * 3_000_000}, {"oversized_bytes", "cut_bytes"}),
+    ],
+)
+def test_what_foreign_code_should_not_say_is_sealed_and_counted(
+    runtime: CloudRuntime, tenant_id: str, details: dict[str, object], counts: Any
+) -> None:
+    runtime.audit.log_event("e", "alice", "r", "x", "success", {**details, "tenant_id": tenant_id})
+    event = list(runtime.audit._store.events(tenant_id, since=None, until=None))[-1]
+    assert event["counts"] == counts if isinstance(counts, dict) else set(event["counts"]) == counts  # type: ignore[call-overload]
+    assert event["details"].keys() == {"sealed"}  # type: ignore[attr-defined]
+    assert len(json.dumps(event)) < verify.MAX_LINE_BYTES
+    assert opened(runtime, event, subject_id=event["actor"]["id"])["event_type"] == "e"  # type: ignore[index]

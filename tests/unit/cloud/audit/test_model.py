@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -63,3 +64,20 @@ def test_a_count_that_no_export_could_carry_is_refused(count: object) -> None:
         safe_counts({"memories": count})  # type: ignore[dict-item]
     with pytest.raises(InvalidFilterError):
         safe_counts({"A": 2**53 - 1, "B": 1})
+
+
+@pytest.mark.parametrize(
+    ("details", "reason"),
+    [
+        ({"note": object()}, "not JSON"),
+        ({"note": float("nan")}, "not JSON"),
+        ({"note": "x" * 16_384}, "bytes"),
+        ({"content": "a secret"}, "declared as content"),
+        ({"nested": {"query": "a secret"}}, "declared as content"),
+        ({"nested": [{"raw_source": "a secret"}]}, "declared as content"),
+    ],
+)
+def test_details_that_could_hold_content_are_refused_from_our_own_code(details: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as refused:
+        AuditDraft(Action.DOCTOR, UNKNOWN_ACTOR, "r-1", details=details)
+    assert "a secret" not in str(refused.value)

@@ -27,6 +27,8 @@ from tests.unit.cloud.gdpr.conftest import Looker
 STEPS = [name for name in failpoints.NAMES if name.startswith("close.")]
 KEPT = {"tenants", "usage_counters", "usage_events", "audit_events", "erasures", "tenant_closings"}
 """Tables that a closed tenant keeps rows in: what it was called, what it used, what was done."""
+_SEQUENCED = {"audit_pending", "audit_intents", "audit_leaves", "audit_tiles", "audit_trees"}
+"""Which leaf each event is: hashes that grow with the log, whoever looks, and hold nothing of a person."""
 
 
 class Killed(Exception):  # noqa: N818 - stands for the end of a process, not for an error
@@ -42,6 +44,8 @@ def rows(look: Looker) -> dict[str, int]:
     engine = look.runtime._installation.engines.maintenance
     found = {}
     for table in TENANT_TABLES:
+        if table.name in _SEQUENCED:
+            continue
         column = table.c["log_id" if "log_id" in table.c else "tenant_id"]
         query = sa.select(sa.func.count()).select_from(table).where(column == look.tenant_id)
         found[table.name] = int(engine.rows(query)[0][0])

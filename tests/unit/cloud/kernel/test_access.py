@@ -27,7 +27,7 @@ MEMORY = {
 }
 EVERYBODY = {"memory.export_all"}
 PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
-AUDIT = {"audit.export", "audit.read"}
+AUDIT = {"audit.export", "audit.read", "audit.key", "audit.checkpoint"}
 TENANTS = {
     "tenant.create",
     "tenant.suspend",
@@ -68,6 +68,8 @@ NOBODY = {
     "external.event",
     "security.event",
     "security.authentication_failures",
+    "security.audit_tampering",
+    "audit.export.step",
     "service.start",
 }
 KEYRING = {
@@ -92,7 +94,7 @@ GRANTED: dict[Role, set[str]] = {
     | REVIEW
     | INSTALLATION
     | KEYRING
-    | {"usage.read", "usage.reconcile", "audit.system"},
+    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"},
 }
 KNOWN = (
     MEMORY
@@ -105,7 +107,7 @@ KNOWN = (
     | INSTALLATION
     | KEYRING
     | NOBODY
-    | {"usage.read", "usage.reconcile", "audit.system"}
+    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"}
 )
 
 

@@ -18,7 +18,7 @@ from cloud.kernel.findings import Finding, Level, holds
 from cloud.kernel.ids import new_memory_id
 from cloud.memory.materializer import placement_lock
 from cloud.startup import upkeep
-from cloud.startup.doctor import CHECKS, Context, examine, host, keys, memories
+from cloud.startup.doctor import CHECKS, Context, audit, examine, host, keys, memories
 from cloud.startup.doctor import database as databases
 from cloud.startup.doctor.context import Check
 from src.testing.samples import sample_memory
@@ -86,7 +86,7 @@ async def test_an_installation_as_it_must_be_holds_and_the_look_is_recorded(
 
 def test_every_check_is_in_the_list_once() -> None:
     assert len(set(CHECKS)) == len(CHECKS)
-    assert set(CHECKS) == {*host.CHECKS, *databases.CHECKS, *keys.CHECKS, *memories.CHECKS}
+    assert set(CHECKS) == {*host.CHECKS, *databases.CHECKS, *keys.CHECKS, *memories.CHECKS, *audit.CHECKS}
 
 
 def test_a_home_that_is_not_there_is_one_fault_and_is_not_made(tmp_path: Path) -> None:

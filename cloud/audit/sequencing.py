@@ -1,0 +1,197 @@
+"""The sequencer at work: rounds, what is kept outside the database after each, and whom a security event alarms."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from cloud.audit.alerts import Alerts, alert_of
+from cloud.audit.heads import AllTrees, HeadFault, head_faults
+from cloud.audit.intents import Intent
+from cloud.audit.keyfile import AuditKeys
+from cloud.audit.outside import OutsideHeads
+from cloud.audit.sequencer import Sequencer
+from cloud.kernel import failpoints
+from cloud.kernel.clock import Clock
+from cloud.kernel.errors import LuminescentError
+
+_IDLE_S: Final = 0.2
+_TROUBLE_S: Final = 2.0
+_SUMMARY_EVERY_S: Final = 60.0
+_REPORT_EVERY_S: Final = 3600.0
+_REPORT_BATCH: Final = 100
+UNKNOWN_AFTER: Final = timedelta(hours=24)
+"""Longer than anything takes that is still at work: whoever began it may be on another machine."""
+
+_log = logging.getLogger(__name__)
+
+
+class Intents(Protocol):
+    """Work that was begun and has no outcome yet."""
+
+    def cut_off(self, before: datetime, *, batch: int) -> Sequence[Intent]:
+        """What was begun before then, oldest first."""
+        ...
+
+    def forget(self, intent: Intent) -> None:
+        """It has an outcome."""
+        ...
+
+
+class Records(Protocol):
+    """Events of what the sequencer itself finds."""
+
+    def tampering(self, fault: HeadFault) -> None:
+        """A log is not what was signed for it."""
+        ...
+
+    def unknown(self, intent: Intent) -> None:
+        """Nobody said how this ended."""
+        ...
+
+
+class Sequencing:
+    """Runs the sequencer until it is told to stop.
+
+    Args:
+        sequencer: Grows the trees.
+        trees: The trees, to be compared at the start.
+        outside: Where heads are kept outside the database.
+        keys: The keys as they are now.
+        alerts: Is told of security events.
+        records: Records what it finds.
+        intents: Work without an outcome.
+        clock: The time, UTC.
+    """
+
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        trees: AllTrees,
+        outside: OutsideHeads,
+        keys: Callable[[], AuditKeys],
+        alerts: Alerts,
+        records: Records,
+        intents: Intents,
+        clock: Clock,
+    ) -> None:
+        self._sequencer = sequencer
+        self._trees = trees
+        self._outside = outside
+        self._keys = keys
+        self._alerts = alerts
+        self._records = records
+        self._intents = intents
+        self._clock = clock
+        self._unsummarized = False
+        self._told: set[HeadFault] = set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Compare, then sequence until `stop` is set."""
+        self._try("the heads of the audit logs could not be compared", self.compare)
+        self._try("work without an outcome could not be looked for", self.report_unknown)
+        next_summary_s = time.monotonic() + _SUMMARY_EVERY_S
+        next_report_s = time.monotonic() + _REPORT_EVERY_S
+        while not stop.is_set():
+            went_well, busy = self._try("the sequencer of the audit log waits", self.round)
+            if time.monotonic() >= next_summary_s:
+                self._summarize()
+                self._sequencer.look_again()
+                next_summary_s = time.monotonic() + _SUMMARY_EVERY_S
+            if time.monotonic() >= next_report_s:
+                self._try("work without an outcome could not be looked for", self.report_unknown)
+                next_report_s = time.monotonic() + _REPORT_EVERY_S
+            if not busy:
+                stop.wait(_IDLE_S if went_well else _TROUBLE_S)
+        self._try("the last events get their leaves at the next start", self.drain)
+        self._summarize()
+
+    def compare(self) -> list[HeadFault]:
+        """Look whether each log begins with what was kept outside; what does not is recorded.
+
+        Raises:
+            ConfigurationError: What is kept outside cannot be read or does not hold.
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        faults = list(head_faults(self._trees, self._outside.heads(), self._keys()))
+        for fault in faults:
+            self._tell(fault)
+        return faults
+
+    def report_unknown(self, older_than: timedelta = UNKNOWN_AFTER) -> int:
+        """Record of what was begun so long ago and has no outcome that it is unknown; returns how much that was.
+
+        Raises:
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        done = 0
+        while True:
+            found = self._intents.cut_off(self._clock() - older_than, batch=_REPORT_BATCH)
+            # Where a log is held the outcome may be among what is pending.
+            cut_off = [intent for intent in found if not self._sequencer.is_held(intent.log_id)]
+            for intent in cut_off:
+                self._records.unknown(intent)
+                self._intents.forget(intent)
+            done += len(cut_off)
+            if len(cut_off) < _REPORT_BATCH:
+                return done
+
+    def look_again(self) -> None:
+        """Compare every log again before it is grown."""
+        self._sequencer.look_again()
+
+    def round(self) -> bool:
+        """One round; whether there may be more.
+
+        Raises:
+            ConfigurationError: The keys cannot be read, or the heads cannot be written outside.
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        done = self._sequencer.round()
+        if done.checkpoints:
+            # After the commit: outside must never be ahead of a database that lost nothing.
+            failpoints.reach("sequencer.committed")
+            self._outside.append(done.checkpoints)
+            failpoints.reach("sequencer.kept")
+            self._unsummarized = True
+        for fault in done.held:
+            self._tell(fault)
+        for event in done.events:
+            alert = alert_of(event.event)
+            if alert is not None:
+                self._alerts.send(alert)
+        return bool(done.events or done.held)
+
+    def is_held(self, log_id: str) -> bool:
+        """Whether this log is not grown, because it is not what was signed for it."""
+        return self._sequencer.is_held(log_id)
+
+    def drain(self) -> None:
+        """Rounds until nothing is pending."""
+        while self.round():
+            pass
+
+    def _tell(self, fault: HeadFault) -> None:
+        """Once in a process: nobody reads an alarm that comes every minute."""
+        if fault not in self._told:
+            _log.error("%s; its events get no leaves until it is seen to", fault)
+            self._records.tampering(fault)
+            self._told.add(fault)
+
+    def _summarize(self) -> None:
+        if self._unsummarized:
+            went_well, _ = self._try("the list of the audit logs' heads could not be written", self._outside.summarize)
+            self._unsummarized = not went_well
+
+    def _try(self, what: str, work: Callable[[], object]) -> tuple[bool, bool]:
+        """Whether `work` went well, and whether what it returned is true."""
+        try:
+            return True, bool(work())
+        except LuminescentError as error:
+            # Nothing is lost: events stay pending, and are protected from when they get their leaves.
+            _log.error("%s: %s", what, error)  # noqa: TRY400 - the text says it all
+            return False, False

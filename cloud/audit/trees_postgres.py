@@ -1,0 +1,252 @@
+"""Trees in the control plane: written as the worker's role, which is the only one that may, and read for an export."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+
+from cloud.audit.heads import Head
+from cloud.audit.intents import Intent, intents_of, outcomes_of
+from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
+from cloud.audit.tiles import LoadTile, Place
+from cloud.kernel import failpoints
+from cloud.storage.engine import ControlEngine
+from cloud.storage.metadata import audit_events, audit_intents, audit_leaves, audit_pending, audit_tiles, audit_trees
+
+_PAGE: Final = 1_000
+_TILES: Final = 256
+_LOCK: Final = sa.text("SELECT pg_try_advisory_xact_lock(:space, 0)").bindparams(space=0x6C73)  # 'ls'
+_PENDING: Final = (
+    sa.select(audit_events.c.event_id, audit_events.c.log_id, audit_events.c.event)
+    .join(audit_pending, audit_pending.c.event_id == audit_events.c.event_id)
+    # For people who read the log; nothing relies on it.
+    .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
+)
+_HEADS: Final = sa.select(audit_trees.c.log_id, audit_trees.c.size, audit_trees.c.checkpoint)
+_LEAVES: Final = sa.text(
+    "INSERT INTO audit_leaves (log_id, leaf_index, event_id, leaf_hash)"
+    " SELECT :log, :first + at - 1, id, hash FROM unnest(:ids, :hashes) WITH ORDINALITY AS leaf (id, hash, at)"
+).bindparams(
+    sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))), sa.bindparam("hashes", type_=ARRAY(sa.LargeBinary))
+)
+
+
+_ANSWERED: Final = sa.text(
+    "DELETE FROM audit_intents i USING unnest(:logs, :requests, :actions, :by_service)"
+    " AS e (log_id, request_id, action, by_service)"
+    " WHERE i.action = e.action AND (i.request_id = e.request_id OR (e.by_service AND i.log_id = e.log_id))"
+).bindparams(
+    *(sa.bindparam(name, type_=ARRAY(sa.Text())) for name in ("logs", "requests", "actions")),
+    sa.bindparam("by_service", type_=ARRAY(sa.Boolean())),
+)
+
+
+class PostgresTreeStore:
+    """`TreeStore` on the control plane."""
+
+    def __init__(self, engine: ControlEngine) -> None:
+        self._engine = engine
+
+    def round(
+        self,
+        grow: Callable[[Sequence[PendingEvent], TreeReader], Sequence[Growth]],
+        *,
+        batch: int,
+        held: Collection[str] = (),
+    ) -> int:
+        def work(connection: sa.Connection) -> int:
+            if not connection.execute(_LOCK).scalar():
+                return 0
+            # A statement of its own, with the lock held: it sees what the last sequencer committed.
+            query = _PENDING.where(audit_pending.c.log_id.not_in(held)) if held else _PENDING
+            pending = [
+                PendingEvent(str(event_id), log_id, event)
+                for event_id, log_id, event in connection.execute(query.limit(batch))
+            ]
+            for growth in grow(pending, PostgresTreeReader(connection)) if pending else ():
+                _write(connection, growth)
+            _note_intents(connection, pending)
+            failpoints.reach("sequencer.written")
+            return len(pending)
+
+        return self._engine.transaction(work)
+
+    def cut_off(self, before: datetime, *, batch: int) -> Sequence[Intent]:
+        query = (
+            sa.select(audit_intents)
+            .where(audit_intents.c.occurred_at < before)
+            .order_by(audit_intents.c.occurred_at)
+            .limit(batch)
+        )
+        return [Intent(**{**row._mapping, "event_id": str(row.event_id)}) for row in self._engine.rows(query)]
+
+    def forget(self, intent: Intent) -> None:
+        self._engine.transaction(
+            lambda c: c.execute(
+                sa.delete(audit_intents).where(audit_intents.c.event_id == sa.cast(intent.event_id, sa.Uuid))
+            )
+        )
+
+
+class PostgresTrees:
+    """`Trees` on the control plane.
+
+    Args:
+        engine: Engine of a role that may read every log.
+    """
+
+    def __init__(self, engine: ControlEngine) -> None:
+        self._engine = engine
+
+    def head(self, log_id: str) -> Head | None:
+        query = sa.select(audit_trees.c.size, audit_trees.c.checkpoint).where(audit_trees.c.log_id == log_id)
+        rows = self._engine.rows(query)
+        return Head(*rows[0]) if rows else None
+
+    def all_heads(self) -> Mapping[str, Head]:
+        return {log_id: Head(size, checkpoint) for log_id, size, checkpoint in self._engine.rows(_HEADS)}
+
+    def is_any(self) -> bool:
+        """Whether any log has a leaf."""
+        return bool(self._engine.rows(sa.select(audit_trees.c.log_id).limit(1)))
+
+    def pending(self, log_id: str) -> list[str]:
+        """The events of this log that have no leaf yet."""
+        query = sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id)
+        return [str(event_id) for (event_id,) in self._engine.rows(query)]
+
+    def any_pending(self, event_ids: Sequence[str]) -> bool:
+        """Whether one of these events has no leaf yet."""
+        wanted = sa.any_(sa.literal(list(event_ids), ARRAY(sa.Uuid(as_uuid=False))))
+        query = sa.select(audit_pending.c.event_id).where(audit_pending.c.event_id == wanted).limit(1)
+        return bool(self._engine.rows(query))
+
+    def span(self, log_id: str, size: int, *, since: datetime | None, until: datetime | None) -> tuple[int, int]:
+        """A run of leaves below `size` that holds every event from `since` to `until`, and one more at either end.
+
+        Neighbours may be out of order in time, so it can hold a few more of before and after. The ones at the ends show
+        that nothing is missing there: where the first or the last event itself was removed, a leaf has none.
+        """
+        first, end = 0, size
+        if since is not None:
+            found = self._leaf(
+                log_id, size, sa.func.min(audit_leaves.c.leaf_index), audit_events.c.occurred_at >= since
+            )
+            first = max((size if found is None else found) - 1, 0)
+        if until is not None:
+            found = self._leaf(log_id, size, sa.func.max(audit_leaves.c.leaf_index), audit_events.c.occurred_at < until)
+            end = min((-1 if found is None else found) + 2, size)
+        return first, max(first, end)
+
+    def _leaf(
+        self, log_id: str, size: int, which: sa.ColumnElement[int], condition: sa.ColumnElement[bool]
+    ) -> int | None:
+        query = (
+            sa.select(which)
+            .join(audit_events, audit_events.c.event_id == audit_leaves.c.event_id)
+            .where(audit_leaves.c.log_id == log_id, audit_leaves.c.leaf_index < size, condition)
+        )
+        found = self._engine.rows(query)[0][0]
+        return None if found is None else int(found)
+
+    def leaves(self, log_id: str, first: int, end: int) -> Iterator[Mapping[str, object]]:
+        while first < end:
+            query = (
+                sa.select(audit_events.c.event)
+                .join(audit_leaves, audit_leaves.c.event_id == audit_events.c.event_id)
+                .where(audit_leaves.c.log_id == log_id)
+                .where(audit_leaves.c.leaf_index >= first, audit_leaves.c.leaf_index < min(end, first + _PAGE))
+                .order_by(audit_leaves.c.leaf_index)
+            )
+            for (event,) in self._engine.rows(query):
+                yield event
+            first += _PAGE
+
+    def tiles(self, log_id: str) -> LoadTile:
+        def load(place: Place) -> bytes:
+            rows = self._engine.rows(_tile(log_id, place))
+            return bytes(rows[0][0]) if rows else b""
+
+        return _cached(load)
+
+
+class PostgresTreeReader:
+    """`TreeReader` within one transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def heads(self, log_ids: Iterable[str]) -> Mapping[str, Head]:
+        query = _HEADS.where(audit_trees.c.log_id.in_(list(log_ids)))
+        return {log_id: Head(size, checkpoint) for log_id, size, checkpoint in self._connection.execute(query)}
+
+    def tiles(self, log_id: str) -> LoadTile:
+        return _cached(lambda place: self._connection.execute(_tile(log_id, place)).scalar() or b"")
+
+
+def _tile(log_id: str, place: Place) -> sa.Select[bytes]:
+    return sa.select(audit_tiles.c.hashes).where(
+        audit_tiles.c.log_id == log_id, audit_tiles.c.level == place[0], audit_tiles.c.number == place[1]
+    )
+
+
+def _cached(load: LoadTile) -> LoadTile:
+    """`load`, asked once for each tile: one proof looks into the same few again and again."""
+    return functools.lru_cache(maxsize=_TILES)(load)
+
+
+def _note_intents(connection: sa.Connection, events: Sequence[PendingEvent]) -> None:
+    """Keep what was begun until its outcome comes; both may come in one batch."""
+    named = [(event.log_id, event.event) for event in events]
+    intents, ended = intents_of(named), outcomes_of(named)
+    if intents:
+        connection.execute(insert(audit_intents).on_conflict_do_nothing(), [asdict(intent) for intent in intents])
+    if ended:
+        connection.execute(
+            _ANSWERED,
+            {
+                "logs": [one.log_id for one in ended],
+                "requests": [one.request_id for one in ended],
+                "actions": [one.action for one in ended],
+                "by_service": [one.by_service for one in ended],
+            },
+        )
+
+
+def _write(connection: sa.Connection, growth: Growth) -> None:
+    """Add to one tree; leaves are inserted and never replaced, so a fork would fail here."""
+    ids = list(growth.event_ids)
+    connection.execute(
+        _LEAVES, {"log": growth.log_id, "first": growth.first, "ids": ids, "hashes": list(growth.leaf_hashes)}
+    )
+    connection.execute(
+        sa.delete(audit_pending).where(
+            audit_pending.c.event_id == sa.any_(sa.literal(ids, ARRAY(sa.Uuid(as_uuid=False))))
+        )
+    )
+    tiles = [
+        {"log_id": growth.log_id, "level": level, "number": number, "hashes": hashes}
+        for (level, number), hashes in growth.tiles.items()
+    ]
+    tile = insert(audit_tiles)
+    connection.execute(
+        tile.on_conflict_do_update(index_elements=["log_id", "level", "number"], set_={"hashes": tile.excluded.hashes}),
+        tiles,
+    )
+    head = insert(audit_trees).values(log_id=growth.log_id, size=growth.first + len(ids), checkpoint=growth.checkpoint)
+    connection.execute(
+        head.on_conflict_do_update(
+            index_elements=["log_id"],
+            set_={
+                "size": head.excluded.size,
+                "checkpoint": head.excluded.checkpoint,
+                "changed_at": sa.func.clock_timestamp(),
+            },
+        )
+    )

@@ -1,0 +1,74 @@
+"""The audit log: it begins with what was signed and kept outside the database, and every event gets its leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from cloud.audit.heads import head_faults
+from cloud.audit.outside import DirectoryHeads
+from cloud.audit.trees_postgres import PostgresTrees
+from cloud.kernel.clock import system_clock
+from cloud.kernel.findings import Finding, ok, problem, warning
+from cloud.startup.auditing import audit_key_file, heads_directory
+from cloud.startup.doctor.context import Check, Context
+from cloud.storage.roles import MAINTENANCE_ROLE
+
+_LATE: Final = (
+    "SELECT count(*) FROM audit_pending p JOIN audit_events e USING (event_id)"
+    " WHERE e.occurred_at < clock_timestamp() - interval '1 minute'"
+)
+_OPEN: Final = (
+    "SELECT action, log_id, count(*) FROM audit_intents WHERE occurred_at < clock_timestamp() - interval '1 hour'"
+    " GROUP BY 1, 2 ORDER BY 1, 2"
+)
+_ADVICE: Final = (
+    "if the database was restored from a backup on purpose, keep the records of that; otherwise keep everything as it"
+    " is, export the log with audit export, and compare it with checkpoints that others keep"
+)
+
+
+def audit_heads(context: Context) -> Iterator[Finding]:
+    """No log was rolled back, cut off, forked or signed anew."""
+    context.require("revision")
+    context.require(f"role {MAINTENANCE_ROLE}")
+    keys = audit_key_file(context.settings, context.root_keys)
+    trees = PostgresTrees(context.engine(MAINTENANCE_ROLE))
+    if not keys.exists() and not trees.is_any():
+        yield ok("audit heads", "no log was signed yet")
+        return
+    if not heads_directory(context.settings).is_dir():
+        text = f"the heads that were kept outside the database are not there: {heads_directory(context.settings)}"
+        yield problem("audit heads", text, "restore them from a backup, or set audit_heads_dir to where they are")
+        return
+    outside = DirectoryHeads(heads_directory(context.settings), keys.keys, system_clock).heads()
+    faults = list(head_faults(trees, outside, keys.keys()))
+    for fault in faults:
+        yield problem("audit heads", str(fault), _ADVICE)
+    if not faults:
+        yield ok("audit heads", f"{len(outside)} logs begin with what was signed and kept outside the database")
+
+
+def audit_sequence(context: Context) -> Iterator[Finding]:
+    """Events get their leaves."""
+    context.require("revision")
+    ((late,),) = context.rows(MAINTENANCE_ROLE, _LATE)
+    if late:
+        text = f"{late} events of more than a minute ago are in no tree yet"
+        yield warning("audit sequence", text, "let a worker run: luminescent-cloud worker")
+    else:
+        yield ok("audit sequence", "every event of more than a minute ago is in its log's tree")
+
+
+def audit_outcomes(context: Context) -> Iterator[Finding]:
+    """What was begun has ended."""
+    context.require("revision")
+    rows = context.rows(MAINTENANCE_ROLE, _OPEN)
+    for action, log_id, count in rows:
+        text = f"{count} x {action} in the log of {log_id} began more than an hour ago and has no outcome"
+        yield warning("audit outcomes", text, "see whether it is still at work; after a day it is recorded as unknown")
+    if not rows:
+        yield ok("audit outcomes", "whatever began more than an hour ago has its outcome")
+
+
+CHECKS: Final[tuple[Check, ...]] = (audit_heads, audit_sequence, audit_outcomes)

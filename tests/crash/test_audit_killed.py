@@ -1,0 +1,81 @@
+"""Sequencer and export of the audit log are killed at every named place: nothing is lost, forked or half there."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from cloud.audit.verify import verify_bundle
+from cloud.kernel.failpoints import NAMES
+from tests.support.processes import Child, Died, Installation
+
+pytestmark = pytest.mark.crash
+
+EVENTS = 2_500
+
+
+def exported(installation: Installation, tenant_id: str, directory: Path) -> tuple[int, int]:
+    """Export in a living process and verify; returns how many events, and how many an earlier one had written."""
+    child = installation.child()
+    assert child.ask("audit_faults") == []
+    made = child.ask("audit_export", tenant=tenant_id, directory=str(directory))
+    result = verify_bundle(directory, key=made["key"])
+    assert (result.first, result.events) == (0, made["events"])
+    assert installation.books().rows_pending(tenant_id) <= 2, "but for the export's own two all have leaves"
+    return made["events"], made["resumed"]
+
+
+def export_again_and_again(child: Child, tenant_id: str, directory: Path) -> None:
+    """Each lets the log grow and catches up with it."""
+    for number in range(100):
+        child.ask("audit_export", tenant=tenant_id, directory=str(directory / f"before-{number}"))
+
+
+@pytest.mark.parametrize("place", [name for name in NAMES if name.startswith("sequencer.")])
+def test_a_sequencer_that_was_killed_loses_and_forks_nothing(
+    place: str, installation: Installation, tenant_id: str, tmp_path: Path
+) -> None:
+    child = installation.child()
+    child.ask("audit_events", tenant=tenant_id, count=20)
+    child.ask("arm", name=place, action="kill_self")
+    with pytest.raises(Died):
+        export_again_and_again(child, tenant_id, tmp_path)
+    assert child.ended() == -signal.SIGKILL
+    events, _ = exported(installation, tenant_id, tmp_path / "out")
+    recorded = installation.books().events(tenant_id)
+    assert events == len([event for event in recorded if event["action"] != "audit.export"])
+
+
+@pytest.mark.parametrize("place", [name for name in NAMES if name.startswith("audit_export.")])
+def test_an_export_that_was_killed_is_gone_on_with(
+    place: str, installation: Installation, tenant_id: str, tmp_path: Path
+) -> None:
+    child = installation.child()
+    child.ask("audit_events", tenant=tenant_id, count=EVENTS)
+    child.ask("audit_faults")
+    child.ask("arm", name=place, action="kill_self", nth=2 if place == "audit_export.written" else 1)
+    with pytest.raises(Died):
+        child.ask("audit_export", tenant=tenant_id, directory=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    events, resumed = exported(installation, tenant_id, tmp_path / "out")
+    assert events >= EVENTS
+    assert resumed == (2_000 if place == "audit_export.written" else events)
+    reported = installation.child().ask("report_unknown")
+    ended = [event for event in installation.books().events(tenant_id) if event["action"].startswith("audit.export")]
+    said = [(event["action"], event["outcome"], event["request_id"]) for event in ended]
+    first, last = said[0][2], said[-2][2]
+    if place == "audit_export.recorded":
+        # Its outcome was on record before its files had their name.
+        last = said[-1][2]
+        assert said[:2] == [("audit.export.step", "allowed", first), ("audit.export", "allowed", first)]
+        assert said[2:] == [("audit.export.step", "allowed", last), ("audit.export", "allowed", last)]
+    else:
+        assert reported >= 1
+        assert said == [
+            ("audit.export.step", "allowed", first),
+            ("audit.export.step", "allowed", last),
+            ("audit.export", "allowed", last),
+            ("audit.export", "unknown", first),
+        ]
