@@ -1,0 +1,66 @@
+"""What an erasure needs to show how deep it went: ports, so that each part is measured by whoever knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from cloud.gdpr.levels import LevelState
+from cloud.gdpr.model import Erasure
+from cloud.kernel.scope import TenantPredicate
+
+
+class StorageRewriter(Protocol):
+    """Rewrites what deleted rows have left in files and in the write-ahead log."""
+
+    def at_once(self) -> bool:
+        """Whether an erasure rewrites before it returns, as the embedded default does."""
+        ...
+
+    def due(self) -> datetime:
+        """When the next window begins (UTC), for an erasure that does not rewrite at once."""
+        ...
+
+    def rewrite(self, predicate: TenantPredicate, placements: Sequence[str]) -> Sequence[LevelState]:
+        """Rewrite the control plane's tables and these placements; returns the file and the WAL level as measured.
+
+        No other request waits longer than the configured bound. Harmless when repeated.
+
+        Raises:
+            ProviderUnavailableError: The bound could not be kept this time; calling again goes on.
+        """
+        ...
+
+
+class Backups(Protocol):
+    """Backups of the data and of the keyring that are still kept."""
+
+    def level(self, before: datetime) -> LevelState:
+        """The level of backups for what was erased at that time: reached, or due when the last of them expires."""
+        ...
+
+
+class ErasureLedger(Protocol):
+    """Erasures, kept signed outside the databases, so that a restored backup brings nobody back."""
+
+    def append(self, erasure: Erasure) -> None:
+        """Keep that this subject is erased, durably; harmless when repeated.
+
+        Raises:
+            ConfigurationError: It cannot be written.
+        """
+        ...
+
+
+class Certifier(Protocol):
+    """Signs certificates."""
+
+    def certify(self, erasure: Erasure, user_id: str | None) -> str:
+        """A certificate of the levels as they are now, canonical JSON, signed.
+
+        Args:
+            erasure: The erasure.
+            user_id: The person, where the caller named it: the first certificate commits to it with a salt.
+        """
+        ...
