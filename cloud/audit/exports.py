@@ -13,6 +13,7 @@ from cloud.audit.bundle import AuditBundle, Draft, Part, Progress, write_bundle
 from cloud.audit.heads import Fault, Head, head_fault
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.outside import OutsideHeads
+from cloud.audit.proofs import Leaf, Proven, proven
 from cloud.audit.sequencing import Sequencing
 from cloud.audit.tiles import LoadTile
 from cloud.audit.verify import EMPTY_ROOT, Checkpoint, open_checkpoint
@@ -49,6 +50,10 @@ class LogTrees(Protocol):
 
     def span(self, log_id: str, size: int, *, since: datetime | None, until: datetime | None) -> tuple[int, int]:
         """The shortest run of leaves that holds every event of a time."""
+        ...
+
+    def latest(self, log_id: str, like: Mapping[str, object]) -> Leaf | None:
+        """The latest event of a log that has a leaf and contains all of `like`."""
         ...
 
 
@@ -137,6 +142,32 @@ class Evidence:
                 raise ProviderUnavailableError("sequencer of the audit log", reason="did not catch up")
             else:
                 time.sleep(_POLL_S)
+
+    def latest(self, log_id: str, like: Mapping[str, object]) -> Leaf | None:
+        """The latest event of a log that contains all of `like`, with every event that is committed looked at.
+
+        Raises:
+            ProviderUnavailableError: The sequencer did not catch up, or the control plane did not answer.
+        """
+        self.catch_up(log_id)
+        return self._trees.latest(log_id, like)
+
+    def proven(self, log_id: str, leaves: Sequence[Leaf]) -> Proven:
+        """These leaves of a log, proven against its present head.
+
+        Raises:
+            ConfigurationError: The tree does not hold them: somebody changed it.
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        head = self._trees.head(log_id) or _empty(log_id, self._keys())
+        try:
+            return proven(leaves, head, self._trees.tiles(log_id))
+        except ValueError as exc:
+            raise ConfigurationError(f"the audit log of {log_id!r} proves nothing: {exc}") from exc
+
+    def keys(self) -> AuditKeys:
+        """The keys as they are now."""
+        return self._keys()
 
     def verifier_key(self, log_id: str) -> str:
         """The key that a log's exports are verified with, as text."""

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from cloud.audit.heads import Head
 from cloud.audit.intents import Intent, intents_of, outcomes_of
+from cloud.audit.proofs import Leaf
 from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
 from cloud.audit.tiles import LoadTile, Place
 from cloud.kernel import failpoints
@@ -167,6 +168,18 @@ class PostgresTrees:
             for (event,) in self._engine.rows(query):
                 yield event
             first += _PAGE
+
+    def latest(self, log_id: str, like: Mapping[str, object]) -> Leaf | None:
+        # From the end of the index on times: what is looked for is rarely old.
+        query = (
+            sa.select(audit_leaves.c.leaf_index, audit_events.c.event)
+            .join(audit_leaves, audit_leaves.c.event_id == audit_events.c.event_id)
+            .where(audit_events.c.log_id == log_id, audit_events.c.event.contains(like))
+            .order_by(audit_events.c.occurred_at.desc(), audit_events.c.event_id.desc())
+            .limit(1)
+        )
+        rows = self._engine.rows(query)
+        return Leaf(int(rows[0][0]), rows[0][1]) if rows else None
 
     def tiles(self, log_id: str) -> LoadTile:
         def load(place: Place) -> bytes:

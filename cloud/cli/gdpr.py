@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import RenderableType
 
+from cloud.cli.failures import ExitCode
 from cloud.cli.invocation import (
     ApiKey,
     ApiKeyFile,
@@ -23,7 +27,9 @@ from cloud.cli.invocation import (
 from cloud.cli.output import moment, table
 from cloud.cli.ports import Runtime
 from cloud.cli.progress import progress
+from cloud.gdpr import verify as verifier
 from cloud.gdpr.model import Erasure, ErasurePreview
+from cloud.kernel.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="A person's rights: GDPR Art. 15, 17 and 20.")
 
@@ -45,6 +51,10 @@ def erase(
     user: UserId,
     yes: Annotated[bool, typer.Option("--yes", help="Erase without asking.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why, such as a request's number; kept sealed.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, metavar="FILE", help="Where to write the certificate; must not exist."),
+    ] = None,
     tenant: KeyTenant = None,
     api_key: ApiKey = None,
     api_key_file: ApiKeyFile = None,
@@ -53,7 +63,8 @@ def erase(
     run = invocation(ctx)
     if not yes and (run.output.as_json or not somebody_can_be_asked()):
         raise typer.BadParameter("an erasure is confirmed with --yes where nobody can be asked", param_hint="--yes")
-    with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
+    # Before the erasure: there is no second one to be certified.
+    with claimed(out), calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
         tenant_id = tenant_of_caller(runtime, tenant)
         if not yes:
             found = asyncio.run(_preview(runtime, user, tenant_id))
@@ -61,7 +72,9 @@ def erase(
             typer.confirm("Erase this person? It cannot be undone.", abort=True)
         with progress(run.output, "Erasing"):
             erased = asyncio.run(runtime.gdpr.delete_user_data(user, tenant_id, confirmed=True, reason=reason))
-    assert isinstance(erased, Erasure)
+        assert isinstance(erased, Erasure)
+        if out is not None and erased.certificate is not None:
+            out.write_text(erased.certificate, "utf-8")
     run.output.result(
         {
             "erasure_id": erased.erasure_id,
@@ -72,9 +85,14 @@ def erase(
             "counts": erased.counts,
             "requested_at": erased.requested_at,
             "completed_at": erased.completed_at,
+            "certificate": json.loads(erased.certificate) if erased.certificate is not None else None,
+            "file": out,
         },
         *_for_people(erased.counts, erased.subject_id, "removed"),
         f"Erasure {erased.erasure_id} is {erased.state.value} at {moment(erased.completed_at)}.",
+        f"Certificate written to {out}; luminescent-cloud gdpr verify {out} --key VKEY checks it anywhere."
+        if out is not None
+        else "There is a certificate of it: add --out FILE to have it written.",
     )
 
 
@@ -99,6 +117,77 @@ def export(
         table(("kept", "records"), rows),
         f"Written to {bundle.directory}: {', '.join(bundle.files)}. It is personal data in the clear.",
     )
+
+
+@app.command()
+def verify(
+    ctx: typer.Context,
+    certificate: Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="CERT", help="The certificate.")],
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="VKEY", help="Verifier key of the tenant's log, from a source of your own."),
+    ] = None,
+    user_id: Annotated[str | None, typer.Option("--user-id", metavar="USER", help="Whom it should be about.")] = None,
+    previous: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, metavar="OLD", help="The certificate that it should follow."),
+    ] = None,
+) -> None:
+    """Check a certificate; needs no installation. Ends with 1 if something does not hold, with 3 without --key.
+
+    The same check is one file that needs nothing of the service: cloud/gdpr/verify.py.
+    """
+    run = invocation(ctx)
+    try:
+        result = verifier.verify_certificate(
+            certificate.read_bytes(),
+            key=key,
+            user_id=user_id,
+            previous=previous.read_bytes() if previous is not None else None,
+        )
+    except verifier.VerificationError as error:
+        run.output.result({"holds": False, "reason": str(error)})
+        run.output.complain(f"does not hold: {error}")
+        raise typer.Exit(ExitCode.FAILED) from error
+    run.output.result(
+        {"holds": True, **dataclasses.asdict(result)},
+        table(("place", "removed"), [(place, str(count)) for place, count in result.counts.items() if count]),
+        table(
+            ("level", "stands"),
+            [
+                *((level, f"reached {reached_at}") for level, reached_at in result.reached.items()),
+                *((level, f"due {due_at}" if due_at else "to come") for level, due_at in result.to_come.items()),
+            ],
+        ),
+        f"certificate {result.number} of erasure {result.erasure_id} in {result.tenant}: holds",
+    )
+    for note in result.notes:
+        run.output.note(note)
+    if not result.origin_established:
+        raise typer.Exit(ExitCode.ORIGIN_NOT_ESTABLISHED)
+
+
+@contextlib.contextmanager
+def claimed(path: Path | None) -> Iterator[None]:
+    """`path` is a new empty file of mode 0600, if one is named; it goes again if the block fails.
+
+    Raises:
+        ConfigurationError: It is there already, or cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        path.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        raise ConfigurationError(f"{path} is there already; name another file") from None
+    except OSError as exc:
+        raise ConfigurationError(f"{path} cannot be written: {exc.strerror}") from exc
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 async def _preview(runtime: Runtime, user_id: str, tenant_id: str) -> ErasurePreview:

@@ -56,11 +56,28 @@ class ErasureLedger(Protocol):
 class Certifier(Protocol):
     """Signs certificates."""
 
+    def commit(self, tenant_id: str, erasure_id: str, user_id: str) -> bytes:
+        """A sealed commitment to the person, to be kept with the erasure from when it is confirmed: once the key is
+        destroyed, nobody can be asked whom it is about. Takes a quarter of a second on purpose.
+
+        Raises:
+            KeyDestroyedError: The tenant has no key (any more).
+        """
+        ...
+
     def certify(self, erasure: Erasure, user_id: str | None) -> str:
-        """A certificate of the levels as they are now, canonical JSON, signed.
+        """A certificate of the levels as they are now, canonical JSON, signed, in the form in which it is kept.
+
+        It is the first one, or takes the place of `erasure.certificate`. The outcome's event must be committed.
 
         Args:
             erasure: The erasure.
-            user_id: The person, where the caller named it: the first certificate commits to it with a salt.
+            user_id: The person, where the caller named it and no commitment was made before: the first certificate
+                commits to it.
         """
+        ...
+
+    def hand_out(self, tenant_id: str, erasure_id: str, certificate: str) -> str:
+        """A certificate that is kept, in the form in which whoever may erase gets it: with the salt that lets who
+        knows the user id match it, unless the tenant's key is destroyed."""
         ...

@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+from cloud.gdpr.levels import LevelState
+
 
 class ErasureState(StrEnum):
     """How far an erasure got. Each state is durable; a crash resumes at it.
@@ -56,6 +58,9 @@ class Erasure:
         counts: What was removed, by entry of the data map.
         requested_at: When it was confirmed (UTC).
         completed_at: When it was verified (UTC).
+        levels: What was measured of its levels; those that are left out are to come, nobody can say when.
+        commitment: The sealed commitment to the person, made while the caller named it; `None` if nobody did.
+        certificate: The last certificate, as it is kept or as it was handed out; `None` if there is none yet.
     """
 
     erasure_id: str
@@ -65,6 +70,9 @@ class Erasure:
     counts: Mapping[str, int]
     requested_at: datetime
     completed_at: datetime | None
+    levels: tuple[LevelState, ...] = ()
+    commitment: bytes | None = field(default=None, repr=False)
+    certificate: str | None = field(default=None, repr=False)
 
     @property
     def memories(self) -> int:

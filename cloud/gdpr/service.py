@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -17,7 +18,9 @@ from typing import Final, TypeVar
 from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.gdpr.evidence import Certifier
 from cloud.gdpr.export import empty_directory, write_bundle
+from cloud.gdpr.levels import reached_at_once
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
 from cloud.gdpr.places import Finder
 from cloud.gdpr.ports import ErasureStore
@@ -51,6 +54,7 @@ class CloudGDPRService:
         config: The installation.
         admissions: The door.
         audit: The log.
+        certifier: Signs certificates.
         on_key_destroyed: Called when a person's key is destroyed, before that is recorded.
     """
 
@@ -61,9 +65,11 @@ class CloudGDPRService:
         config: PixeltableConfig,
         admissions: Administration,
         audit: TransactionalAuditLogger,
+        certifier: Certifier,
         *,
         on_key_destroyed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._certifier = certifier
         self._on_key_destroyed = on_key_destroyed
         self._store = store
         self._config = config
@@ -158,8 +164,10 @@ class CloudGDPRService:
             # An erasure that stopped after the key was destroyed has nobody's name: this may be its caller again.
             self._finish([erasure for erasure in self._store.unfinished() if erasure.tenant_id == tenant_id])
             now = self._config.clock()
-            self._audit.record(tenant_id, admitted.draft, Outcome.ALLOWED, reason="nothing_found")
-            return Erasure(erasure_id, tenant_id, None, ErasureState.VERIFIED, {}, now, now)
+            draft = replace(admitted.draft, details={"erasure_id": erasure_id})
+            self._audit.record(tenant_id, draft, Outcome.ALLOWED, reason="nothing_found")
+            nothing = Erasure(erasure_id, tenant_id, None, ErasureState.VERIFIED, {}, now, now)
+            return self._certified(nothing, user_id)
         intent = self._audit.draft(
             admitted.scope,
             Action.ERASURE_STEP,
@@ -177,11 +185,20 @@ class CloudGDPRService:
         # Counted once nothing is added any more.
         counts = self._finder.counts(admitted.predicate, person.subject_id)
         erasure = self._store.mark(erasure, erasure.state, counts)
+        erasure = replace(erasure, commitment=self._certifier.commit(tenant_id, erasure.erasure_id, user_id))
         return self._complete(admitted.predicate, erasure, self._about(admitted, person.subject_id))
 
     def _complete(self, predicate: TenantPredicate, erasure: Erasure, audit: AuditDraft) -> Erasure:
         with self._removal.turn():
-            return self._steps(predicate, erasure, audit)
+            finished = self._steps(predicate, erasure, replace(audit, details={"erasure_id": erasure.erasure_id}))
+        return self._certified(replace(finished, commitment=erasure.commitment), None)
+
+    def _certified(self, erasure: Erasure, user_id: str | None) -> Erasure:
+        """The erasure, with its certificate as it is handed out."""
+        assert erasure.completed_at is not None
+        erasure = replace(erasure, levels=reached_at_once(erasure.completed_at, erasure.counts))
+        kept = self._certifier.certify(erasure, user_id)
+        return replace(erasure, certificate=self._certifier.hand_out(erasure.tenant_id, erasure.erasure_id, kept))
 
     def _steps(self, predicate: TenantPredicate, erasure: Erasure, audit: AuditDraft) -> Erasure:
         """Every step after the freeze; each may be done again, so this starts from the beginning of them."""

@@ -34,6 +34,7 @@ from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.purge import MemoryPurge
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
+from cloud.startup.certificates import certificates
 from cloud.startup.custody import place_of
 from cloud.startup.installation import Installation, open_installation, system_predicates, work
 from cloud.startup.keyring import keyring_directory
@@ -145,6 +146,7 @@ class CloudRuntime:
             config,
             admissions,
             self.audit,
+            certificates(installation),
             on_key_destroyed=self.keyring.note,
         )
         self.closing = TenantClosing(

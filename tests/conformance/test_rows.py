@@ -239,6 +239,7 @@ class TestTheWayOut:
                 out,
                 runtime.gdpr._admissions,
                 runtime.audit,
+                runtime.gdpr._certifier,
             ).delete_user_data("bob", tenant_id, confirmed=True, reason="request 17")
         memory.close()
         assert erased is not None

@@ -15,6 +15,7 @@ from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.ids import new_event_id
 from cloud.memory import read_times
+from cloud.startup.certificates import certificates
 from cloud.storage.engine import ControlEngine
 from cloud.storage.metadata import TENANT_TABLES
 from cloud.storage.roles import CONTROL_DATABASE
@@ -95,7 +96,9 @@ class Onlooker:
         directory = PostgresTenantStore(engines.maintenance)
         admissions = Administration(tenant_provider, config.identities, self.runtime.audit, directory)
         store = PostgresErasureStore(engines.maintenance)
-        return CloudGDPRService(store, engines.maintenance, config, admissions, self.runtime.audit)
+        return CloudGDPRService(
+            store, engines.maintenance, config, admissions, self.runtime.audit, certificates(self.installation)
+        )
 
 
 @contextmanager
