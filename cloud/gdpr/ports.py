@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from cloud.audit.model import AuditDraft
@@ -69,6 +69,10 @@ class ErasureStore(Protocol):
 
     def delete_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
         """Delete every row of the subject and give its stock back, in one transaction."""
+        ...
+
+    def erased_places(self) -> Collection[str]:
+        """The entries of the data map that `delete_rows` empties and `count` looks into."""
         ...
 
     def count(self, predicate: TenantPredicate, subject_id: str) -> dict[str, int]:

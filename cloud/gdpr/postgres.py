@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.model import Erasure, ErasureState
+from cloud.gdpr.subject_rows import ERASED_ROWS, ROWS
 from cloud.kernel.access import Action
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.placement_store import placements_of
 from cloud.storage.engine import ControlEngine, Row
 from cloud.storage.metadata import (
-    api_keys,
     audit_events,
     erasures,
-    idempotency_keys,
-    intake,
     memories,
-    memory_changes,
     subjects,
     usage_counters,
 )
@@ -32,25 +29,6 @@ _PAGE: Final = 1_000
 _GIVE_BACK: Final = sa.text("SELECT lc_charge(:tenant, :event, :deltas, :subjects)").bindparams(
     *(sa.bindparam(name, type_=JSONB) for name in ("event", "deltas", "subjects"))
 )
-_FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
-    subjects: ("subject_id", "state", "created_at", "erased_at"),
-    memories: (
-        "memory_id",
-        "state",
-        "revision",
-        "size_bytes",
-        "stored_at",
-        "last_accessed_at",
-        "deleted_at",
-        "superseded_at",
-        "superseded_by",
-    ),
-    memory_changes: ("memory_id", "revision", "change", "changed_at", "event_id"),
-    api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at", "last_used_at", "ranges_sealed"),
-    idempotency_keys: ("memory_ids", "created_at"),
-    erasures: ("erasure_id", "state", "counts", "requested_at", "completed_at"),
-}
-"""What is told of a person; what is left out opens something, or can be compared and not read."""
 
 
 class PostgresErasureStore:
@@ -149,11 +127,8 @@ class PostgresErasureStore:
                 .where(memories.c.tenant_id == tenant_id, memories.c.subject_id == subject_id)
                 .where(memories.c.state == "active")
             ).one()
-            for table in (intake, memory_changes, memories, api_keys):
-                connection.execute(
-                    sa.delete(table).where(table.c.tenant_id == tenant_id, table.c.subject_id == subject_id)
-                )
-            connection.execute(_idempotent(sa.delete(idempotency_keys), tenant_id, subject_id))
+            for place in ERASED_ROWS:
+                ROWS[place].erase(connection, tenant_id, subject_id)
             if stock:
                 give_back(connection, tenant_id, Action.ERASURE, stock, int(size_bytes), {subject_id: -stock})
             connection.execute(
@@ -164,21 +139,14 @@ class PostgresErasureStore:
 
         self._engine.transaction(work)
 
+    def erased_places(self) -> Collection[str]:
+        return ERASED_ROWS
+
     def count(self, predicate: TenantPredicate, subject_id: str) -> dict[str, int]:
         tenant_id = predicate.tenant_id
 
         def work(connection: sa.Connection) -> dict[str, int]:
-            counts = {}
-            for table in (memories, memory_changes, intake, api_keys):
-                query = (
-                    sa.select(sa.func.count())
-                    .select_from(table)
-                    .where(table.c.tenant_id == tenant_id, table.c.subject_id == subject_id)
-                )
-                counts[f"control.{table.name}"] = int(connection.execute(query).scalar_one())
-            keys = _idempotent(sa.select(sa.func.count()).select_from(idempotency_keys), tenant_id, subject_id)
-            counts["control.idempotency_keys"] = int(connection.execute(keys).scalar_one())
-            return counts
+            return {place: ROWS[place].find(connection, tenant_id, subject_id) for place in ERASED_ROWS}
 
         return self._engine.transaction(work)
 
@@ -194,17 +162,14 @@ class PostgresErasureStore:
 
         def work(connection: sa.Connection) -> dict[str, list[dict[str, object]]]:
             found = {}
-            for table, names in _FACTS.items():
-                query = sa.select(*(table.c[name] for name in names)).where(table.c.tenant_id == tenant_id)
-                if table is idempotency_keys:
-                    query = _idempotent(query, tenant_id, subject_id)
-                else:
-                    query = query.where(table.c.subject_id == subject_id)
-                if table is memories:
+            for rows in ROWS.values():
+                if not rows.told:
+                    continue
+                query = rows.tell(tenant_id, subject_id)
+                if rows.table is memories:
                     # What is being purged may have left Pixeltable already.
                     query = query.where(memories.c.purge_started_at.is_(None))
-                rows = connection.execute(query.order_by(*table.primary_key))
-                found[table.name] = [dict(row._mapping) for row in rows]
+                found[rows.table.name] = [dict(row._mapping) for row in connection.execute(query)]
             return found
 
         # One moment for all of them: what is deleted meanwhile must not be in one table and missing from another.
@@ -257,13 +222,6 @@ def _lock_tenant(connection: sa.Connection, tenant_id: str) -> None:
         sa.select(usage_counters.c.used)
         .where(usage_counters.c.tenant_id == tenant_id, usage_counters.c.meter == "memories")
         .with_for_update()
-    )
-
-
-def _idempotent(statement: Any, tenant_id: str, subject_id: str) -> Any:
-    return statement.where(
-        idempotency_keys.c.tenant_id == tenant_id,
-        sa.literal(subject_id, sa.Uuid(as_uuid=False)) == sa.any_(idempotency_keys.c.subject_ids),
     )
 
 

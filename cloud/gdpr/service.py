@@ -18,11 +18,12 @@ from typing import Final, TypeVar
 from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.gdpr.catalog import Kind
 from cloud.gdpr.evidence import Certifier
 from cloud.gdpr.export import empty_directory, write_bundle
 from cloud.gdpr.levels import reached_at_once
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
-from cloud.gdpr.places import Finder
+from cloud.gdpr.places import DataMap
 from cloud.gdpr.ports import ErasureStore
 from cloud.gdpr.removal import Removal, emptied
 from cloud.kernel import failpoints, telemetry
@@ -75,7 +76,7 @@ class CloudGDPRService:
         self._config = config
         self._admissions = admissions
         self._audit = audit
-        self._finder = Finder(store, config)
+        self._map = DataMap(store, config)
         self._removal = Removal(engine, "erasure")
 
     async def delete_user_data(
@@ -151,7 +152,7 @@ class CloudGDPRService:
         person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
         if person is None:
             return ErasurePreview(tenant_id, None, {})
-        return ErasurePreview(tenant_id, person.subject_id, self._finder.counts(admitted.predicate, person.subject_id))
+        return ErasurePreview(tenant_id, person.subject_id, self._map.counts(admitted.predicate, person.subject_id))
 
     def _erase(self, user_id: str, tenant_id: str, reason: str | None) -> Erasure:
         admitted = self._admitted(tenant_id, Action.ERASURE, user_id)
@@ -183,7 +184,7 @@ class CloudGDPRService:
             audit=intent,
         )
         # Counted once nothing is added any more.
-        counts = self._finder.counts(admitted.predicate, person.subject_id)
+        counts = self._map.counts(admitted.predicate, person.subject_id)
         erasure = self._store.mark(erasure, erasure.state, counts)
         erasure = replace(erasure, commitment=self._certifier.commit(tenant_id, erasure.erasure_id, user_id))
         return self._complete(admitted.predicate, erasure, self._about(admitted, person.subject_id))
@@ -205,16 +206,14 @@ class CloudGDPRService:
         subject_id = erasure.subject_id
         assert subject_id is not None
         failpoints.reach("erase.frozen")
-        self._config.keyring.destroy_subject(erasure.tenant_id, subject_id)
-        self._config.keyring.forget(erasure.tenant_id, subject_id)
-        self._config.hot.drop(erasure.tenant_id, subject_id)
-        self._config.read_times.drop(erasure.tenant_id, subject_id)
+        self._map.erase(Kind.KEYRING, predicate, subject_id)
+        self._map.erase(Kind.CACHE, predicate, subject_id)
         failpoints.reach("erase.key_destroyed")
         # The control plane knows of it, so a copy of the keyring from before is recognized as one.
         self._on_key_destroyed()
         erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, {})
         left = emptied(
-            lambda: self._remove_rows(predicate, subject_id), lambda: self._finder.counts(predicate, subject_id)
+            lambda: self._remove_rows(predicate, subject_id), lambda: self._map.counts(predicate, subject_id)
         )
         erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED, {})
         finished = self._store.finish(erasure, ErasureState.INCOMPLETE if left else ErasureState.VERIFIED, audit)
@@ -223,11 +222,10 @@ class CloudGDPRService:
         return finished
 
     def _remove_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
-        def remove(placements: Sequence[str]) -> None:
-            self._store.delete_rows(predicate, subject_id)
+        def remove(_: Sequence[str]) -> None:
+            self._map.erase(Kind.CONTROL_TABLE, predicate, subject_id)
             failpoints.reach("erase.ledger_deleted")
-            for placement in placements:
-                self._config.rows.remove_subject(predicate, placement, subject_id)
+            self._map.erase(Kind.PIXELTABLE_TABLE, predicate, subject_id)
 
         self._removal.under_locks(lambda: self._store.placements(predicate), remove)
         failpoints.reach("erase.rows_deleted")

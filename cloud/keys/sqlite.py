@@ -165,6 +165,11 @@ class FileKeyring:
         if cached is not None and cached.key.tenant_id == tenant_id:
             self._subjects.drop(subject_id)
 
+    def remembers(self, tenant_id: str, subject_id: str) -> bool:
+        """Whether it is cached, if it is this tenant's."""
+        cached = self._subjects.get(subject_id)
+        return cached is not None and cached.key.tenant_id == tenant_id
+
     def subjects(self, tenant_id: str) -> tuple[str, ...]:
         """One query of the index."""
         self._require_usable()
