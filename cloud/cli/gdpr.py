@@ -71,6 +71,7 @@ def erase(
             "memories": erased.memories,
             "counts": erased.counts,
             "requested_at": erased.requested_at,
+            "certificate": erased.certificate,
             "completed_at": erased.completed_at,
         },
         *_for_people(erased.counts, erased.subject_id, "removed"),

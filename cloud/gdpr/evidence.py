@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -64,3 +65,20 @@ class Certifier(Protocol):
             user_id: The person, where the caller named it: the first certificate commits to it with a salt.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The parts of an installation that show how deep an erasure went. What is missing is claimed by nobody.
+
+    Attributes:
+        rewriter: Without one, the file and the WAL level are to come and nobody can say when.
+        backups: Without any, the same of the level of backups.
+        ledger: Without one, a restored backup is not known to lack an erasure.
+        certifier: Without one, an erasure ends verified and not certified.
+    """
+
+    rewriter: StorageRewriter | None = None
+    backups: Backups | None = None
+    ledger: ErasureLedger | None = None
+    certifier: Certifier | None = None

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import JSONB
 
-from cloud.audit.model import AuditDraft, Outcome
-from cloud.gdpr.model import Erasure, ErasureState
+from cloud.gdpr.requests_postgres import PostgresRequestStore, about_subject, lock_tenant, stable_counts
 from cloud.kernel.access import Action
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.placement_store import placements_of
-from cloud.storage.engine import ControlEngine, Row
 from cloud.storage.metadata import (
     api_keys,
     audit_events,
     erasures,
     idempotency_keys,
     intake,
+    legal_holds,
     memories,
     memory_changes,
     subjects,
-    usage_counters,
 )
-from cloud.tenancy.postgres import append_event
 
 _PAGE: Final = 1_000
 _GIVE_BACK: Final = sa.text("SELECT lc_charge(:tenant, :event, :deltas, :subjects)").bindparams(
     *(sa.bindparam(name, type_=JSONB) for name in ("event", "deltas", "subjects"))
 )
 _FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
-    subjects: ("subject_id", "state", "created_at", "erased_at"),
+    subjects: ("subject_id", "state", "created_at", "erased_at", "held"),
     memories: (
         "memory_id",
         "state",
@@ -48,102 +44,35 @@ _FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
     memory_changes: ("memory_id", "revision", "change", "changed_at", "event_id"),
     api_keys: ("key_id", "roles", "created_at", "expires_at", "revoked_at", "last_used_at", "ranges_sealed"),
     idempotency_keys: ("memory_ids", "created_at"),
-    erasures: ("erasure_id", "state", "counts", "requested_at", "completed_at"),
+    erasures: (
+        "erasure_id",
+        "state",
+        "counts",
+        "received_at",
+        "requested_at",
+        "due_at",
+        "extended_until",
+        "extension_notified_at",
+        "identity_verified_at",
+        "identity_method",
+        "previewed_at",
+        "confirmed_at",
+        "completed_at",
+    ),
+    legal_holds: ("hold_id", "review_at", "placed_at", "released_at"),
 }
 """What is told of a person; what is left out opens something, or can be compared and not read."""
 
 
-class PostgresErasureStore:
+class PostgresErasureStore(PostgresRequestStore):
     """`ErasureStore` on the control plane."""
-
-    def __init__(self, engine: ControlEngine) -> None:
-        self._engine = engine
-
-    def freeze(
-        self,
-        predicate: TenantPredicate,
-        subject_id: str,
-        *,
-        reason_sealed: bytes | None,
-        erasure_id: str,
-        audit: AuditDraft,
-    ) -> Erasure:
-        tenant_id = predicate.tenant_id
-
-        def work(connection: sa.Connection) -> Erasure:
-            _lock_tenant(connection, tenant_id)
-            # Also for a person without a memory yet: a first write that is in flight must find the subject frozen.
-            connection.execute(
-                insert(subjects)
-                .values(subject_id=subject_id, tenant_id=tenant_id, state="frozen")
-                .on_conflict_do_update(
-                    index_elements=["subject_id"],
-                    set_={"state": "frozen", "generation": subjects.c.generation + 1},
-                    where=(subjects.c.tenant_id == tenant_id) & (subjects.c.state == "active"),
-                )
-            )
-            under_way = connection.execute(
-                sa.select(erasures)
-                .where(erasures.c.tenant_id == tenant_id, erasures.c.subject_id == subject_id)
-                .where(erasures.c.state != ErasureState.VERIFIED.value)
-            ).first()
-            if under_way is not None:
-                append_event(connection, tenant_id, audit, Outcome.ALLOWED, reason="joined")
-                return _erasure(under_way)
-            row = connection.execute(
-                sa.insert(erasures)
-                .values(
-                    erasure_id=erasure_id,
-                    tenant_id=tenant_id,
-                    subject_id=subject_id,
-                    state=ErasureState.FROZEN.value,
-                    reason_sealed=reason_sealed,
-                )
-                .returning(erasures)
-            ).one()
-            append_event(connection, tenant_id, audit, Outcome.ALLOWED, reason="intent")
-            return _erasure(row)
-
-        return self._engine.transaction(work)
-
-    def mark(self, erasure: Erasure, state: ErasureState, counts: Mapping[str, int]) -> Erasure:
-        kept = {name: max(count, erasure.counts.get(name, 0)) for name, count in counts.items()} or dict(erasure.counts)
-        self._engine.transaction(
-            lambda connection: connection.execute(
-                sa.update(erasures)
-                .where(erasures.c.tenant_id == erasure.tenant_id, erasures.c.erasure_id == erasure.erasure_id)
-                .values(state=state.value, counts=kept)
-            )
-        )
-        return replace(erasure, state=state, counts=kept)
-
-    def finish(self, erasure: Erasure, state: ErasureState, audit: AuditDraft) -> Erasure:
-        def work(connection: sa.Connection) -> Erasure:
-            row = connection.execute(
-                sa.update(erasures)
-                .where(erasures.c.tenant_id == erasure.tenant_id, erasures.c.erasure_id == erasure.erasure_id)
-                .values(state=state.value, completed_at=sa.func.clock_timestamp())
-                .returning(erasures)
-            ).one()
-            outcome = Outcome.ALLOWED if state is ErasureState.VERIFIED else Outcome.FAILED
-            append_event(
-                connection,
-                erasure.tenant_id,
-                audit,
-                outcome,
-                reason=None if outcome is Outcome.ALLOWED else "erasure_incomplete",
-                counts=erasure.counts,
-            )
-            return _erasure(row)
-
-        return self._engine.transaction(work)
 
     def delete_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
         tenant_id = predicate.tenant_id
 
         def work(connection: sa.Connection) -> None:
             # The same order of locks as a write's: the tenant's counter first.
-            _lock_tenant(connection, tenant_id)
+            lock_tenant(connection, tenant_id)
             stock, size_bytes = connection.execute(
                 sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(memories.c.size_bytes), 0))
                 .where(memories.c.tenant_id == tenant_id, memories.c.subject_id == subject_id)
@@ -153,7 +82,7 @@ class PostgresErasureStore:
                 connection.execute(
                     sa.delete(table).where(table.c.tenant_id == tenant_id, table.c.subject_id == subject_id)
                 )
-            connection.execute(_idempotent(sa.delete(idempotency_keys), tenant_id, subject_id))
+            connection.execute(about_subject(sa.delete(idempotency_keys), tenant_id, subject_id))
             if stock:
                 give_back(connection, tenant_id, Action.ERASURE, stock, int(size_bytes), {subject_id: -stock})
             connection.execute(
@@ -168,26 +97,17 @@ class PostgresErasureStore:
         tenant_id = predicate.tenant_id
 
         def work(connection: sa.Connection) -> dict[str, int]:
-            counts = {}
-            for table in (memories, memory_changes, intake, api_keys):
-                query = (
-                    sa.select(sa.func.count())
-                    .select_from(table)
-                    .where(table.c.tenant_id == tenant_id, table.c.subject_id == subject_id)
-                )
-                counts[f"control.{table.name}"] = int(connection.execute(query).scalar_one())
-            keys = _idempotent(sa.select(sa.func.count()).select_from(idempotency_keys), tenant_id, subject_id)
-            counts["control.idempotency_keys"] = int(connection.execute(keys).scalar_one())
-            return counts
+            waiting = sa.select(sa.func.count()).select_from(intake)
+            waiting = waiting.where(intake.c.tenant_id == tenant_id, intake.c.subject_id == subject_id)
+            return {
+                **stable_counts(connection, tenant_id, subject_id),
+                "control.intake": int(connection.execute(waiting).scalar_one()),
+            }
 
         return self._engine.transaction(work)
 
     def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
         return placements_of(self._engine, predicate.tenant_id)
-
-    def unfinished(self) -> list[Erasure]:
-        query = sa.select(erasures).where(erasures.c.state != ErasureState.VERIFIED.value)
-        return [_erasure(row) for row in self._engine.rows(query.order_by(erasures.c.requested_at))]
 
     def facts(self, predicate: TenantPredicate, subject_id: str) -> dict[str, list[dict[str, object]]]:
         tenant_id = predicate.tenant_id
@@ -197,7 +117,7 @@ class PostgresErasureStore:
             for table, names in _FACTS.items():
                 query = sa.select(*(table.c[name] for name in names)).where(table.c.tenant_id == tenant_id)
                 if table is idempotency_keys:
-                    query = _idempotent(query, tenant_id, subject_id)
+                    query = about_subject(query, tenant_id, subject_id)
                 else:
                     query = query.where(table.c.subject_id == subject_id)
                 if table is memories:
@@ -249,32 +169,4 @@ def give_back(
     connection.execute(
         _GIVE_BACK,
         {"tenant": tenant_id, "event": {"action": action.value}, "deltas": deltas, "subjects": dict(subjects or {})},
-    )
-
-
-def _lock_tenant(connection: sa.Connection, tenant_id: str) -> None:
-    connection.execute(
-        sa.select(usage_counters.c.used)
-        .where(usage_counters.c.tenant_id == tenant_id, usage_counters.c.meter == "memories")
-        .with_for_update()
-    )
-
-
-def _idempotent(statement: Any, tenant_id: str, subject_id: str) -> Any:
-    return statement.where(
-        idempotency_keys.c.tenant_id == tenant_id,
-        sa.literal(subject_id, sa.Uuid(as_uuid=False)) == sa.any_(idempotency_keys.c.subject_ids),
-    )
-
-
-def _erasure(row: Row) -> Erasure:
-    values = row._mapping
-    return Erasure(
-        erasure_id=str(values["erasure_id"]),
-        tenant_id=values["tenant_id"],
-        subject_id=str(values["subject_id"]),
-        state=ErasureState(values["state"]),
-        counts=values["counts"],
-        requested_at=values["requested_at"],
-        completed_at=values["completed_at"],
     )

@@ -11,6 +11,7 @@ import psycopg
 import sqlalchemy as sa
 
 from cloud import CloudRuntime
+from cloud.gdpr.holds_postgres import PostgresHoldStore
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.ids import new_event_id
@@ -95,7 +96,8 @@ class Onlooker:
         directory = PostgresTenantStore(engines.maintenance)
         admissions = Administration(tenant_provider, config.identities, self.runtime.audit, directory)
         store = PostgresErasureStore(engines.maintenance)
-        return CloudGDPRService(store, engines.maintenance, config, admissions, self.runtime.audit)
+        holds = PostgresHoldStore(engines.maintenance)
+        return CloudGDPRService(store, holds, engines.maintenance, config, admissions, self.runtime.audit)
 
 
 @contextmanager
