@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -63,7 +62,6 @@ def erase(
     run = invocation(ctx)
     if not yes and (run.output.as_json or not somebody_can_be_asked()):
         raise typer.BadParameter("an erasure is confirmed with --yes where nobody can be asked", param_hint="--yes")
-    # Before the erasure: there is no second one to be certified.
     with claimed(out), calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
         tenant_id = tenant_of_caller(runtime, tenant)
         if not yes:
@@ -84,15 +82,15 @@ def erase(
             "memories": erased.memories,
             "counts": erased.counts,
             "requested_at": erased.requested_at,
+            "certificate": erased.certificate,
             "completed_at": erased.completed_at,
-            "certificate": json.loads(erased.certificate) if erased.certificate is not None else None,
             "file": out,
         },
         *_for_people(erased.counts, erased.subject_id, "removed"),
         f"Erasure {erased.erasure_id} is {erased.state.value} at {moment(erased.completed_at)}.",
         f"Certificate written to {out}; luminescent-cloud gdpr verify {out} --key VKEY checks it anywhere."
         if out is not None
-        else "There is a certificate of it: add --out FILE to have it written.",
+        else f"Its certificate: luminescent-cloud gdpr certificate {erased.erasure_id} --out FILE",
     )
 
 
@@ -116,6 +114,27 @@ def export(
         {"tenant_id": tenant_id, "directory": bundle.directory, "files": bundle.files, "counts": bundle.counts},
         table(("kept", "records"), rows),
         f"Written to {bundle.directory}: {', '.join(bundle.files)}. It is personal data in the clear.",
+    )
+
+
+@app.command()
+def certificate(
+    ctx: typer.Context,
+    erasure: Annotated[str, typer.Argument(metavar="ID", help="The erasure.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, metavar="FILE", help="Where to; must not exist.")],
+    tenant: KeyTenant = None,
+    api_key: ApiKey = None,
+    api_key_file: ApiKeyFile = None,
+) -> None:
+    """Write the newest certificate of an erasure to FILE; a new one is issued whenever a later level is reached."""
+    run = invocation(ctx)
+    with claimed(out), calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
+        tenant_id = tenant_of_caller(runtime, tenant)
+        found = asyncio.run(runtime.gdpr.certificate(erasure, tenant_id))
+        out.write_text(found, "utf-8")
+    run.output.result(
+        {"erasure_id": erasure, "tenant_id": tenant_id, "file": out, "certificate": found},
+        f"Written to {out}; luminescent-cloud gdpr verify {out} --key VKEY checks it anywhere.",
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -160,8 +160,7 @@ def instant(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _levels(states: Sequence[LevelState]) -> list[dict[str, object]]:
-    known = {state.level: state for state in states}
+def _levels(known: Mapping[Level, LevelState]) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for level in Level:
         state = known.get(level, LevelState(level, None))

@@ -67,18 +67,18 @@ class Certificates:
         self._clock = clock
         self._software = software
 
-    def commit(self, tenant_id: str, erasure_id: str, user_id: str) -> bytes:
+    def commit(self, tenant_id: str, subject_id: str | None, user_id: str) -> bytes:
         commitment = Commitment.to(user_id, secrets.token_bytes(SALT_BYTES))
         key = self._keyring.tenant_key(tenant_id).key
-        return self._sealer.seal(key, commitment.bytes(), place=_place(tenant_id, erasure_id))
+        return self._sealer.seal(key, commitment.bytes(), place=_place(tenant_id, subject_id))
 
     def certify(self, erasure: Erasure, user_id: str | None) -> str:
         """Raises also `ProviderUnavailableError` while the log's sequencer does not catch up, and `ConfigurationError`
         where the log does not say that this erasure ended well."""
         previous = erasure.certificate
-        sealed = sealed_of(previous) if previous is not None else erasure.commitment
+        sealed = sealed_of(previous) if previous is not None else erasure.commitment_sealed
         if sealed is None and previous is None and user_id is not None:
-            sealed = self.commit(erasure.tenant_id, erasure.erasure_id, user_id)
+            sealed = self.commit(erasure.tenant_id, erasure.subject_id, user_id)
         earlier = body_of(previous) if previous is not None else None
         keys = self._log.keys()
         body = certificate_body(
@@ -92,12 +92,14 @@ class Certificates:
         )
         return kept_text(body, keys, sealed)
 
-    def hand_out(self, tenant_id: str, erasure_id: str, certificate: str) -> str:
-        opened = self._opened(tenant_id, erasure_id, sealed_of(certificate))
+    def hand_out(self, tenant_id: str, certificate: str) -> str:
+        subject_id = body_of(certificate)["subject"]
+        assert subject_id is None or isinstance(subject_id, str)
+        opened = self._opened(tenant_id, subject_id, sealed_of(certificate))
         return handed_out_text(certificate, opened.salt if opened is not None else None)
 
     def _person(self, erasure: Erasure, sealed: bytes | None) -> Mapping[str, object] | None:
-        opened = self._opened(erasure.tenant_id, erasure.erasure_id, sealed)
+        opened = self._opened(erasure.tenant_id, erasure.subject_id, sealed)
         return opened.document() if opened is not None else None
 
     def _leaves(self, erasure: Erasure, previous: Mapping[str, object] | None) -> list[Leaf]:
@@ -106,7 +108,13 @@ class Certificates:
             # The log has grown since, and need not be searched again: a leaf keeps its place.
             return [_leaf(witness) for name in ("intent", "outcome") if (witness := previous[name]) is not None]
         about = {"subject_id": erasure.subject_id, "details": {"erasure_id": erasure.erasure_id}}
-        outcome = {**about, "action": Action.ERASURE.value, "outcome": Outcome.ALLOWED.value}
+        outcome = {
+            **about,
+            "action": Action.ERASURE.value,
+            "outcome": Outcome.ALLOWED.value,
+            # One that only joined another names no counts.
+            "counts": dict(erasure.counts),
+        }
         wanted = [outcome]
         if erasure.subject_id is not None:
             wanted.insert(0, {**about, "action": Action.ERASURE_STEP.value, "reason": "intent"})
@@ -119,7 +127,7 @@ class Certificates:
             )
         return leaves
 
-    def _opened(self, tenant_id: str, erasure_id: str, sealed: bytes | None) -> Commitment | None:
+    def _opened(self, tenant_id: str, subject_id: str | None, sealed: bytes | None) -> Commitment | None:
         """The commitment, as long as the tenant has a key."""
         if sealed is None:
             return None
@@ -129,7 +137,7 @@ class Certificates:
             return None
         for at, key in enumerate(keys, start=1):
             try:
-                return Commitment.parse(self._sealer.unseal(key, sealed, place=_place(tenant_id, erasure_id)))
+                return Commitment.parse(self._sealer.unseal(key, sealed, place=_place(tenant_id, subject_id)))
             except SealBrokenError:
                 if at == len(keys):
                     raise
@@ -143,5 +151,6 @@ def _leaf(witness: object) -> Leaf:
     raise ConfigurationError("the certificate that is kept is damaged")
 
 
-def _place(tenant_id: str, erasure_id: str) -> Place:
-    return Place(tenant_id, "", erasure_id, _KIND)
+def _place(tenant_id: str, subject_id: str | None) -> Place:
+    # Of the subject and not of a request: one that joins another brings its commitment along.
+    return Place(tenant_id, subject_id or "", "", _KIND)

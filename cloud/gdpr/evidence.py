@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -56,7 +57,7 @@ class ErasureLedger(Protocol):
 class Certifier(Protocol):
     """Signs certificates."""
 
-    def commit(self, tenant_id: str, erasure_id: str, user_id: str) -> bytes:
+    def commit(self, tenant_id: str, subject_id: str | None, user_id: str) -> bytes:
         """A sealed commitment to the person, to be kept with the erasure from when it is confirmed: once the key is
         destroyed, nobody can be asked whom it is about. Takes a quarter of a second on purpose.
 
@@ -77,7 +78,24 @@ class Certifier(Protocol):
         """
         ...
 
-    def hand_out(self, tenant_id: str, erasure_id: str, certificate: str) -> str:
+    def hand_out(self, tenant_id: str, certificate: str) -> str:
         """A certificate that is kept, in the form in which whoever may erase gets it: with the salt that lets who
         knows the user id match it, unless the tenant's key is destroyed."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The parts of an installation that show how deep an erasure went. What is missing is claimed by nobody.
+
+    Attributes:
+        rewriter: Without one, the file and the WAL level are to come and nobody can say when.
+        backups: Without any, the same of the level of backups.
+        ledger: Without one, a restored backup is not known to lack an erasure.
+        certifier: Without one, an erasure ends verified and not certified.
+    """
+
+    rewriter: StorageRewriter | None = None
+    backups: Backups | None = None
+    ledger: ErasureLedger | None = None
+    certifier: Certifier | None = None

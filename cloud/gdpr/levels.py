@@ -45,16 +45,3 @@ class LevelState:
     reached_at: datetime | None
     due_at: datetime | None = None
     evidence: Mapping[str, int | str] = field(default_factory=dict)
-
-
-def reached_at_once(moment: datetime, counts: Mapping[str, int]) -> tuple[LevelState, ...]:
-    """The levels that are reached before an erasure returns, as its verification found them.
-
-    Args:
-        moment: When it was verified (UTC).
-        counts: What was removed, by entry of the data map.
-    """
-    return tuple(
-        LevelState(level, moment, evidence={"places": len(counts), "removed": sum(counts.values()), "left": 0})
-        for level in AT_ONCE
-    )

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from typing import Final, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import JSONB
 
-from cloud.audit.model import AuditDraft, Outcome
-from cloud.gdpr.model import Erasure, ErasureState
+from cloud.gdpr.requests_postgres import PostgresRequestStore, lock_tenant
 from cloud.gdpr.subject_rows import ERASED_ROWS, ROWS
 from cloud.kernel.access import Action
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.placement_store import placements_of
-from cloud.storage.engine import ControlEngine, Row
 from cloud.storage.metadata import (
     audit_events,
-    erasures,
     memories,
     subjects,
-    usage_counters,
 )
-from cloud.tenancy.postgres import append_event
 
 _PAGE: Final = 1_000
 _GIVE_BACK: Final = sa.text("SELECT lc_charge(:tenant, :event, :deltas, :subjects)").bindparams(
@@ -31,97 +25,15 @@ _GIVE_BACK: Final = sa.text("SELECT lc_charge(:tenant, :event, :deltas, :subject
 )
 
 
-class PostgresErasureStore:
+class PostgresErasureStore(PostgresRequestStore):
     """`ErasureStore` on the control plane."""
-
-    def __init__(self, engine: ControlEngine) -> None:
-        self._engine = engine
-
-    def freeze(
-        self,
-        predicate: TenantPredicate,
-        subject_id: str,
-        *,
-        reason_sealed: bytes | None,
-        erasure_id: str,
-        audit: AuditDraft,
-    ) -> Erasure:
-        tenant_id = predicate.tenant_id
-
-        def work(connection: sa.Connection) -> Erasure:
-            _lock_tenant(connection, tenant_id)
-            # Also for a person without a memory yet: a first write that is in flight must find the subject frozen.
-            connection.execute(
-                insert(subjects)
-                .values(subject_id=subject_id, tenant_id=tenant_id, state="frozen")
-                .on_conflict_do_update(
-                    index_elements=["subject_id"],
-                    set_={"state": "frozen", "generation": subjects.c.generation + 1},
-                    where=(subjects.c.tenant_id == tenant_id) & (subjects.c.state == "active"),
-                )
-            )
-            under_way = connection.execute(
-                sa.select(erasures)
-                .where(erasures.c.tenant_id == tenant_id, erasures.c.subject_id == subject_id)
-                .where(erasures.c.state != ErasureState.VERIFIED.value)
-            ).first()
-            if under_way is not None:
-                append_event(connection, tenant_id, audit, Outcome.ALLOWED, reason="joined")
-                return _erasure(under_way)
-            row = connection.execute(
-                sa.insert(erasures)
-                .values(
-                    erasure_id=erasure_id,
-                    tenant_id=tenant_id,
-                    subject_id=subject_id,
-                    state=ErasureState.FROZEN.value,
-                    reason_sealed=reason_sealed,
-                )
-                .returning(erasures)
-            ).one()
-            append_event(connection, tenant_id, audit, Outcome.ALLOWED, reason="intent")
-            return _erasure(row)
-
-        return self._engine.transaction(work)
-
-    def mark(self, erasure: Erasure, state: ErasureState, counts: Mapping[str, int]) -> Erasure:
-        kept = {name: max(count, erasure.counts.get(name, 0)) for name, count in counts.items()} or dict(erasure.counts)
-        self._engine.transaction(
-            lambda connection: connection.execute(
-                sa.update(erasures)
-                .where(erasures.c.tenant_id == erasure.tenant_id, erasures.c.erasure_id == erasure.erasure_id)
-                .values(state=state.value, counts=kept)
-            )
-        )
-        return replace(erasure, state=state, counts=kept)
-
-    def finish(self, erasure: Erasure, state: ErasureState, audit: AuditDraft) -> Erasure:
-        def work(connection: sa.Connection) -> Erasure:
-            row = connection.execute(
-                sa.update(erasures)
-                .where(erasures.c.tenant_id == erasure.tenant_id, erasures.c.erasure_id == erasure.erasure_id)
-                .values(state=state.value, completed_at=sa.func.clock_timestamp())
-                .returning(erasures)
-            ).one()
-            outcome = Outcome.ALLOWED if state is ErasureState.VERIFIED else Outcome.FAILED
-            append_event(
-                connection,
-                erasure.tenant_id,
-                audit,
-                outcome,
-                reason=None if outcome is Outcome.ALLOWED else "erasure_incomplete",
-                counts=erasure.counts,
-            )
-            return _erasure(row)
-
-        return self._engine.transaction(work)
 
     def delete_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
         tenant_id = predicate.tenant_id
 
         def work(connection: sa.Connection) -> None:
             # The same order of locks as a write's: the tenant's counter first.
-            _lock_tenant(connection, tenant_id)
+            lock_tenant(connection, tenant_id)
             stock, size_bytes = connection.execute(
                 sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(memories.c.size_bytes), 0))
                 .where(memories.c.tenant_id == tenant_id, memories.c.subject_id == subject_id)
@@ -152,10 +64,6 @@ class PostgresErasureStore:
 
     def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
         return placements_of(self._engine, predicate.tenant_id)
-
-    def unfinished(self) -> list[Erasure]:
-        query = sa.select(erasures).where(erasures.c.state != ErasureState.VERIFIED.value)
-        return [_erasure(row) for row in self._engine.rows(query.order_by(erasures.c.requested_at))]
 
     def facts(self, predicate: TenantPredicate, subject_id: str) -> dict[str, list[dict[str, object]]]:
         tenant_id = predicate.tenant_id
@@ -214,25 +122,4 @@ def give_back(
     connection.execute(
         _GIVE_BACK,
         {"tenant": tenant_id, "event": {"action": action.value}, "deltas": deltas, "subjects": dict(subjects or {})},
-    )
-
-
-def _lock_tenant(connection: sa.Connection, tenant_id: str) -> None:
-    connection.execute(
-        sa.select(usage_counters.c.used)
-        .where(usage_counters.c.tenant_id == tenant_id, usage_counters.c.meter == "memories")
-        .with_for_update()
-    )
-
-
-def _erasure(row: Row) -> Erasure:
-    values = row._mapping
-    return Erasure(
-        erasure_id=str(values["erasure_id"]),
-        tenant_id=values["tenant_id"],
-        subject_id=str(values["subject_id"]),
-        state=ErasureState(values["state"]),
-        counts=values["counts"],
-        requested_at=values["requested_at"],
-        completed_at=values["completed_at"],
     )

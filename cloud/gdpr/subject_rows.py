@@ -16,6 +16,7 @@ from cloud.storage.metadata import (
     erasures,
     idempotency_keys,
     intake,
+    legal_holds,
     memories,
     memory_changes,
     subjects,
@@ -86,8 +87,27 @@ _ROWS: Final = (
         api_keys, ("key_id", "roles", "created_at", "expires_at", "revoked_at", "last_used_at", "ranges_sealed")
     ),
     SubjectRows(idempotency_keys, ("memory_ids", "created_at")),
-    SubjectRows(subjects, ("subject_id", "state", "created_at", "erased_at"), is_erased=False),
-    SubjectRows(erasures, ("erasure_id", "state", "counts", "requested_at", "completed_at"), is_erased=False),
+    SubjectRows(subjects, ("subject_id", "state", "created_at", "erased_at", "held"), is_erased=False),
+    SubjectRows(
+        erasures,
+        (
+            "erasure_id",
+            "state",
+            "counts",
+            "received_at",
+            "requested_at",
+            "due_at",
+            "extended_until",
+            "extension_notified_at",
+            "identity_verified_at",
+            "identity_method",
+            "previewed_at",
+            "confirmed_at",
+            "completed_at",
+        ),
+        is_erased=False,
+    ),
+    SubjectRows(legal_holds, ("hold_id", "review_at", "placed_at", "released_at"), is_erased=False),
 )
 ROWS: Final[Mapping[str, SubjectRows]] = {rows.place: rows for rows in _ROWS}
 """By entry of the data map, in the order in which they are deleted."""

@@ -4,7 +4,7 @@
 |---|---|---|---|---|---|
 | memories, their import and export | any user | itself | any user | – | – |
 | export of everybody's memories | – | – | yes | – | – |
-| a person's erasure and export | – | – | yes | – | – |
+| a person's erasure and export, requests for them, legal holds | – | – | yes | – | – |
 | usage | – | – | yes | – | yes |
 | reserving units for work of its own | yes | yes | yes | – | yes |
 | proving the usage counters | – | – | – | – | yes |
@@ -40,14 +40,27 @@ class Action(StrEnum):
     MEMORY_LIST = "memory.list"
     MEMORY_COUNT = "memory.count"
     MEMORY_PURGE = "memory.purge"
+    MEMORY_RETAIN = "memory.retain"
     MEMORY_IMPORT = "memory.import"
     MEMORY_IMPORT_STEP = "memory.import.step"
     MEMORY_EXPORT = "memory.export"
     MEMORY_EXPORT_ALL = "memory.export_all"
     MEMORY_EXPORT_STEP = "memory.export.step"
+    ERASURE_REQUEST = "gdpr.request"
+    ERASURE_LIST = "gdpr.list"
+    ERASURE_SHOW = "gdpr.show"
+    ERASURE_VERIFY = "gdpr.verify_identity"
     ERASURE_PREVIEW = "gdpr.preview"
+    ERASURE_CANCEL = "gdpr.cancel"
+    ERASURE_REJECT = "gdpr.reject"
+    ERASURE_EXTEND = "gdpr.extend"
     ERASURE = "gdpr.erase"
     ERASURE_STEP = "gdpr.erase.step"
+    ERASURE_CERTIFICATE = "gdpr.certificate"
+    ERASURE_LEVEL = "gdpr.level"
+    HOLD_PLACE = "gdpr.hold"
+    HOLD_RELEASE = "gdpr.release"
+    HOLD_LIST = "gdpr.holds"
     ACCESS_REQUEST = "gdpr.export"
     USAGE_READ = "usage.read"
     USAGE_TRACK = "usage.track"
@@ -128,7 +141,24 @@ _MEMORY: Final = frozenset(
     }
 )
 _EVERYBODY: Final = frozenset({Action.MEMORY_EXPORT_ALL})
-_PERSON: Final = frozenset({Action.ERASURE_PREVIEW, Action.ERASURE, Action.ACCESS_REQUEST})
+_PERSON: Final = frozenset(
+    {
+        Action.ERASURE_REQUEST,
+        Action.ERASURE_LIST,
+        Action.ERASURE_SHOW,
+        Action.ERASURE_VERIFY,
+        Action.ERASURE_PREVIEW,
+        Action.ERASURE_CANCEL,
+        Action.ERASURE_REJECT,
+        Action.ERASURE_EXTEND,
+        Action.ERASURE,
+        Action.ERASURE_CERTIFICATE,
+        Action.ACCESS_REQUEST,
+        Action.HOLD_PLACE,
+        Action.HOLD_RELEASE,
+        Action.HOLD_LIST,
+    }
+)
 _AUDIT: Final = frozenset({Action.AUDIT_EXPORT, Action.AUDIT_READ, Action.AUDIT_KEY, Action.AUDIT_CHECKPOINT})
 _USAGE: Final = frozenset({Action.USAGE_READ})
 _HOLDS: Final = frozenset({Action.USAGE_RESERVE, Action.USAGE_COMMIT, Action.USAGE_RELEASE})

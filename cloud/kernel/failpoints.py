@@ -24,6 +24,8 @@ NAMES = (
     "erase.key_destroyed",
     "erase.ledger_deleted",
     "erase.rows_deleted",
+    "erase.rewritten",
+    "erase.verified",
     "close.frozen",
     "close.key_destroyed",
     "close.ledger_deleted",

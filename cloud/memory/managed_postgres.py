@@ -64,7 +64,9 @@ _TOUCH = function("lc_touch", tenant=sa.Text(), ids=ARRAY(_ID), at=ARRAY(_INSTAN
 _BEGIN = function("lc_purge_begin", tenant=sa.Text(), batch=sa.Integer(), **_KEPT, **_EVENT)
 _END = function("lc_purge_end", tenant=sa.Text(), ids=ARRAY(_ID), rows=sa.BigInteger(), **_EVENT)
 _DUE = sa.text(
-    "SELECT DISTINCT m.tenant_id FROM memories m JOIN subjects s ON s.subject_id = m.subject_id AND s.state = 'active'"
+    "SELECT DISTINCT m.tenant_id FROM memories m"
+    " JOIN subjects s ON s.subject_id = m.subject_id AND s.state = 'active' AND NOT s.held"
+    " JOIN tenants t ON t.tenant_id = m.tenant_id AND NOT t.held"
     " WHERE m.state <> 'active' AND lc_due(m, :deleted, :expired, :superseded)"
     " AND m.tenant_id = coalesce(CAST(:tenant AS text), m.tenant_id) ORDER BY m.tenant_id"
 ).bindparams(*(sa.bindparam(name, type_=kind) for name, kind in _KEPT.items()))

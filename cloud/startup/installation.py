@@ -302,11 +302,15 @@ def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
 
 
 def work(installation: Installation, stop: threading.Event) -> None:
-    """Materialize until `stop` is set, and beside that sequence the audit log and finish the moves that a process was
-    killed in."""
+    """Materialize until `stop` is set, and beside that sequence the audit log, finish the moves that a process was
+    killed in, and go on with erasures."""
+    # Above this module: it builds the service from an installation.
+    from cloud.startup.erasing import go_on_with_erasures
+
     beside = (
         threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves"),
         threading.Thread(target=installation.proofs.sequencing.run, args=(stop,), name="luminescent-sequencer"),
+        threading.Thread(target=go_on_with_erasures, args=(installation, stop), name="luminescent-erasures"),
     )
     for thread in beside:
         thread.start()

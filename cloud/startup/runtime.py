@@ -20,8 +20,6 @@ from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.closing_postgres import PostgresClosingStore
-from cloud.gdpr.postgres import PostgresErasureStore
-from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.errors import (
     ConfigurationError,
     ErasureIncompleteError,
@@ -34,8 +32,8 @@ from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.purge import MemoryPurge
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
-from cloud.startup.certificates import certificates
 from cloud.startup.custody import place_of
+from cloud.startup.erasing import build_gdpr
 from cloud.startup.installation import Installation, open_installation, system_predicates, work
 from cloud.startup.keyring import keyring_directory
 from cloud.startup.observability import export_telemetry
@@ -140,15 +138,7 @@ class CloudRuntime:
         self.memory_purge = MemoryPurge(installation.purger(), admissions, self.audit)
         checkpoints = FileCheckpoints(installation.settings.home / "imports")
         self.transfer = CloudTransfer(config, self.memory, admissions, self.audit, checkpoints)
-        self.gdpr = CloudGDPRService(
-            PostgresErasureStore(engines.maintenance),
-            engines.maintenance,
-            config,
-            admissions,
-            self.audit,
-            certificates(installation),
-            on_key_destroyed=self.keyring.note,
-        )
+        self.gdpr = build_gdpr(installation, admissions, self.audit, on_key_destroyed=self.keyring.note)
         self.closing = TenantClosing(
             PostgresClosingStore(engines.maintenance), engines.maintenance, config, store, admissions, self.audit
         )
@@ -176,7 +166,7 @@ class CloudRuntime:
         for resume in (self.gdpr.resume, self.closing.resume):
             try:
                 resume()
-            except (ErasureIncompleteError, ProviderUnavailableError) as error:
+            except (ConfigurationError, ErasureIncompleteError, ProviderUnavailableError) as error:
                 # It is recorded, and what it erases stays frozen: nobody else has to wait for it.
                 _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
         try:

@@ -11,6 +11,8 @@ import psycopg
 import sqlalchemy as sa
 
 from cloud import CloudRuntime
+from cloud.gdpr.evidence import Evidence
+from cloud.gdpr.holds_postgres import PostgresHoldStore
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.ids import new_event_id
@@ -96,8 +98,15 @@ class Onlooker:
         directory = PostgresTenantStore(engines.maintenance)
         admissions = Administration(tenant_provider, config.identities, self.runtime.audit, directory)
         store = PostgresErasureStore(engines.maintenance)
+        holds = PostgresHoldStore(engines.maintenance)
         return CloudGDPRService(
-            store, engines.maintenance, config, admissions, self.runtime.audit, certificates(self.installation)
+            store,
+            holds,
+            engines.maintenance,
+            config,
+            admissions,
+            self.runtime.audit,
+            evidence=Evidence(certifier=certificates(self.installation)),
         )
 
 

@@ -20,7 +20,7 @@ from cloud.storage.metadata import TENANT_TABLES, metadata
 from cloud.storage.migrate import migrate
 from cloud.storage.roles import CONTROL_DATABASE
 
-HEAD = "0007"
+HEAD = "0010"
 IN_PUBLIC = "relnamespace = 'public'::regnamespace"
 SHAPE = {
     "columns": "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,"

@@ -13,7 +13,7 @@ import pytest
 
 from cloud import request_context
 from cloud.gdpr.catalog import DELETED_FROM
-from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState
+from cloud.gdpr.model import Erasure, ErasurePreview
 from cloud.kernel import failpoints
 from cloud.kernel.errors import (
     AuthenticationError,
@@ -40,7 +40,7 @@ def die() -> None:
 async def erased(answer: Awaitable[ErasurePreview | Erasure]) -> Erasure:
     result = await answer
     assert isinstance(result, Erasure)
-    assert result.state is ErasureState.VERIFIED
+    assert result.is_done
     return result
 
 
@@ -296,14 +296,16 @@ async def test_an_erasure_that_was_killed_anywhere_is_finished(look: Looker, ste
     failpoints.disarm_all()
     assert await look.read("alice", ids) == []
     if again == "resume":
-        assert look.runtime.gdpr.resume() == 1
+        # Once it is verified, a certificate is all that can be lacking.
+        assert look.runtime.gdpr.resume() == 1 or step == "erase.verified"
     else:
         await erased(look.runtime.gdpr.delete_user_data("alice", look.tenant_id, confirmed=True))
     assert look.remains(subject) == {}
     assert look.state(subject) == "erased"
     assert look.used() == 1
-    (row,) = look.erasures()
-    assert (row.state, row.counts["control.memories"]) == ("verified", 3)
+    (row,) = [row for row in look.erasures() if row.subject_id is not None]
+    assert row.state in ("verified", "certified")
+    assert row.counts["control.memories"] == 3
     assert look.runtime.gdpr.resume() == 0
     assert [e["outcome"] for e in look.events() if e["action"] == "gdpr.erase" and e["reason"] is None] == ["allowed"]
 

@@ -26,7 +26,22 @@ MEMORY = {
     "memory.count",
 }
 EVERYBODY = {"memory.export_all"}
-PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
+PERSON = {
+    "gdpr.request",
+    "gdpr.list",
+    "gdpr.show",
+    "gdpr.verify_identity",
+    "gdpr.preview",
+    "gdpr.cancel",
+    "gdpr.reject",
+    "gdpr.extend",
+    "gdpr.erase",
+    "gdpr.certificate",
+    "gdpr.export",
+    "gdpr.hold",
+    "gdpr.release",
+    "gdpr.holds",
+}
 AUDIT = {"audit.export", "audit.read", "audit.key", "audit.checkpoint"}
 TENANTS = {
     "tenant.create",
@@ -53,6 +68,8 @@ REVIEW = {"access.review"}
 INSTALLATION = {"db.upgrade", "db.check", "doctor.run", "leak_test.run"}
 NOBODY = {
     "gdpr.erase.step",
+    "gdpr.level",
+    "memory.retain",
     "memory.import.step",
     "memory.export.step",
     "keyring.step",
