@@ -434,7 +434,10 @@ def signed_text(note: str, key: VerifierKey) -> str | None:
         found = re.fullmatch(r"— (\S+) (\S+)", line)
         if not found:
             return None
-        blob = _base64(found[2], "a signature of a note")
+        try:
+            blob = _base64(found[2], "a signature of a note")
+        except VerificationError:
+            return None
         if found[1] == key.name and blob[:4] == key.key_id:
             return f"{text}\n" if key.signed(blob[4:], f"{text}\n".encode()) else None
     return None

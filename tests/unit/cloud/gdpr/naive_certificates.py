@@ -155,12 +155,16 @@ def trusted(vkey: str, handovers: list[str]) -> set[str]:
 
 
 def opened(note: str, vkey: str) -> str | None:
+    if not re.search("\n\n(— [^\\s]+ [^\\s]+\n)+$", note):
+        return None
     text, _, signatures = note.rpartition("\n\n")
     name, _, encoded = vkey.split("+", 2)
     for line in signatures.removesuffix("\n").split("\n"):
-        dash, signer, blob = line.split(" ")
-        assert dash == "—"
-        raw = b64(blob)
+        _, signer, blob = line.split(" ")
+        try:
+            raw = b64(blob)
+        except (ValueError, AssertionError):
+            return None
         if signer == name and raw[:4] == sha(name.encode() + b"\n" + b64(encoded))[:4]:
             return text + "\n" if ed25519(vkey, raw[4:], (text + "\n").encode()) else None
     return None

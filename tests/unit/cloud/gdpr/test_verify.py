@@ -223,7 +223,10 @@ def drop(*path: Any) -> Callable[[Any], None]:
         (put("intent", "proof", 0, value="00"), r"certificate\.intent\.proof\[0\]: not 32 bytes"),
         (put("tenant", value="other"), r"certificate\.log: "),
         (put("log", value="luminescent-cloud/other/acme"), r"certificate\.log: "),
-        (put("checkpoint", value="acme\n1\nAA==\n\n— a b\n"), r"a signature of a note: "),
+        (
+            put("checkpoint", value="acme\n1\nAA==\n\n— a b\n"),
+            r"certificate\.checkpoint: not signed by a key of this log",
+        ),
         (put("checkpoint", value="acme"), r"certificate\.checkpoint: not signed by a key of this log"),
         (put("levels", 0, "reached_at", value=None), r"certificate\.levels\[0\] \(logical\): not reached"),
         (put("levels", 3, "reached_at", value="2026-11-05T09:30:17.250000Z"), r"\(file\): reached, and still to come"),
