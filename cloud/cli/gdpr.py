@@ -1,4 +1,7 @@
-"""`luminescent-cloud gdpr`: preview, erase and export a person, with an API key of the role tenant_admin."""
+"""`luminescent-cloud gdpr`: preview, erase and export a person, with an API key of the role tenant_admin.
+
+Requests and holds are in `cloud.cli.gdpr_requests`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
+from cloud.cli.gdpr_requests import preview_for_people, register, request_document
 from cloud.cli.invocation import (
     ApiKey,
     ApiKeyFile,
@@ -30,13 +34,30 @@ app = typer.Typer(no_args_is_help=True, help="A person's rights: GDPR Art. 15, 1
 
 @app.command()
 def preview(
-    ctx: typer.Context, user: UserId, tenant: KeyTenant = None, api_key: ApiKey = None, api_key_file: ApiKeyFile = None
+    ctx: typer.Context,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="USER", help="The person, as the application calls them.")
+    ] = None,
+    request: Annotated[
+        str | None, typer.Option("--request", metavar="REQUEST", help="The request that is going to be confirmed.")
+    ] = None,
+    tenant: KeyTenant = None,
+    api_key: ApiKey = None,
+    api_key_file: ApiKeyFile = None,
 ) -> None:
-    """Show what an erasure would remove; nothing changes."""
+    """Show what an erasure would remove, of a person or of a request; nothing changes."""
     run = invocation(ctx)
+    if (user is None) == (request is None):
+        raise typer.BadParameter("name the person or the request", param_hint="--user / --request")
     with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
-        found = asyncio.run(_preview(runtime, user, tenant_of_caller(runtime, tenant)))
-    run.output.result(_preview_document(found), *_for_people(found.counts, found.subject_id, "would remove"))
+        tenant_id = tenant_of_caller(runtime, tenant)
+        if request is not None:
+            found = asyncio.run(runtime.gdpr.preview_request(request, tenant_id))
+        else:
+            assert user is not None
+            found = asyncio.run(_preview(runtime, user, tenant_id))
+    shown = preview_for_people(found) if request else _for_people(found.counts, found.subject_id, "would remove")
+    run.output.result(_preview_document(found), *shown)
 
 
 @app.command()
@@ -63,17 +84,7 @@ def erase(
             erased = asyncio.run(runtime.gdpr.delete_user_data(user, tenant_id, confirmed=True, reason=reason))
     assert isinstance(erased, Erasure)
     run.output.result(
-        {
-            "erasure_id": erased.erasure_id,
-            "tenant_id": erased.tenant_id,
-            "subject_id": erased.subject_id,
-            "state": erased.state,
-            "memories": erased.memories,
-            "counts": erased.counts,
-            "requested_at": erased.requested_at,
-            "certificate": erased.certificate,
-            "completed_at": erased.completed_at,
-        },
+        request_document(erased),
         *_for_people(erased.counts, erased.subject_id, "removed"),
         f"Erasure {erased.erasure_id} is {erased.state.value} at {moment(erased.completed_at)}.",
     )
@@ -114,6 +125,7 @@ def _preview_document(found: ErasurePreview) -> dict[str, object]:
         "subject_id": found.subject_id,
         "memories": found.memories,
         "counts": found.counts,
+        "digest": found.digest,
     }
 
 
@@ -122,3 +134,6 @@ def _for_people(counts: Mapping[str, int], subject_id: str | None, verb: str) ->
         return ("Nothing is kept of this person.",)
     rows = [(place, str(count)) for place, count in counts.items() if count]
     return (f"Subject {subject_id}", table(("place", verb), rows))
+
+
+register(app)

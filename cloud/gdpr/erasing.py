@@ -168,9 +168,9 @@ class Erasing:
         if user_id is None:
             # While its key is there: the certificate commits to it.
             user_id = person_of(self._config, erasure, self._store.sealed(predicate, erasure.erasure_id).user)
-        failpoints.reach("erase.frozen")
         step = ErasureState.KEY_DESTROYED
         try:
+            failpoints.reach("erase.frozen")
             erasure = self._store.mark(erasure, erasure.state, levels=(self._reached(Level.LOGICAL),))
             erasure = self._destroy_key(erasure, subject_id)
             step = ErasureState.ROWS_DELETED
