@@ -20,7 +20,6 @@ NAMES = (
     "materializer.replaced",
     "materializer.inserted",
     "materializer.cleared",
-    "api_key.made",
     "erase.frozen",
     "erase.key_destroyed",
     "erase.ledger_deleted",

@@ -12,7 +12,7 @@ from typing import Final
 from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.kernel import failpoints, telemetry
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.addresses import Range, parse_ranges
 from cloud.kernel.clock import Clock, system_clock
@@ -116,7 +116,6 @@ class ApiKeys:
                 ranges,
                 as_utc(expires_at) if expires_at else None,
             )
-        failpoints.reach("api_key.made")
         barred = self._store.add_key(record, replace(draft, details={"key_id": record.key_id}))
         if barred is not None:
             raise PermissionDeniedError(action=draft.action.value, reason=barred)

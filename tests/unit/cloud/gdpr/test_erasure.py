@@ -16,6 +16,7 @@ from cloud import request_context
 from cloud.gdpr.catalog import DELETED_FROM
 from cloud.gdpr.model import Erasure, ErasurePreview
 from cloud.kernel import failpoints
+from cloud.kernel.access import Action
 from cloud.kernel.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -26,6 +27,7 @@ from cloud.kernel.errors import (
     ProviderUnavailableError,
     UnknownTenantError,
 )
+from cloud.kernel.scope import Role
 from cloud.storage.metadata import metadata
 from cloud.tenancy.system import system_predicate
 from src.testing.samples import HOSTILE_USER_IDS, sample_memory
@@ -449,20 +451,20 @@ async def test_from_the_freeze_on_every_operation_is_refused_or_finds_nothing(lo
     assert look.used() == 1
 
 
-async def test_a_key_in_the_making_is_not_added_to_who_was_erased_meanwhile(look: Looker) -> None:
+@pytest.mark.parametrize("whole_tenant", [False, True])
+async def test_a_key_in_the_making_is_not_added_to_who_was_erased_meanwhile(look: Looker, whole_tenant: bool) -> None:
     await look.store(sample_memory("alice"))
-    subject = str(look.subject("alice"))
-
-    def erase() -> None:
-        failpoints.disarm_all()
-        call = look.runtime.gdpr.delete_user_data("alice", look.tenant_id, confirmed=True)
-        contextvars.Context().run(asyncio.run, erased(call))
-
-    failpoints.arm("api_key.made", erase)
-    with pytest.raises(PermissionDeniedError) as refused:
-        await asyncio.to_thread(lambda: look.runtime.api_keys.create(look.tenant_id, roles={"member"}, user_id="alice"))
-    assert refused.value.reason == "erasure_in_progress"
+    subject, keys = str(look.subject("alice")), look.runtime.api_keys
+    _, record = keys._made(look.tenant_id, frozenset({Role.MEMBER}), "alice", (), None)
+    if whole_tenant:
+        look.runtime.closing.close(look.tenant_id, confirmed=True)
+    else:
+        await erased(look.runtime.gdpr.delete_user_data("alice", look.tenant_id, confirmed=True))
+    draft = look.runtime.audit.draft(None, Action.API_KEY_CREATE)
+    barred = keys._store.add_key(record, draft)
+    assert barred == ("tenant_closed" if whole_tenant else "erasure_in_progress")
     assert look.remains(subject) == {}
+    assert look.events()[-1]["outcome"] == "denied"
 
 
 # While its rows are being deleted it holds the locks that a move waits for.
