@@ -70,6 +70,8 @@ class LegalHolds:
         admitted = self._admissions.administer(tenant_id, Action.HOLD_PLACE, user_id=user_id)
 
         def work() -> LegalHold:
+            # Before anything is sealed: a closed tenant has no key.
+            self._rows.require_open(admitted.predicate, admitted.draft)
             now, hold_id = self._config.clock(), new_event_id()
             if not reason.strip() or not authority.strip():
                 raise ConfigurationError("a hold needs its reason and the authority that demands it")

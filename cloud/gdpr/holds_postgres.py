@@ -35,7 +35,7 @@ class PostgresHoldStore:
 
         def work(connection: sa.Connection) -> None:
             lock_open_tenant(connection, tenant_id, audit)
-            if is_recorded(connection, audit):
+            if is_recorded(connection, tenant_id, audit):
                 return
             if hold.subject_id is None:
                 _hold_tenant(connection, tenant_id, held=True)
@@ -65,7 +65,7 @@ class PostgresHoldStore:
         def work(connection: sa.Connection) -> SealedHold:
             lock_tenant(connection, tenant_id)
             row = connection.execute(sa.select(legal_holds).where(mine).with_for_update()).one_or_none()
-            if row is not None and is_recorded(connection, audit):
+            if row is not None and is_recorded(connection, tenant_id, audit):
                 return _hold(row)
             if row is None or row._mapping["released_at"] is not None:
                 raise ErasureRequestError("absent")

@@ -134,6 +134,14 @@ class RequestStore(Protocol):
     (`wrong_state`) where the change may not follow its state.
     """
 
+    def require_open(self, predicate: TenantPredicate, audit: AuditDraft) -> None:
+        """Return if the tenant is not closed or being closed.
+
+        Raises:
+            PermissionDeniedError: It is: its people are erased with it.
+        """
+        ...
+
     def receive(self, predicate: TenantPredicate, received: Received, audit: AuditDraft) -> Erasure:
         """Keep a request, or join the one of this person that is open.
 

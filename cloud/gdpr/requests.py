@@ -202,6 +202,8 @@ class ErasureRequests:
         erasure = self._store.freeze(predicate, received, confirmation, intent=intent, audit=audit)
         if erasure.state is ErasureState.HELD:
             raise LegalHoldError(erasure.erasure_id)
+        if erasure.is_done:
+            return self._erasing.joined(erasure, audit)
         erasure = self._erasing.counted(predicate, erasure)
         return self._erasing.complete(predicate, erasure, audit, user_id)
 
@@ -256,6 +258,8 @@ class ErasureRequests:
 
     def _received(self, admitted: Admitted, user_id: str, reason: str | None, received_at: datetime | None) -> Received:
         """The request as it comes in; the id is that of the one it joins, where only a sealed name tells that."""
+        # Before anything is sealed: a closed tenant has no key.
+        self._store.require_open(admitted.predicate, admitted.draft)
         tenant_id, now = admitted.scope.tenant_id, self._config.clock()
         received_at = as_utc(received_at) if received_at else now
         if received_at > now:

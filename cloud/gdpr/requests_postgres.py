@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import insert
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.levels import Level, LevelState
@@ -23,6 +23,7 @@ from cloud.kernel.errors import ErasureRequestError, PermissionDeniedError
 from cloud.kernel.scope import TenantPredicate
 from cloud.storage.engine import ControlEngine, Row
 from cloud.storage.metadata import (
+    audit_events,
     erasures,
     subjects,
     tenants,
@@ -32,7 +33,6 @@ from cloud.tenancy.model import TenantState
 from cloud.tenancy.postgres import append_event
 
 _NOW: Final = sa.func.clock_timestamp()
-_RECORDED: Final = sa.text("SELECT lc_recorded(:event)").bindparams(sa.bindparam("event", type_=JSONB))
 _OPEN: Final = erasures.c.state.not_in(sorted(state.value for state in ENDED))
 
 
@@ -41,6 +41,9 @@ class PostgresRequestStore:
 
     def __init__(self, engine: ControlEngine) -> None:
         self._engine = engine
+
+    def require_open(self, predicate: TenantPredicate, audit: AuditDraft) -> None:
+        self._engine.transaction(lambda connection: lock_open_tenant(connection, predicate.tenant_id, audit))
 
     def receive(self, predicate: TenantPredicate, received: Received, audit: AuditDraft) -> Erasure:
         tenant_id = predicate.tenant_id
@@ -117,7 +120,7 @@ class PostgresRequestStore:
 
         def work(connection: sa.Connection) -> Erasure:
             found = erasure_of(_locked(connection, tenant_id, erasure_id))
-            if is_recorded(connection, audit):
+            if is_recorded(connection, tenant_id, audit):
                 return found
             if found.state in ENDED or found.extended_until is not None:
                 raise ErasureRequestError("wrong_state", state=found.state.value)
@@ -156,6 +159,11 @@ class PostgresRequestStore:
             if row is not None and erasure_of(row).state in UNDER_WAY:
                 append_event(connection, tenant_id, intent, Outcome.ALLOWED, reason="joined")
                 return erasure_of(row)
+            done = _done(connection, tenant_id, subject_id)
+            if row is None and done is not None:
+                # Another process was faster: who was looked up before is nobody any more.
+                append_event(connection, tenant_id, intent, Outcome.ALLOWED, reason="joined")
+                return erasure_of(done)
             if row is None:
                 row = _insert(connection, tenant_id, received)
             found = erasure_of(row)
@@ -336,7 +344,7 @@ class PostgresRequestStore:
 
         def work(connection: sa.Connection) -> Erasure:
             found = _locked(connection, tenant_id, erasure_id)
-            if is_recorded(connection, audit):
+            if is_recorded(connection, tenant_id, audit):
                 return erasure_of(found)
             require_move(erasure_of(found).state, state)
             row = _update(connection, tenant_id, erasure_id, {**values, "state": state.value})
@@ -367,9 +375,10 @@ def lock_open_tenant(connection: sa.Connection, tenant_id: str, audit: AuditDraf
         raise PermissionDeniedError(action=audit.action.value, reason=f"tenant_{state}")
 
 
-def is_recorded(connection: sa.Connection, audit: AuditDraft) -> bool:
+def is_recorded(connection: sa.Connection, tenant_id: str, audit: AuditDraft) -> bool:
     """Whether an earlier attempt of this transaction was committed, and its answer lost."""
-    return connection.execute(_RECORDED, {"event": audit.document()}).scalar() is not None
+    mine = (audit_events.c.log_id == tenant_id) & (audit_events.c.event_id == audit.event_id)
+    return connection.execute(sa.select(audit_events.c.event_id).where(mine)).scalar() is not None
 
 
 def is_held(connection: sa.Connection, tenant_id: str, subject_id: str) -> bool:
@@ -400,7 +409,10 @@ def erasure_of(row: Row) -> Erasure:
         erasure_id=str(values["erasure_id"]),
         subject_id=None if subject_id is None else str(subject_id),
         state=ErasureState(values["state"]),
-        levels={Level(name): _level(Level(name), told) for name, told in values["levels"].items()},
+        # In the order in which they are reached; JSON keeps none.
+        levels={
+            level: _level(level, values["levels"][level.value]) for level in Level if level.value in values["levels"]
+        },
         **{name: values[name] for name in names},
     )
 
@@ -488,6 +500,15 @@ def _open_request(connection: sa.Connection, tenant_id: str, received: Received)
         if str(row._mapping["erasure_id"]) == received.erasure_id and ErasureState(row._mapping["state"]) in ENDED:
             raise ErasureRequestError("wrong_state", state=row._mapping["state"])
     return next((row for row in rows if ErasureState(row._mapping["state"]) not in ENDED), None)
+
+
+def _done(connection: sa.Connection, tenant_id: str, subject_id: str) -> Row | None:
+    """The erasure of a subject that is over."""
+    states = (ErasureState.VERIFIED.value, ErasureState.CERTIFIED.value)
+    query = sa.select(erasures).where(
+        erasures.c.tenant_id == tenant_id, erasures.c.subject_id == subject_id, erasures.c.state.in_(states)
+    )
+    return connection.execute(query.limit(1)).first()
 
 
 def _insert(connection: sa.Connection, tenant_id: str, received: Received) -> Row:

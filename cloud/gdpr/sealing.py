@@ -22,12 +22,16 @@ def sealed_text(config: PixeltableConfig, tenant_id: str, record_id: str, kind: 
     """A text of a person, sealed under the tenant's key for one column of one row.
 
     Raises:
-        ConfigurationError: It has more than 1,000 characters.
-        KeyDestroyedError: The tenant has no key.
+        ConfigurationError: It has more than 1,000 characters, or the keyring lacks the tenant's key.
     """
     if len(text) > TEXT_CHARACTERS:
         raise ConfigurationError(f"the {kind.replace('_', ' ')} has more than {TEXT_CHARACTERS} characters")
-    key = config.keyring.tenant_key(tenant_id).key
+    try:
+        key = config.keyring.tenant_key(tenant_id).key
+    except KeyDestroyedError as keyless:
+        raise ConfigurationError(
+            "the keyring lacks this tenant's key; restore the keyring from its backup"
+        ) from keyless
     return config.sealer.seal(key, text.encode("utf-8", "surrogatepass"), place=Place(tenant_id, "", record_id, kind))
 
 

@@ -31,13 +31,14 @@ from cloud.keys.sqlite import FileKeyring
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.hot import HotTier
 from cloud.memory.managed_ports import Retention
-from cloud.memory.managed_postgres import PostgresManagedLedger, PostgresPurgeLedger
+from cloud.memory.managed_postgres import PostgresManagedLedger, PostgresPurgeLedger, PostgresRetentionLedger
 from cloud.memory.materializer import Materializer
 from cloud.memory.moves import Mover
 from cloud.memory.placement_store import PlacementStore, adopt, model_of
 from cloud.memory.ports import Columns
 from cloud.memory.purge import Purger
 from cloud.memory.read_times import ReadTimes
+from cloud.memory.retaining import Retainer
 from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.startup.auditing import AuditProofs, build_proofs
@@ -100,7 +101,7 @@ class Installation:
             self.config.rows,
             system_predicates("materializer"),
             chores=(self.identity.refusals.report,),
-            hourly=self.purger().run,
+            hourly=self._purge_and_retain,
         )
 
     def placements(self) -> PlacementStore:
@@ -117,6 +118,16 @@ class Installation:
         retention = retention_of(self.settings)
         predicates = system_predicates("purge")
         return Purger(PostgresPurgeLedger(maintenance), self.config.rows, maintenance, predicates, retention)
+
+    def retainer(self) -> Retainer:
+        """Deletes what the plans keep no longer."""
+        ledger = PostgresRetentionLedger(self.engines.maintenance)
+        rules = {plan.name: plan.retention_days for plan in self.plans.values()}
+        return Retainer(ledger, self.config.rows, rules, system_predicates("retention"), self.config.clock)
+
+    def _purge_and_retain(self) -> None:
+        self.purger().run()
+        self.retainer().run()
 
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""

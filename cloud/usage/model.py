@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
+
+from src.memory.schemas import MemoryType
 
 UNLIMITED: Final = -1
 MAX_LIMIT: Final = 2**53 - 1
@@ -66,10 +68,13 @@ class Plan:
     Attributes:
         name: Its name.
         limits: Limit of each meter in its unit; `None` is unlimited.
+        retention_days: How many days after it was made a memory is deleted, by memory type; types that are missing
+            are kept.
     """
 
     name: str
     limits: Mapping[Meter, int | None]
+    retention_days: Mapping[MemoryType, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,11 @@ from typing import Final
 
 from cloud.kernel.errors import ConfigurationError
 from cloud.usage.model import MAX_LIMIT, UNLIMITED, Meter, Plan
+from src.memory.schemas import MemoryType
 
+RETENTION: Final = "retention"
+"""Table of a plan: how many days memories of each type are kept."""
+_MOST_DAYS: Final = 36_500
 REQUIRED: Final = (Meter.MEMORIES,)
 """Meters that a plan must speak of. The others came later: an older file does not limit them."""
 
@@ -38,14 +42,18 @@ def parse_plans(text: str, source: str) -> dict[str, Plan]:
                 " brackets"
             )
         limits = {}
+        retention_days: dict[MemoryType, int] = {}
         for key, value in values.items():
             place = f"{source}, {_line(text, name, key)}, plan {name!r}"
-            limits.update(parse_limits(place, {key: value}))
+            if key == RETENTION:
+                retention_days = parse_retention(place, value)
+            else:
+                limits.update(parse_limits(place, {key: value}))
         missing = [meter.value for meter in REQUIRED if meter not in limits]
         if missing:
             place = f"{source}, {_line(text, name, None)}, plan {name!r}"
             raise ConfigurationError(f"{place}: no limit for {', '.join(missing)}")
-        plans[name] = Plan(name, {meter: limits.get(meter) for meter in Meter})
+        plans[name] = Plan(name, {meter: limits.get(meter) for meter in Meter}, retention_days)
     if not plans:
         raise ConfigurationError(f"{source}: no plan in it")
     return plans
@@ -75,6 +83,36 @@ def parse_limits(source: str, values: Mapping[str, object]) -> dict[Meter, int |
         else:
             limits[meter] = None if value == UNLIMITED else value
     return limits
+
+
+def parse_retention(source: str, value: object) -> dict[MemoryType, int]:
+    """Days that memories are kept, by type, as a plan file gives them.
+
+    Args:
+        source: Where they stand, for the message.
+        value: Memory type to days; -1 is forever.
+
+    Raises:
+        ConfigurationError: It is no table, a memory type is unknown, or its days are no whole number from 1 to 36,500.
+    """
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{source}: {RETENTION!r} is a table of memory types and days")
+    days: dict[MemoryType, int] = {}
+    for name, number in value.items():
+        try:
+            memory_type = MemoryType(name)
+        except ValueError as exc:
+            known = ", ".join(one.value for one in MemoryType)
+            raise ConfigurationError(f"{source}: unknown memory type {name!r}; known are: {known}") from exc
+        # Not from 0: what is stored would be gone within the hour.
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        if not whole or not (number == UNLIMITED or 1 <= number <= _MOST_DAYS):
+            raise ConfigurationError(
+                f"{source}: {name!r} is kept a whole number of days from 1 to {_MOST_DAYS:,}, or -1 for ever"
+            )
+        if number != UNLIMITED:
+            days[memory_type] = number
+    return days
 
 
 def _line(text: str, table: str | None, key: str | None) -> str:

@@ -31,6 +31,7 @@ def upgrade() -> None:
     _widen_erasures()
     _add_holds()
     run_script("0008_holds.sql")
+    run_script("0008_freeze.sql")
 
 
 def _widen_erasures() -> None:

@@ -91,3 +91,34 @@ def test_a_materializer_that_lost_its_lock_brings_nothing_back(installation: Ins
     child.ask("go")
     assert (answer["state"] in ("verified", "certified"), answer["subject"]) == (True, subject_id)
     assert_erased(installation, tenant_id, subject_id)
+
+
+def test_a_frozen_person_is_gone_for_every_process_and_what_is_pending_in_one_comes_nowhere(
+    installation: Installation, tenant_id: str
+) -> None:
+    """Two hold her hot, and one of them has taken her newest row from intake; a third freezes her and dies."""
+    first, second, third = installation.child(), installation.another(), installation.another()
+    for child in (second, third):
+        installation.open(child)
+    first.ask("store_many", tenant=tenant_id, user="bob", contents=[f"bob's fact {n}" for n in range(5)])
+    first.ask("store_many", tenant=tenant_id, user="alice", contents=["alice's fact", "alice's other fact"])
+    first.ask("drain")
+    (_, many) = installation.journal.of(tenant_id, "store_many")
+    subject_id = str(first.ask("subject", tenant=tenant_id, user="alice"))
+    for child in (first, second, third):
+        # Whichever of them materializes it.
+        child.ask("arm", name="materializer.selected", action="wait")
+    first.ask("store", tenant=tenant_id, user="alice", contents=["alice's pending fact"])
+    assert len(second.ask("search", tenant=tenant_id, user="alice")) == 3
+    third.ask("arm", name="erase.frozen", action="kill_self")
+    with pytest.raises(Died):
+        third.ask("erase", tenant=tenant_id, user="alice")
+    for child in (first, second):
+        assert child.ask("search", tenant=tenant_id, user="alice") == []
+        assert child.ask("get", tenant=tenant_id, user="alice", memory_id=many.answer[0]) is None
+        child.ask("go")
+    fourth = installation.another()
+    installation.open(fourth)
+    assert_erased(installation, tenant_id, subject_id)
+    for child in (first, second, fourth):
+        assert child.ask("search", tenant=tenant_id, user="alice") == []

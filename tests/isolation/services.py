@@ -279,6 +279,7 @@ _CONSTANT: Final = "tells what this process was made with"
 NO_OPERATIONS: Final[Mapping[str, str]] = {
     "memory.close": "ends the provider",
     "gdpr.resume": _RESUMES,
+    "gdpr.upkeep": _RESUMES,
     "closing.resume": _RESUMES,
     "keyring.resume": _RESUMES,
     "keyring.now": _CONSTANT,

@@ -84,7 +84,7 @@ def seen() -> Iterator[Seen]:
 async def test_every_operation_has_one_span_and_is_counted_once_without_anything_personal(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, tmp_path: Path, seen: Seen
 ) -> None:
-    stage = await staged(runtime, tenant_id, tmp_path, user_id=PERSON)
+    stage = await staged(runtime, tenant_id, tmp_path, user_id=PERSON, operation=operation)
     seen.spans.clear()
     before = seen.counted(operation.action)
     with onlooker.new_events() as events, request_context(tenant_id=tenant_id, roles={operation.role}):

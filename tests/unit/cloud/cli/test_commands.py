@@ -239,6 +239,10 @@ class TestMemory:
             ("gdpr", "preview", "--user", "alice"),
             ("gdpr", "erase", "--user", "alice", "--yes"),
             ("gdpr", "export", "--user", "alice", "--out", "nowhere"),
+            ("gdpr", "request", "--user", "alice"),
+            ("gdpr", "list", "--due"),
+            ("gdpr", "confirm", "0", "--seen", "0"),
+            ("gdpr", "hold", "--reason", "r", "--authority", "a", "--review", "2999-01-01"),
         ],
         ids=lambda arguments: " ".join(arguments[:2]),
     )
