@@ -14,12 +14,14 @@ from cloud.audit.heads import AllTrees, HeadFault, head_faults
 from cloud.audit.intents import Intent
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.outside import OutsideHeads
-from cloud.audit.sequencer import Sequencer
+from cloud.audit.sequencer import BATCH, Sequencer
 from cloud.kernel import failpoints
 from cloud.kernel.clock import Clock
 from cloud.kernel.errors import LuminescentError
 
-_IDLE_S: Final = 0.2
+_PAUSE_S: Final = 0.5
+"""Between rounds, also while events come: each round is a commit and a file that is flushed, beside every write's own;
+a leaf within a second is what is promised."""
 _TROUBLE_S: Final = 2.0
 _SUMMARY_EVERY_S: Final = 60.0
 _REPORT_EVERY_S: Final = 3600.0
@@ -92,12 +94,12 @@ class Sequencing:
 
     def run(self, stop: threading.Event) -> None:
         """Compare, then sequence until `stop` is set."""
-        self._try("the heads of the audit logs could not be compared", self.compare)
+        self._try("the heads of the audit logs could not be compared", lambda: len(self.compare()))
         self._try("work without an outcome could not be looked for", self.report_unknown)
         next_summary_s = time.monotonic() + _SUMMARY_EVERY_S
         next_report_s = time.monotonic() + _REPORT_EVERY_S
         while not stop.is_set():
-            went_well, busy = self._try("the sequencer of the audit log waits", self.round)
+            went_well, done = self._try("the sequencer of the audit log waits", self.round)
             if time.monotonic() >= next_summary_s:
                 self._summarize()
                 self._sequencer.look_again()
@@ -105,8 +107,8 @@ class Sequencing:
             if time.monotonic() >= next_report_s:
                 self._try("work without an outcome could not be looked for", self.report_unknown)
                 next_report_s = time.monotonic() + _REPORT_EVERY_S
-            if not busy:
-                stop.wait(_IDLE_S if went_well else _TROUBLE_S)
+            if done < BATCH:
+                stop.wait(_PAUSE_S if went_well else _TROUBLE_S)
         self._try("the last events get their leaves at the next start", self.drain)
         self._summarize()
 
@@ -144,8 +146,8 @@ class Sequencing:
         """Compare every log again before it is grown."""
         self._sequencer.look_again()
 
-    def round(self) -> bool:
-        """One round; whether there may be more.
+    def round(self) -> int:
+        """One round; returns how many events it gave their leaves and logs it found to be held.
 
         Raises:
             ConfigurationError: The keys cannot be read, or the heads cannot be written outside.
@@ -164,7 +166,7 @@ class Sequencing:
             alert = alert_of(event.event)
             if alert is not None:
                 self._alerts.send(alert)
-        return bool(done.events or done.held)
+        return len(done.events) + len(done.held)
 
     def is_held(self, log_id: str) -> bool:
         """Whether this log is not grown, because it is not what was signed for it."""
@@ -187,11 +189,11 @@ class Sequencing:
             went_well, _ = self._try("the list of the audit logs' heads could not be written", self._outside.summarize)
             self._unsummarized = not went_well
 
-    def _try(self, what: str, work: Callable[[], object]) -> tuple[bool, bool]:
-        """Whether `work` went well, and whether what it returned is true."""
+    def _try(self, what: str, work: Callable[[], int | None]) -> tuple[bool, int]:
+        """Whether `work` went well, and how much it did."""
         try:
-            return True, bool(work())
+            return True, work() or 0
         except LuminescentError as error:
             # Nothing is lost: events stay pending, and are protected from when they get their leaves.
             _log.error("%s: %s", what, error)  # noqa: TRY400 - the text says it all
-            return False, False
+            return False, 0
