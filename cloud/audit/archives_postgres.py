@@ -71,7 +71,7 @@ class PostgresArchives:
             .join(tenants, tenants.c.tenant_id == audit_trees.c.log_id, isouter=True)
             .order_by(audit_trees.c.log_id)
         )
-        return dict(row._tuple() for row in self._engine.rows(query))
+        return {log_id: plan for log_id, plan in self._engine.rows(query)}  # noqa: C416 - rows are no pairs to dict()
 
     def first_leaf(self, log_id: str, month: Month) -> int | None:
         """The first leaf that a log got in a month, if the database has one."""

@@ -106,6 +106,34 @@ class Archived:
         return sum(archive.end - archive.first for archive in self.archives)
 
 
+def due(
+    archives: Archives, files: ArchiveFiles, rules: RetentionRules, now: datetime, tenants: Sequence[str] | None = None
+) -> list[Due]:
+    """What was to be done at a moment, of these logs or of all."""
+    months = archives.months()
+    found = []
+    for log_id, plan in archives.logs().items():
+        if tenants is not None and log_id not in tenants:
+            continue
+        retention = rules.of(log_id, plan)
+        one = Due(log_id)
+        for month in months:
+            moment = archived_from(month, retention)
+            if moment is not None and moment <= now and archives.first_leaf(log_id, month) is not None:
+                one.months.append(month)
+        if one.months and archives.is_quiet(log_id, one.months[-1].ends, _OWN_ACTIONS):
+            one.months.clear()
+        for archive in archives.of(log_id):
+            moment = deleted_from(archive.month, archive.newest_at, retention, minimum_days=rules.minimum_days)
+            # A file that a kill left behind is deleted too.
+            is_left = archive.deleted_at is not None and archive.deleted_at <= now and files.path(archive).exists()
+            if is_left or (archive.deleted_at is None and moment is not None and moment <= now):
+                one.expired.append(archive)
+        if one.months or one.expired:
+            found.append(one)
+    return found
+
+
 class Archiver:
     """Archives what is due.
 
@@ -155,30 +183,7 @@ class Archiver:
 
     def due(self, tenants: Sequence[str] | None = None) -> list[Due]:
         """What is to be done now, of these logs or of all."""
-        now, months = self._clock(), self._archives.months()
-        found = []
-        for log_id, plan in self._archives.logs().items():
-            if tenants is not None and log_id not in tenants:
-                continue
-            retention = self._rules.of(log_id, plan)
-            one = Due(log_id)
-            for month in months:
-                moment = archived_from(month, retention)
-                if moment is not None and moment <= now and self._archives.first_leaf(log_id, month) is not None:
-                    one.months.append(month)
-            if one.months and self._archives.is_quiet(log_id, one.months[-1].ends, _OWN_ACTIONS):
-                one.months.clear()
-            for archive in self._archives.of(log_id):
-                moment = deleted_from(
-                    archive.month, archive.newest_at, retention, minimum_days=self._rules.minimum_days
-                )
-                # A file that a kill left behind is deleted too.
-                is_left = archive.deleted_at is not None and self._files.path(archive).exists()
-                if is_left or (archive.deleted_at is None and moment is not None and moment <= now):
-                    one.expired.append(archive)
-            if one.months or one.expired:
-                found.append(one)
-        return found
+        return due(self._archives, self._files, self._rules, self._clock(), tenants)
 
     def run(
         self,
@@ -276,7 +281,9 @@ class Archiver:
 
     def _require_signed(self, log_id: str) -> None:
         """The log is what was signed for it."""
-        head, kept = self._trees.all_heads().get(log_id), self._outside.heads().get(log_id)
+        # In this order: the log may grow at any time, and its newer head be kept outside.
+        kept = self._outside.heads().get(log_id)
+        head = self._trees.all_heads().get(log_id)
         fault = head_fault(log_id, head, kept, self._trees.tiles(log_id), self._keys())
         if fault is not None:
             found = HeadFault(log_id, fault, head.size if head else 0, kept.size if kept else 0)
