@@ -27,11 +27,19 @@ class ArchiveFiles:
     """Archives in a directory.
 
     Args:
-        directory: The directory; made, private to this account, when the first archive is written.
+        directory: The directory.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    def prepare(self) -> None:
+        """The directory is there, private to this account.
+
+        Raises:
+            ConfigurationError: It cannot be made so.
+        """
+        private_directory(self._directory)
 
     def path(self, archive: Archive) -> Path:
         """Where an archive is."""
@@ -56,7 +64,7 @@ class ArchiveFiles:
         path = self.path(draft)
         temporary = path.with_name(f".{path.name}.new")
         try:
-            private_directory(self._directory)
+            self.prepare()
             private_directory(path.parent)
             sync_directory(self._directory)
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC

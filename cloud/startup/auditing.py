@@ -118,6 +118,7 @@ def build_proofs(
         system_clock,
     )
     archives, files = PostgresArchives(maintenance), archive_files(settings)
+    files.prepare()
     whole = WholeLogs(trees, archives, files)
     archiver = Archiver(
         archives, files, trees, outside, keys.keys, audit, retention_rules(settings, plans), system_clock
