@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Final
@@ -16,9 +16,11 @@ from cloud.audit.intents import Intent, intents_of, outcomes_of
 from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
 from cloud.audit.tiles import LoadTile, Place
 from cloud.kernel import failpoints
+from cloud.kernel.errors import ProviderUnavailableError
 from cloud.storage.engine import ControlEngine
 from cloud.storage.metadata import audit_events, audit_intents, audit_leaves, audit_pending, audit_tiles, audit_trees
 
+_SEQUENCER: Final = "sequencer of the audit log"
 _PAGE: Final = 1_000
 _TILES: Final = 256
 _LOCK: Final = sa.text("SELECT pg_try_advisory_xact_lock(:space, 0)").bindparams(space=0x6C73)  # 'ls'
@@ -29,9 +31,10 @@ _PENDING: Final = (
     .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
 )
 _HEADS: Final = sa.select(audit_trees.c.log_id, audit_trees.c.size, audit_trees.c.checkpoint)
+_NOW: Final = sa.text("SELECT lc_audit_now()")
 _LEAVES: Final = sa.text(
-    "INSERT INTO audit_leaves (log_id, leaf_index, event_id, leaf_hash)"
-    " SELECT :log, :first + at - 1, id, hash FROM unnest(:ids, :hashes) WITH ORDINALITY AS leaf (id, hash, at)"
+    "INSERT INTO audit_leaves (log_id, leaf_index, sequenced_at, event_id, leaf_hash)"
+    " SELECT :log, :first + at - 1, :now, id, hash FROM unnest(:ids, :hashes) WITH ORDINALITY AS leaf (id, hash, at)"
 ).bindparams(
     sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))), sa.bindparam("hashes", type_=ARRAY(sa.LargeBinary))
 )
@@ -69,8 +72,12 @@ class PostgresTreeStore:
                 PendingEvent(str(event_id), log_id, event)
                 for event_id, log_id, event in connection.execute(query.limit(batch))
             ]
-            for growth in grow(pending, PostgresTreeReader(connection)) if pending else ():
-                _write(connection, growth)
+            grown = grow(pending, PostgresTreeReader(connection)) if pending else ()
+            if grown:
+                # The month of this time has its partition; all leaves of a round have the same.
+                now = connection.execute(_NOW).scalar_one()
+                for growth in grown:
+                    _write(connection, growth, now)
             _note_intents(connection, pending)
             failpoints.reach("sequencer.written")
             return len(pending)
@@ -127,22 +134,13 @@ class PostgresTrees:
         query = sa.select(audit_pending.c.event_id).where(audit_pending.c.event_id == wanted).limit(1)
         return bool(self._engine.rows(query))
 
-    def span(self, log_id: str, size: int, *, since: datetime | None, until: datetime | None) -> tuple[int, int]:
-        """A run of leaves below `size` that holds every event from `since` to `until`, and one more at either end.
+    def first_since(self, log_id: str, size: int, since: datetime) -> int | None:
+        """The first leaf here, below `size`, of an event of `since` or later."""
+        return self._leaf(log_id, size, sa.func.min(audit_leaves.c.leaf_index), audit_events.c.occurred_at >= since)
 
-        Neighbours may be out of order in time, so it can hold a few more of before and after. The ones at the ends show
-        that nothing is missing there: where the first or the last event itself was removed, a leaf has none.
-        """
-        first, end = 0, size
-        if since is not None:
-            found = self._leaf(
-                log_id, size, sa.func.min(audit_leaves.c.leaf_index), audit_events.c.occurred_at >= since
-            )
-            first = max((size if found is None else found) - 1, 0)
-        if until is not None:
-            found = self._leaf(log_id, size, sa.func.max(audit_leaves.c.leaf_index), audit_events.c.occurred_at < until)
-            end = min((-1 if found is None else found) + 2, size)
-        return first, max(first, end)
+    def last_before(self, log_id: str, size: int, until: datetime) -> int | None:
+        """The last leaf here, below `size`, of an event of before `until`."""
+        return self._leaf(log_id, size, sa.func.max(audit_leaves.c.leaf_index), audit_events.c.occurred_at < until)
 
     def _leaf(
         self, log_id: str, size: int, which: sa.ColumnElement[int], condition: sa.ColumnElement[bool]
@@ -155,18 +153,17 @@ class PostgresTrees:
         found = self._engine.rows(query)[0][0]
         return None if found is None else int(found)
 
-    def leaves(self, log_id: str, first: int, end: int) -> Iterator[Mapping[str, object]]:
-        while first < end:
-            query = (
-                sa.select(audit_events.c.event)
-                .join(audit_leaves, audit_leaves.c.event_id == audit_events.c.event_id)
-                .where(audit_leaves.c.log_id == log_id)
-                .where(audit_leaves.c.leaf_index >= first, audit_leaves.c.leaf_index < min(end, first + _PAGE))
-                .order_by(audit_leaves.c.leaf_index)
-            )
-            for (event,) in self._engine.rows(query):
-                yield event
-            first += _PAGE
+    def page(self, log_id: str, first: int, end: int) -> list[tuple[int, Mapping[str, object]]]:
+        """The leaves from `first` on that are here, at most a page of them, each with its event."""
+        query = (
+            sa.select(audit_leaves.c.leaf_index, audit_events.c.event)
+            .join(audit_events, audit_events.c.event_id == audit_leaves.c.event_id)
+            .where(audit_leaves.c.log_id == log_id)
+            .where(audit_leaves.c.leaf_index >= first, audit_leaves.c.leaf_index < end)
+            .order_by(audit_leaves.c.leaf_index)
+            .limit(_PAGE)
+        )
+        return [(index, event) for index, event in self._engine.rows(query)]
 
     def tiles(self, log_id: str) -> LoadTile:
         def load(place: Place) -> bytes:
@@ -219,17 +216,26 @@ def _note_intents(connection: sa.Connection, events: Sequence[PendingEvent]) -> 
         )
 
 
-def _write(connection: sa.Connection, growth: Growth) -> None:
-    """Add to one tree; leaves are inserted and never replaced, so a fork would fail here."""
+def _write(connection: sa.Connection, growth: Growth, now: datetime) -> None:
+    """Add to one tree.
+
+    Raises:
+        ProviderUnavailableError: The tree is not as `growth` found it, so that this would fork it or give an event two
+            leaves; nothing of the round commits.
+    """
     ids = list(growth.event_ids)
+    _advance(connection, growth)
     connection.execute(
-        _LEAVES, {"log": growth.log_id, "first": growth.first, "ids": ids, "hashes": list(growth.leaf_hashes)}
+        _LEAVES,
+        {"log": growth.log_id, "first": growth.first, "now": now, "ids": ids, "hashes": list(growth.leaf_hashes)},
     )
-    connection.execute(
+    sequenced = connection.execute(
         sa.delete(audit_pending).where(
             audit_pending.c.event_id == sa.any_(sa.literal(ids, ARRAY(sa.Uuid(as_uuid=False))))
         )
     )
+    if sequenced.rowcount != len(ids):
+        raise ProviderUnavailableError(_SEQUENCER, reason="another one was at work: its events have leaves already")
     tiles = [
         {"log_id": growth.log_id, "level": level, "number": number, "hashes": hashes}
         for (level, number), hashes in growth.tiles.items()
@@ -239,14 +245,23 @@ def _write(connection: sa.Connection, growth: Growth) -> None:
         tile.on_conflict_do_update(index_elements=["log_id", "level", "number"], set_={"hashes": tile.excluded.hashes}),
         tiles,
     )
-    head = insert(audit_trees).values(log_id=growth.log_id, size=growth.first + len(ids), checkpoint=growth.checkpoint)
-    connection.execute(
-        head.on_conflict_do_update(
-            index_elements=["log_id"],
-            set_={
-                "size": head.excluded.size,
-                "checkpoint": head.excluded.checkpoint,
-                "changed_at": sa.func.clock_timestamp(),
-            },
+
+
+def _advance(connection: sa.Connection, growth: Growth) -> None:
+    """Move the head on from exactly the size that was read, which is what keeps two leaves from having one index.
+
+    The key of the leaves cannot: a partitioned table's key holds the leaf's time.
+    """
+    size = growth.first + len(growth.event_ids)
+    head: sa.Insert | sa.Update
+    if growth.first == 0:
+        head = insert(audit_trees).values(log_id=growth.log_id, size=size, checkpoint=growth.checkpoint)
+        head = head.on_conflict_do_nothing()
+    else:
+        head = (
+            sa.update(audit_trees)
+            .where(audit_trees.c.log_id == growth.log_id, audit_trees.c.size == growth.first)
+            .values(size=size, checkpoint=growth.checkpoint, changed_at=sa.func.clock_timestamp())
         )
-    )
+    if connection.execute(head.returning(audit_trees.c.size)).scalar() != size:
+        raise ProviderUnavailableError(_SEQUENCER, reason="another one was at work: the log has grown meanwhile")

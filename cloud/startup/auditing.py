@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cloud.audit.alerts import Alerts, alerts_to
+from cloud.audit.archive_files import ArchiveFiles
+from cloud.audit.archives_postgres import PostgresArchives
+from cloud.audit.archiving import Archiver
 from cloud.audit.exports import Evidence
 from cloud.audit.heads import HeadFault
 from cloud.audit.intents import Intent
@@ -15,9 +18,11 @@ from cloud.audit.keyfile import AuditKeyFile
 from cloud.audit.model import Actor, AuditDraft, Category, Outcome
 from cloud.audit.outside import DirectoryHeads
 from cloud.audit.ports import TransactionalAuditLogger
+from cloud.audit.retention import RetentionRules
 from cloud.audit.sequencer import Sequencer
 from cloud.audit.sequencing import Sequencing
 from cloud.audit.trees_postgres import PostgresTrees, PostgresTreeStore
+from cloud.audit.whole import WholeLogs
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
 from cloud.kernel.ids import SYSTEM_LOG, new_request_id
@@ -25,9 +30,11 @@ from cloud.kernel.scope import PrincipalKind
 from cloud.keys.rootkeys import RootKeys
 from cloud.settings import CloudSettings
 from cloud.storage.engine import ControlEngine
+from cloud.usage.model import Plan
 
 _KEYS_NAME: Final = "audit-keys.json"
 _HEADS_NAME: Final = "audit-heads"
+_ARCHIVE_NAME: Final = "audit-archive"
 _SEQUENCER: Final = Actor(PrincipalKind.SYSTEM, "sequencer")
 
 
@@ -42,6 +49,7 @@ class AuditProofs:
         sequencing: Grows the trees.
         evidence: Exports them.
         alerts: Is told of security events.
+        archiver: Archives old months, and deletes archives that were kept long enough.
     """
 
     keys: AuditKeyFile
@@ -50,6 +58,7 @@ class AuditProofs:
     sequencing: Sequencing
     evidence: Evidence
     alerts: Alerts
+    archiver: Archiver
 
 
 def audit_key_file(settings: CloudSettings, root_keys: RootKeys) -> AuditKeyFile:
@@ -62,8 +71,19 @@ def heads_directory(settings: CloudSettings) -> Path:
     return settings.audit_heads_dir or settings.home / _HEADS_NAME
 
 
+def archive_files(settings: CloudSettings) -> ArchiveFiles:
+    """Where old months of the logs go."""
+    return ArchiveFiles(settings.audit_archive_dir or settings.home / _ARCHIVE_NAME)
+
+
+def retention_rules(settings: CloudSettings, plans: Mapping[str, Plan]) -> RetentionRules:
+    """How long audit logs are kept."""
+    return RetentionRules({plan.name: plan.audit for plan in plans.values()}, settings.audit_minimum_days)
+
+
 def build_proofs(
     settings: CloudSettings,
+    plans: Mapping[str, Plan],
     root_keys: RootKeys,
     audit: TransactionalAuditLogger,
     *,
@@ -97,8 +117,14 @@ def build_proofs(
         store,
         system_clock,
     )
-    evidence = Evidence(trees, sequencing, outside, keys.keys, lambda: keys.rotate(system_clock()))
-    return AuditProofs(keys, outside, trees, sequencing, evidence, alerts)
+    archives, files = PostgresArchives(maintenance), archive_files(settings)
+    files.prepare()
+    whole = WholeLogs(trees, archives, files)
+    archiver = Archiver(
+        archives, files, trees, outside, keys.keys, audit, retention_rules(settings, plans), system_clock
+    )
+    evidence = Evidence(whole, sequencing, outside, keys.keys, lambda: keys.rotate(system_clock()))
+    return AuditProofs(keys, outside, trees, sequencing, evidence, alerts, archiver)
 
 
 class _Records:

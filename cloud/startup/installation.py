@@ -143,7 +143,7 @@ def open_installation(settings: CloudSettings) -> Installation:
 def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack) -> Installation:
     """The installation on a server that is open; what it takes is given back by `stack` until it is returned."""
     # Before the schema is touched: who has to go back to mend the file must not find an upgraded database.
-    plans = read_plans(settings.plans_file)
+    plans = read_plans(settings.plans_file, audit_minimum_days=settings.audit_minimum_days)
     bring_up_to_date(settings, server)
     engines = open_engines(settings, server)
     stack.callback(engines.close)
@@ -155,7 +155,13 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
     audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring)
     admit_keyring(keyring, PostgresCustodyStore(engines.maintenance), audit, system_clock, is_new=is_new)
     proofs = build_proofs(
-        settings, root_keys, audit, worker=engines.worker, maintenance=engines.maintenance, on_close=stack.callback
+        settings,
+        plans,
+        root_keys,
+        audit,
+        worker=engines.worker,
+        maintenance=engines.maintenance,
+        on_close=stack.callback,
     )
     keyring.create_tenant(SYSTEM_LOG)
     url = server.url("luminescent_pixeltable", DATA_DATABASE)
@@ -302,11 +308,12 @@ def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
 
 
 def work(installation: Installation, stop: threading.Event) -> None:
-    """Materialize until `stop` is set, and beside that sequence the audit log and finish the moves that a process was
-    killed in."""
+    """Materialize until `stop` is set, and beside that sequence and archive the audit log and finish the moves that a
+    process was killed in."""
     beside = (
         threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves"),
         threading.Thread(target=installation.proofs.sequencing.run, args=(stop,), name="luminescent-sequencer"),
+        threading.Thread(target=installation.proofs.archiver.work, args=(stop,), name="luminescent-archiver"),
     )
     for thread in beside:
         thread.start()

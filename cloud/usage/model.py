@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
+from cloud.audit.retention import FOREVER, AuditRetention
+
 UNLIMITED: Final = -1
 MAX_LIMIT: Final = 2**53 - 1
 
@@ -66,10 +68,12 @@ class Plan:
     Attributes:
         name: Its name.
         limits: Limit of each meter in its unit; `None` is unlimited.
+        audit: How long the audit logs of its tenants are kept; no meter, and no tenant's own limits change it.
     """
 
     name: str
     limits: Mapping[Meter, int | None]
+    audit: AuditRetention = FOREVER
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Sequencer and export of the audit log are killed at every named place: nothing is lost, forked or half there."""
+"""Sequencer, export and archiver of the audit log are killed at every named place: nothing is lost or half there."""
 
 from __future__ import annotations
 
@@ -79,3 +79,43 @@ def test_an_export_that_was_killed_is_gone_on_with(
             ("audit.export", "allowed", last),
             ("audit.export", "unknown", first),
         ]
+
+
+@pytest.mark.parametrize("place", [name for name in NAMES if name.startswith("audit_archive.")])
+def test_an_archiver_that_was_killed_loses_nothing_and_is_gone_on_with(
+    place: str, installation: Installation, tenant_id: str, tmp_path: Path
+) -> None:
+    child = installation.child()
+    child.ask("audit_events", tenant=tenant_id, count=EVENTS)
+    child.ask("audit_faults")
+    child.ask("audit_age", tenant=tenant_id, leaves=EVENTS, days=500)
+    child.ask("audit_export", tenant=tenant_id, directory=str(tmp_path / "before"))
+    child.ask("arm", name=place, action="kill_self")
+    with pytest.raises(Died):
+        child.ask("audit_archive")
+    assert child.ended() == -signal.SIGKILL
+    exported(installation, tenant_id, tmp_path / "between")
+    assert installation.child().ask("audit_archive")["failed"] == []
+    exported(installation, tenant_id, tmp_path / "after")
+    old, new = (tmp_path / name / "events.ndjson" for name in ("before", "after"))
+    assert new.read_bytes().startswith(old.read_bytes())
+    online = [event for event in installation.books().events(tenant_id) if event["action"] == "external.event"]
+    assert len(online) <= 1, "but for the newest of them, which are not aged"
+
+
+@pytest.mark.parametrize("place", ["audit_archive_delete.marked"])
+def test_an_archive_whose_deletion_was_killed_is_deleted_the_next_time(
+    place: str, installation: Installation, tenant_id: str, tmp_path: Path
+) -> None:
+    child = installation.child()
+    child.ask("audit_events", tenant=tenant_id, count=100)
+    child.ask("audit_faults")
+    child.ask("audit_age", tenant=tenant_id, leaves=100, days=900)
+    assert child.ask("audit_archive")["events"] >= 100
+    files = set(installation.home.glob("audit-archive/*/*.parquet"))
+    child.ask("arm", name=place, action="kill_self")
+    with pytest.raises(Died):
+        child.ask("audit_archive")
+    again = installation.child().ask("audit_archive")
+    assert (again["deleted"], again["failed"]) == (1, [])
+    assert len(files) - len(set(installation.home.glob("audit-archive/*/*.parquet"))) == 1

@@ -70,6 +70,9 @@ NOBODY = {
     "security.authentication_failures",
     "security.audit_tampering",
     "audit.export.step",
+    "audit.archive.step",
+    "audit.archive_delete",
+    "audit.archive_delete.step",
     "service.start",
 }
 KEYRING = {
@@ -94,7 +97,7 @@ GRANTED: dict[Role, set[str]] = {
     | REVIEW
     | INSTALLATION
     | KEYRING
-    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"},
+    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept", "audit.archive"},
 }
 KNOWN = (
     MEMORY
@@ -107,7 +110,7 @@ KNOWN = (
     | INSTALLATION
     | KEYRING
     | NOBODY
-    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"}
+    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept", "audit.archive"}
 )
 
 
