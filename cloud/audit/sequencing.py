@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -24,6 +25,8 @@ _TROUBLE_S: Final = 2.0
 _SUMMARY_EVERY_S: Final = 60.0
 _REPORT_EVERY_S: Final = 3600.0
 _REPORT_BATCH: Final = 100
+_LOOK_EVERY_S: Final = 5.0
+"""Also how long a process must be gone: the server may still commit what it was sent, and takes no longer for that."""
 UNKNOWN_AFTER: Final = timedelta(hours=24)
 """Longer than anything takes that is still at work: whoever began it may be on another machine."""
 
@@ -37,8 +40,28 @@ class Intents(Protocol):
         """What was begun before then, oldest first."""
         ...
 
+    def left_by(self, processes: Collection[str]) -> Sequence[Intent]:
+        """What these processes began, has no outcome, and is gone on with by nobody."""
+        ...
+
+    def unsequenced_of(self, processes: Collection[str]) -> Collection[str]:
+        """Those of these processes that began something of which the trees do not know yet."""
+        ...
+
     def forget(self, intent: Intent) -> None:
         """It has an outcome."""
+        ...
+
+
+class Processes(Protocol):
+    """The processes of this machine."""
+
+    def gone(self) -> AbstractContextManager[frozenset[str]]:
+        """The ids of those that are gone; while the block runs nobody else is given the same ones."""
+        ...
+
+    def forget(self, process: str) -> None:
+        """Nothing is left to know of one that is gone."""
         ...
 
 
@@ -65,6 +88,7 @@ class Sequencing:
         alerts: Is told of security events.
         records: Records what it finds.
         intents: Work without an outcome.
+        processes: Who is at work on this machine.
         clock: The time, UTC.
     """
 
@@ -77,6 +101,7 @@ class Sequencing:
         alerts: Alerts,
         records: Records,
         intents: Intents,
+        processes: Processes,
         clock: Clock,
     ) -> None:
         self._sequencer = sequencer
@@ -86,6 +111,8 @@ class Sequencing:
         self._alerts = alerts
         self._records = records
         self._intents = intents
+        self._processes = processes
+        self._gone: frozenset[str] = frozenset()
         self._clock = clock
         self._unsummarized = False
         self._told: set[HeadFault] = set()
@@ -96,6 +123,7 @@ class Sequencing:
         self._try("work without an outcome could not be looked for", self.report_unknown)
         next_summary_s = time.monotonic() + _SUMMARY_EVERY_S
         next_report_s = time.monotonic() + _REPORT_EVERY_S
+        next_look_s = time.monotonic()
         while not stop.is_set():
             went_well, busy = self._try("the sequencer of the audit log waits", self.round)
             if time.monotonic() >= next_summary_s:
@@ -105,6 +133,9 @@ class Sequencing:
             if time.monotonic() >= next_report_s:
                 self._try("work without an outcome could not be looked for", self.report_unknown)
                 next_report_s = time.monotonic() + _REPORT_EVERY_S
+            if time.monotonic() >= next_look_s:
+                self._try("what was cut off could not be looked for", self.report_cut_off)
+                next_look_s = time.monotonic() + _LOOK_EVERY_S
             if not busy:
                 stop.wait(_IDLE_S if went_well else _TROUBLE_S)
         self._try("the last events get their leaves at the next start", self.drain)
@@ -139,6 +170,32 @@ class Sequencing:
             done += len(cut_off)
             if len(cut_off) < _REPORT_BATCH:
                 return done
+
+    def report_cut_off(self) -> int:
+        """Record that it is unknown what became of what processes began that are gone since the last look.
+
+        What the service goes on with itself is left alone, and what began on another machine: that is for
+        `report_unknown`.
+
+        Returns:
+            How much that was.
+
+        Raises:
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        done = 0
+        with self._processes.gone() as gone:
+            for_long, self._gone = gone & self._gone, gone
+            if not for_long:
+                return 0
+            waiting = self._intents.unsequenced_of(for_long)
+            for intent in self._intents.left_by(for_long):
+                self._records.unknown(intent)
+                self._intents.forget(intent)
+                done += 1
+            for process in for_long.difference(waiting):
+                self._processes.forget(process)
+        return done
 
     def look_again(self) -> None:
         """Compare every log again before it is grown."""

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from cloud.audit.heads import Head
-from cloud.audit.intents import Intent, intents_of, outcomes_of
+from cloud.audit.intents import GONE_ON_WITH, Intent, intents_of, outcomes_of
 from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
 from cloud.audit.tiles import LoadTile, Place
 from cloud.kernel import failpoints
@@ -45,6 +45,19 @@ _ANSWERED: Final = sa.text(
     *(sa.bindparam(name, type_=ARRAY(sa.Text())) for name in ("logs", "requests", "actions")),
     sa.bindparam("by_service", type_=ARRAY(sa.Boolean())),
 )
+_LEFT: Final = sa.text(
+    "SELECT i.event_id, i.log_id, i.request_id, i.action, i.occurred_at FROM audit_intents i"
+    " JOIN audit_events e ON e.event_id = i.event_id"
+    " WHERE e.event->'details'->>'process' = ANY(:processes) AND i.action <> ALL(:gone_on_with)"
+    # Its outcome may be among what the sequencer has not come to.
+    " AND NOT EXISTS (SELECT FROM audit_pending p JOIN audit_events o ON o.event_id = p.event_id"
+    " WHERE p.log_id = i.log_id AND o.event->>'request_id' = i.request_id)"
+    " ORDER BY i.occurred_at"
+).bindparams(*(sa.bindparam(name, type_=ARRAY(sa.Text())) for name in ("processes", "gone_on_with")))
+_UNSEQUENCED: Final = sa.text(
+    "SELECT DISTINCT e.event->'details'->>'process' FROM audit_pending p"
+    " JOIN audit_events e ON e.event_id = p.event_id WHERE e.event->'details'->>'process' = ANY(:processes)"
+).bindparams(sa.bindparam("processes", type_=ARRAY(sa.Text())))
 
 
 class PostgresTreeStore:
@@ -85,6 +98,13 @@ class PostgresTreeStore:
             .limit(batch)
         )
         return [Intent(**{**row._mapping, "event_id": str(row.event_id)}) for row in self._engine.rows(query)]
+
+    def left_by(self, processes: Collection[str]) -> Sequence[Intent]:
+        rows = self._engine.rows(_LEFT, {"processes": list(processes), "gone_on_with": list(GONE_ON_WITH)})
+        return [Intent(**{**row._mapping, "event_id": str(row.event_id)}) for row in rows]
+
+    def unsequenced_of(self, processes: Collection[str]) -> Collection[str]:
+        return {process for (process,) in self._engine.rows(_UNSEQUENCED, {"processes": list(processes)})}
 
     def forget(self, intent: Intent) -> None:
         self._engine.transaction(

@@ -25,6 +25,7 @@ from cloud.kernel.scope import PrincipalKind
 from cloud.keys.rootkeys import RootKeys
 from cloud.settings import CloudSettings
 from cloud.storage.engine import ControlEngine
+from cloud.storage.presence import Processes
 
 _KEYS_NAME: Final = "audit-keys.json"
 _HEADS_NAME: Final = "audit-heads"
@@ -69,6 +70,7 @@ def build_proofs(
     *,
     worker: ControlEngine,
     maintenance: ControlEngine,
+    locks: Path,
     on_close: Callable[[Callable[[], None]], object],
 ) -> AuditProofs:
     """Open the keys, made where no tree was ever signed, and build the rest.
@@ -95,6 +97,7 @@ def build_proofs(
         alerts,
         _Records(audit),
         store,
+        Processes(locks),
         system_clock,
     )
     evidence = Evidence(trees, sequencing, outside, keys.keys, lambda: keys.rotate(system_clock()))

@@ -225,6 +225,8 @@ def test_a_command_leaves_one_event(command: Command, onlooker: Onlooker, given:
     assert (result.exit_code != 0) == (typed.outcome == "failed"), result.output
     ended = [event for event in by_a_caller(events) if event["action"] == typed.action]
     assert [event["outcome"] for event in ended] == [typed.outcome], result.output
+    steps = [event for event in by_a_caller(events) if event["action"].endswith(".step")]
+    assert all(event["details"]["process"] for event in steps), "otherwise nobody would know that it was cut off"
 
 
 @pytest.mark.parametrize("line", WITHOUT_EVENT)
