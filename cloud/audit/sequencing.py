@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
+from cloud.audit.abuse import Abuse, Abuses
 from cloud.audit.alerts import Alerts, alert_of
 from cloud.audit.heads import AllTrees, HeadFault, head_faults
 from cloud.audit.intents import Intent
@@ -72,6 +73,10 @@ class Records(Protocol):
         """A log is not what was signed for it."""
         ...
 
+    def abuse(self, abuse: Abuse) -> None:
+        """A tenant goes on asking for what its quota refuses."""
+        ...
+
     def unknown(self, intent: Intent) -> None:
         """Nobody said how this ended."""
         ...
@@ -113,6 +118,7 @@ class Sequencing:
         self._intents = intents
         self._processes = processes
         self._gone: frozenset[str] = frozenset()
+        self._abuses = Abuses()
         self._clock = clock
         self._unsummarized = False
         self._told: set[HeadFault] = set()
@@ -221,6 +227,9 @@ class Sequencing:
             alert = alert_of(event.event)
             if alert is not None:
                 self._alerts.send(alert)
+            abuse = self._abuses.seen(event.log_id, event.event)
+            if abuse is not None:
+                self._records.abuse(abuse)
         return bool(done.events or done.held)
 
     def is_held(self, log_id: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloud.audit.abuse import WINDOW_S, Abuse
 from cloud.audit.alerts import Alerts, alerts_to
 from cloud.audit.exports import Evidence
 from cloud.audit.heads import HeadFault
@@ -20,6 +21,7 @@ from cloud.audit.sequencing import Sequencing
 from cloud.audit.trees_postgres import PostgresTrees, PostgresTreeStore
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
+from cloud.kernel.errors import QuotaExceededError
 from cloud.kernel.ids import SYSTEM_LOG, new_request_id
 from cloud.kernel.scope import PrincipalKind
 from cloud.keys.rootkeys import RootKeys
@@ -119,6 +121,22 @@ class _Records:
             details={"log": fault.log_id, "size": fault.size, "kept": fault.kept, "severity": "critical"},
         )
         self._audit.record(SYSTEM_LOG, draft, Outcome.FAILED, reason=fault.fault.value)
+
+    def abuse(self, abuse: Abuse) -> None:
+        draft = AuditDraft(
+            action=Action.QUOTA_ABUSE,
+            actor=_SEQUENCER,
+            request_id=new_request_id(),
+            category=Category.SECURITY,
+            details={"meter": abuse.meter, "window_s": int(WINDOW_S), "severity": "warning"},
+        )
+        self._audit.record(
+            abuse.log_id,
+            draft,
+            Outcome.DENIED,
+            reason=QuotaExceededError.code,
+            counts={"refusals": abuse.refusals},
+        )
 
     def unknown(self, intent: Intent) -> None:
         draft = AuditDraft(
