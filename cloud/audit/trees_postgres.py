@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -22,12 +23,6 @@ from cloud.storage.metadata import audit_events, audit_intents, audit_leaves, au
 _PAGE: Final = 1_000
 _TILES: Final = 256
 _LOCK: Final = sa.text("SELECT pg_try_advisory_xact_lock(:space, 0)").bindparams(space=0x6C73)  # 'ls'
-_PENDING: Final = (
-    sa.select(audit_events.c.event_id, audit_events.c.log_id, audit_events.c.event)
-    .join(audit_pending, audit_pending.c.event_id == audit_events.c.event_id)
-    # For people who read the log; nothing relies on it.
-    .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
-)
 _HEADS: Final = sa.select(audit_trees.c.log_id, audit_trees.c.size, audit_trees.c.checkpoint)
 _LEAVES: Final = sa.text(
     "INSERT INTO audit_leaves (log_id, leaf_index, event_id, leaf_hash)"
@@ -77,10 +72,9 @@ class PostgresTreeStore:
             if not connection.execute(_LOCK).scalar():
                 return 0
             # A statement of its own, with the lock held: it sees what the last sequencer committed.
-            query = _PENDING.where(audit_pending.c.log_id.not_in(held)) if held else _PENDING
             pending = [
                 PendingEvent(str(event_id), log_id, event)
-                for event_id, log_id, event in connection.execute(query.limit(batch))
+                for event_id, log_id, event in connection.execute(_pending(batch, held))
             ]
             for growth in grow(pending, PostgresTreeReader(connection)) if pending else ():
                 _write(connection, growth)
@@ -136,9 +130,9 @@ class PostgresTrees:
         """Whether any log has a leaf."""
         return bool(self._engine.rows(sa.select(audit_trees.c.log_id).limit(1)))
 
-    def pending(self, log_id: str) -> list[str]:
-        """The events of this log that have no leaf yet."""
-        query = sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id)
+    def pending(self, log_id: str, *, batch: int = 10_000) -> list[str]:
+        """Events of this log that have no leaf yet, at most so many."""
+        query = sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id).limit(batch)
         return [str(event_id) for (event_id,) in self._engine.rows(query)]
 
     def any_pending(self, event_ids: Sequence[str]) -> bool:
@@ -208,6 +202,22 @@ class PostgresTreeReader:
 
     def tiles(self, log_id: str) -> LoadTile:
         return _cached(lambda place: self._connection.execute(_tile(log_id, place)).scalar() or b"")
+
+
+def _pending(batch: int, held: Collection[str]) -> sa.Select[uuid.UUID, str, dict[str, object]]:
+    """A batch of what is pending, in the order of its times: that is for people, and nothing relies on it.
+
+    It is chosen by the index, of which a round reads no more than its batch however much is pending.
+    """
+    chosen = sa.select(audit_pending.c.event_id).order_by(audit_pending.c.event_id).limit(batch)
+    if held:
+        chosen = chosen.where(audit_pending.c.log_id.not_in(held))
+    batch_of = chosen.subquery()
+    return (
+        sa.select(audit_events.c.event_id, audit_events.c.log_id, audit_events.c.event)
+        .join(batch_of, batch_of.c.event_id == audit_events.c.event_id)
+        .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
+    )
 
 
 def _tile(log_id: str, place: Place) -> sa.Select[bytes]:
