@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from cloud.audit.heads import Head
-from cloud.audit.intents import Intent, intents_of, outcomes_of
+from cloud.audit.intents import GONE_ON_WITH, Intent, intents_of, outcomes_of
 from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
 from cloud.audit.tiles import LoadTile, Place
 from cloud.kernel import failpoints
@@ -24,12 +25,6 @@ _SEQUENCER: Final = "sequencer of the audit log"
 _PAGE: Final = 1_000
 _TILES: Final = 256
 _LOCK: Final = sa.text("SELECT pg_try_advisory_xact_lock(:space, 0)").bindparams(space=0x6C73)  # 'ls'
-_PENDING: Final = (
-    sa.select(audit_events.c.event_id, audit_events.c.log_id, audit_events.c.event)
-    .join(audit_pending, audit_pending.c.event_id == audit_events.c.event_id)
-    # For people who read the log; nothing relies on it.
-    .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
-)
 _HEADS: Final = sa.select(audit_trees.c.log_id, audit_trees.c.size, audit_trees.c.checkpoint)
 _NOW: Final = sa.text("SELECT lc_audit_now()")
 _LEAVES: Final = sa.text(
@@ -48,6 +43,19 @@ _ANSWERED: Final = sa.text(
     *(sa.bindparam(name, type_=ARRAY(sa.Text())) for name in ("logs", "requests", "actions")),
     sa.bindparam("by_service", type_=ARRAY(sa.Boolean())),
 )
+_LEFT: Final = sa.text(
+    "SELECT i.event_id, i.log_id, i.request_id, i.action, i.occurred_at FROM audit_intents i"
+    " JOIN audit_events e ON e.event_id = i.event_id"
+    " WHERE e.event->'details'->>'process' = ANY(:processes) AND i.action <> ALL(:gone_on_with)"
+    # Its outcome may be among what the sequencer has not come to.
+    " AND NOT EXISTS (SELECT FROM audit_pending p JOIN audit_events o ON o.event_id = p.event_id"
+    " WHERE p.log_id = i.log_id AND o.event->>'request_id' = i.request_id)"
+    " ORDER BY i.occurred_at"
+).bindparams(*(sa.bindparam(name, type_=ARRAY(sa.Text())) for name in ("processes", "gone_on_with")))
+_UNSEQUENCED: Final = sa.text(
+    "SELECT DISTINCT e.event->'details'->>'process' FROM audit_pending p"
+    " JOIN audit_events e ON e.event_id = p.event_id WHERE e.event->'details'->>'process' = ANY(:processes)"
+).bindparams(sa.bindparam("processes", type_=ARRAY(sa.Text())))
 
 
 class PostgresTreeStore:
@@ -67,10 +75,9 @@ class PostgresTreeStore:
             if not connection.execute(_LOCK).scalar():
                 return 0
             # A statement of its own, with the lock held: it sees what the last sequencer committed.
-            query = _PENDING.where(audit_pending.c.log_id.not_in(held)) if held else _PENDING
             pending = [
                 PendingEvent(str(event_id), log_id, event)
-                for event_id, log_id, event in connection.execute(query.limit(batch))
+                for event_id, log_id, event in connection.execute(_pending(batch, held))
             ]
             grown = grow(pending, PostgresTreeReader(connection)) if pending else ()
             if grown:
@@ -92,6 +99,13 @@ class PostgresTreeStore:
             .limit(batch)
         )
         return [Intent(**{**row._mapping, "event_id": str(row.event_id)}) for row in self._engine.rows(query)]
+
+    def left_by(self, processes: Collection[str]) -> Sequence[Intent]:
+        rows = self._engine.rows(_LEFT, {"processes": list(processes), "gone_on_with": list(GONE_ON_WITH)})
+        return [Intent(**{**row._mapping, "event_id": str(row.event_id)}) for row in rows]
+
+    def unsequenced_of(self, processes: Collection[str]) -> Collection[str]:
+        return {process for (process,) in self._engine.rows(_UNSEQUENCED, {"processes": list(processes)})}
 
     def forget(self, intent: Intent) -> None:
         self._engine.transaction(
@@ -123,9 +137,9 @@ class PostgresTrees:
         """Whether any log has a leaf."""
         return bool(self._engine.rows(sa.select(audit_trees.c.log_id).limit(1)))
 
-    def pending(self, log_id: str) -> list[str]:
-        """The events of this log that have no leaf yet."""
-        query = sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id)
+    def pending(self, log_id: str, *, batch: int = 10_000) -> list[str]:
+        """Events of this log that have no leaf yet, at most so many."""
+        query = sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id).limit(batch)
         return [str(event_id) for (event_id,) in self._engine.rows(query)]
 
     def any_pending(self, event_ids: Sequence[str]) -> bool:
@@ -185,6 +199,22 @@ class PostgresTreeReader:
 
     def tiles(self, log_id: str) -> LoadTile:
         return _cached(lambda place: self._connection.execute(_tile(log_id, place)).scalar() or b"")
+
+
+def _pending(batch: int, held: Collection[str]) -> sa.Select[uuid.UUID, str, dict[str, object]]:
+    """A batch of what is pending, in the order of its times: that is for people, and nothing relies on it.
+
+    It is chosen by the index, of which a round reads no more than its batch however much is pending.
+    """
+    chosen = sa.select(audit_pending.c.event_id).order_by(audit_pending.c.event_id).limit(batch)
+    if held:
+        chosen = chosen.where(audit_pending.c.log_id.not_in(held))
+    batch_of = chosen.subquery()
+    return (
+        sa.select(audit_events.c.event_id, audit_events.c.log_id, audit_events.c.event)
+        .join(batch_of, batch_of.c.event_id == audit_events.c.event_id)
+        .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
+    )
 
 
 def _tile(log_id: str, place: Place) -> sa.Select[bytes]:

@@ -28,8 +28,8 @@ class OnlineTrees(Protocol):
         """The hashes of a log's tree, those of archived leaves too."""
         ...
 
-    def pending(self, log_id: str) -> Sequence[str]:
-        """The events of a log that have no leaf yet."""
+    def pending(self, log_id: str, *, batch: int) -> Sequence[str]:
+        """Events of a log that have no leaf yet, at most so many."""
         ...
 
     def any_pending(self, event_ids: Sequence[str]) -> bool:
@@ -77,8 +77,8 @@ class WholeLogs:
     def tiles(self, log_id: str) -> LoadTile:
         return self._trees.tiles(log_id)
 
-    def pending(self, log_id: str) -> Sequence[str]:
-        return self._trees.pending(log_id)
+    def pending(self, log_id: str, *, batch: int) -> Sequence[str]:
+        return self._trees.pending(log_id, batch=batch)
 
     def any_pending(self, event_ids: Sequence[str]) -> bool:
         return self._trees.any_pending(event_ids)

@@ -104,6 +104,7 @@ class Action(StrEnum):
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
     AUDIT_TAMPERING = "security.audit_tampering"
+    QUOTA_ABUSE = "security.quota_abuse"
     AUTHENTICATION_FAILURES = "security.authentication_failures"
     SERVICE_START = "service.start"
     DATABASE_UPGRADE = "db.upgrade"

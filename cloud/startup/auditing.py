@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloud.audit.abuse import WINDOW_S, Abuse
 from cloud.audit.alerts import Alerts, alerts_to
 from cloud.audit.archive_files import ArchiveFiles
 from cloud.audit.archives_postgres import PostgresArchives
@@ -25,11 +26,13 @@ from cloud.audit.trees_postgres import PostgresTrees, PostgresTreeStore
 from cloud.audit.whole import WholeLogs
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
+from cloud.kernel.errors import QuotaExceededError
 from cloud.kernel.ids import SYSTEM_LOG, new_request_id
 from cloud.kernel.scope import PrincipalKind
 from cloud.keys.rootkeys import RootKeys
 from cloud.settings import CloudSettings
 from cloud.storage.engine import ControlEngine
+from cloud.storage.presence import Processes
 from cloud.usage.model import Plan
 
 _KEYS_NAME: Final = "audit-keys.json"
@@ -89,6 +92,7 @@ def build_proofs(
     *,
     worker: ControlEngine,
     maintenance: ControlEngine,
+    locks: Path,
     on_close: Callable[[Callable[[], None]], object],
 ) -> AuditProofs:
     """Open the keys, made where no tree was ever signed, and build the rest.
@@ -115,6 +119,7 @@ def build_proofs(
         alerts,
         _Records(audit),
         store,
+        Processes(locks),
         system_clock,
     )
     archives, files = PostgresArchives(maintenance), archive_files(settings)
@@ -142,6 +147,22 @@ class _Records:
             details={"log": fault.log_id, "size": fault.size, "kept": fault.kept, "severity": "critical"},
         )
         self._audit.record(SYSTEM_LOG, draft, Outcome.FAILED, reason=fault.fault.value)
+
+    def abuse(self, abuse: Abuse) -> None:
+        draft = AuditDraft(
+            action=Action.QUOTA_ABUSE,
+            actor=_SEQUENCER,
+            request_id=new_request_id(),
+            category=Category.SECURITY,
+            details={"meter": abuse.meter, "window_s": int(WINDOW_S), "severity": "warning"},
+        )
+        self._audit.record(
+            abuse.log_id,
+            draft,
+            Outcome.DENIED,
+            reason=QuotaExceededError.code,
+            counts={"refusals": abuse.refusals},
+        )
 
     def unknown(self, intent: Intent) -> None:
         draft = AuditDraft(

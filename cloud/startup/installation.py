@@ -47,9 +47,10 @@ from cloud.startup.observability import export_telemetry
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
 from cloud.storage.durability import check_durability
 from cloud.storage.engine import ControlEngine, Deadline, check_role
-from cloud.storage.home import open_home
+from cloud.storage.home import Home, open_home
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
+from cloud.storage.presence import Presence
 from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
 from cloud.storage.server import Server
 from cloud.tenancy.placements import Move
@@ -91,6 +92,7 @@ class Installation:
     server: Server
     identity: IdentityParts
     proofs: AuditProofs
+    presence: Presence
     stack: contextlib.ExitStack = field(repr=False)
 
     def materializer(self) -> Materializer:
@@ -132,15 +134,20 @@ def open_installation(settings: CloudSettings) -> Installation:
     """
     with contextlib.ExitStack() as stack:
         # Also where the server is an external one: keys and locks are here.
-        open_home(settings.home)
+        home = open_home(settings.home)
+        presence = Presence(home.locks)
+        # The last to be given back: until then it may end what it began.
+        stack.callback(presence.close)
         server = open_server(settings)
         stack.callback(server.close)
         stack.callback(disconnect_pixeltable)
         with refusals_recorded(server):
-            return _opened(settings, server, stack)
+            return _opened(settings, home, presence, server, stack)
 
 
-def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack) -> Installation:
+def _opened(
+    settings: CloudSettings, home: Home, presence: Presence, server: Server, stack: contextlib.ExitStack
+) -> Installation:
     """The installation on a server that is open; what it takes is given back by `stack` until it is returned."""
     # Before the schema is touched: who has to go back to mend the file must not find an upgraded database.
     plans = read_plans(settings.plans_file, audit_minimum_days=settings.audit_minimum_days)
@@ -152,7 +159,7 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
     root_keys = find_root_keys(settings, create=is_new)
     keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
     stack.callback(keyring.close)
-    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring)
+    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring, process=presence.id)
     admit_keyring(keyring, PostgresCustodyStore(engines.maintenance), audit, system_clock, is_new=is_new)
     proofs = build_proofs(
         settings,
@@ -161,6 +168,7 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
         audit,
         worker=engines.worker,
         maintenance=engines.maintenance,
+        locks=home.locks,
         on_close=stack.callback,
     )
     keyring.create_tenant(SYSTEM_LOG)
@@ -213,6 +221,7 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
         server,
         identity,
         proofs,
+        presence,
         stack.pop_all(),
     )
 
@@ -327,7 +336,9 @@ def work(installation: Installation, stop: threading.Event) -> None:
 
 def _finish_moves(installation: Installation, stop: threading.Event) -> None:
     engines = installation.engines
-    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), installation.keyring)
+    audit = CloudAuditLogger(
+        PostgresAuditStore(engines.app, engines.maintenance), installation.keyring, process=installation.presence.id
+    )
     mover = installation.mover()
 
     def finish(move: Move) -> None:

@@ -89,7 +89,9 @@ class CloudRuntime:
         self._closed = False
         self.pixeltable_config = config
         self.tenant_provider = CloudTenantProvider(config.identities)
-        self.audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), config.keyring)
+        self.audit = CloudAuditLogger(
+            PostgresAuditStore(engines.app, engines.maintenance), config.keyring, process=installation.presence.id
+        )
         self.usage = CloudUsageTracker(PostgresUsageStore(engines.app), config.clock, config.keyring)
         store = PostgresTenantStore(engines.maintenance, first_model=config.models.first)
         admissions = Administration(self.tenant_provider, config.identities, self.audit, store)

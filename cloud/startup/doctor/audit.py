@@ -16,6 +16,7 @@ from cloud.kernel.errors import UnreadableFileError
 from cloud.kernel.findings import Finding, ok, problem, warning
 from cloud.startup.auditing import archive_files, audit_key_file, heads_directory, retention_rules
 from cloud.startup.doctor.context import Check, Context
+from cloud.storage.presence import Processes
 from cloud.storage.roles import MAINTENANCE_ROLE
 from cloud.usage.plans import read_plans
 
@@ -24,8 +25,12 @@ _LATE: Final = (
     " WHERE e.occurred_at < clock_timestamp() - interval '1 minute'"
 )
 _OPEN: Final = (
-    "SELECT action, log_id, count(*) FROM audit_intents WHERE occurred_at < clock_timestamp() - interval '1 hour'"
-    " GROUP BY 1, 2 ORDER BY 1, 2"
+    "SELECT i.action, i.log_id, count(*) FROM audit_intents i"
+    " WHERE i.occurred_at < clock_timestamp() - interval '1 hour' GROUP BY 1, 2 ORDER BY 1, 2"
+)
+_CUT_OFF: Final = (
+    "SELECT i.action, i.log_id, count(*) FROM audit_intents i JOIN audit_events e USING (event_id)"
+    " WHERE e.event->'details'->>'process' = ANY(:gone) GROUP BY 1, 2 ORDER BY 1, 2"
 )
 _DIGESTED_BYTES: Final = 256 << 20
 """How much is read to compare digests; of what is beyond that the sizes alone are looked at."""
@@ -72,11 +77,16 @@ def audit_sequence(context: Context) -> Iterator[Finding]:
 def audit_outcomes(context: Context) -> Iterator[Finding]:
     """What was begun has ended."""
     context.require("revision")
+    with Processes(context.settings.home / "locks").gone() as gone:
+        cut_off = context.rows(MAINTENANCE_ROLE, _CUT_OFF, gone=list(gone))
+    for action, log_id, count in cut_off:
+        text = f"{count} x {action} in the log of {log_id} was begun by a process that is gone, and has no outcome"
+        yield warning("audit outcomes", text, "let a worker run: it goes on with it, or records that it is unknown")
     rows = context.rows(MAINTENANCE_ROLE, _OPEN)
     for action, log_id, count in rows:
         text = f"{count} x {action} in the log of {log_id} began more than an hour ago and has no outcome"
         yield warning("audit outcomes", text, "see whether it is still at work; after a day it is recorded as unknown")
-    if not rows:
+    if not rows and not cut_off:
         yield ok("audit outcomes", "whatever began more than an hour ago has its outcome")
 
 

@@ -147,8 +147,9 @@ def _opened(context: Context) -> PixeltableRows:
         context.require(f"role {PIXELTABLE_ROLE}")
         settings = context.settings
         url = context.server.url(PIXELTABLE_ROLE, DATA_DATABASE)
-        open_pixeltable(settings.home, url, pool_size=settings.data_pool_size)
-        context.closing(disconnect_pixeltable)
+        if open_pixeltable(settings.home, url, pool_size=settings.data_pool_size):
+            # Otherwise a connection that another thread works with would be taken out of the pool.
+            context.closing(disconnect_pixeltable)
         from cloud.memory.pixeltable import PixeltableRows
         from cloud.memory.pixeltable_handles import Tables
 

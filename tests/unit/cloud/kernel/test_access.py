@@ -68,6 +68,7 @@ NOBODY = {
     "external.event",
     "security.event",
     "security.authentication_failures",
+    "security.quota_abuse",
     "security.audit_tampering",
     "audit.export.step",
     "audit.archive.step",
