@@ -73,6 +73,10 @@ class CloudSettings(BaseSettings):
         superseded_retention_days: Days that a superseded memory is kept.
         audit_heads_dir: Where signed heads of the audit logs are kept outside the database, only added to; by default
             `audit-heads` in the home. Another disk, or a directory that another machine collects, is better.
+        audit_archive_dir: Where months of the audit logs go that are no longer kept in the database, as Parquet files;
+            by default `audit-archive` in the home. The only place of those events: back it up.
+        audit_minimum_days: Days that the law wants audit logs kept; no archive is deleted before, and a plan that says
+            less keeps the service from starting.
         alert_webhook_url: Where security events are posted to as JSON, ids and codes alone; https, or http to this
             machine. They are in the log of the service in any case.
         otel_exporter: Where spans and metrics go: nowhere, to standard error, or to an OTLP collector, which needs
@@ -137,6 +141,8 @@ class CloudSettings(BaseSettings):
     expired_retention_days: float = Field(default=30, ge=0, le=36_500)
     superseded_retention_days: float = Field(default=365, ge=0, le=36_500)
     audit_heads_dir: Path | None = None
+    audit_archive_dir: Path | None = None
+    audit_minimum_days: int = Field(default=365, ge=0, le=36_500)
     alert_webhook_url: SecretStr | None = None
     otel_exporter: Literal["none", "console", "otlp"] = "none"
     log_format: Literal["text", "json"] = "text"

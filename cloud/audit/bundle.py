@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -217,9 +218,13 @@ def write_bundle(
     origin = keys.origin(log_id)
     load = trees.tiles(log_id)
     subtree = subtrees(load)
+    # A checkpoint can be compared where the subtrees meet.
+    met = {verify.open_checkpoint(note, keys.verifiers(log_id)).size for note in part.earlier}
+    stops = [end, *sorted(size for size in met if end < size < head.size), head.size]
+    after = [node for start, stop in itertools.pairwise(stops) for node in cover(start, stop)]
     proof = {
         "before": [[node.level, node.index, node.hash.hex()] for node in range_of(cover(0, first), subtree)],
-        "after": [[node.level, node.index, node.hash.hex()] for node in range_of(cover(end, head.size), subtree)],
+        "after": [[node.level, node.index, node.hash.hex()] for node in range_of(after, subtree)],
     }
     verifier_key = keys.current.verifier(origin).text()
     try:

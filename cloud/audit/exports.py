@@ -23,6 +23,7 @@ from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 
 _WAIT_S: Final = 30.0
 _POLL_S: Final = 0.05
+_PENDING: Final = 10_000
 
 
 class LogTrees(Protocol):
@@ -40,8 +41,8 @@ class LogTrees(Protocol):
         """The hashes of a log's tree."""
         ...
 
-    def pending(self, log_id: str) -> Sequence[str]:
-        """The events of a log that have no leaf yet."""
+    def pending(self, log_id: str, *, batch: int) -> Sequence[str]:
+        """Events of a log that have no leaf yet, at most so many."""
         ...
 
     def any_pending(self, event_ids: Sequence[str]) -> bool:
@@ -130,7 +131,15 @@ class Evidence:
         Raises:
             ProviderUnavailableError: That took too long.
         """
-        pending = self._trees.pending(log_id)
+        while len(pending := self._trees.pending(log_id, batch=_PENDING)) == _PENDING:
+            # There may be more than memory holds.
+            self._await(log_id, pending)
+            if self._sequencing.is_held(log_id):
+                return
+        self._await(log_id, pending)
+
+    def _await(self, log_id: str, pending: Sequence[str]) -> None:
+        """Each of these has its leaf when this returns, unless the log is held."""
         end_s = time.monotonic() + _WAIT_S
         while pending and self._trees.any_pending(pending):
             # Another process may hold the sequencer's lock: then it does the work.

@@ -2,7 +2,8 @@
 
 An event whose action ends in `.step` is an intent. Its outcome is the event of the same request whose action is the
 intent's without the ending, or the one that its details name as `operation`. Work that the service goes on with after a
-crash ends under another request: an outcome of the service itself answers for every intent of that action in its log.
+crash ends under another request: an outcome of the service itself answers for every intent of that action in its log,
+unless it says that the outcome of one of them is unknown.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from cloud.audit.model import INTENT_ENDING, Outcome
 from cloud.kernel.access import Action
 from cloud.kernel.scope import PrincipalKind
 
-_ENDING: Final = ".step"
 _ALSO: Final = {Action.MEMORY_EXPORT_ALL.value: Action.MEMORY_EXPORT.value}
 """Actions that end what was begun under another name."""
 
 BEGUN: Final[frozenset[str]] = frozenset(
     action.value
     for action in Action
-    if action.value.startswith("keyring.") or f"{action.value}{_ENDING}" in {one.value for one in Action}
+    if action.value.startswith("keyring.") or f"{action.value}{INTENT_ENDING}" in {one.value for one in Action}
 )
 """Actions that an intent can announce."""
+GONE_ON_WITH: Final[frozenset[str]] = frozenset(
+    {Action.ERASURE.value, Action.TENANT_CLOSE.value, Action.TENANT_MOVE.value, Action.KEYRING_ROTATE.value}
+)
+"""Actions that the service itself goes on with when whoever began them is gone: they end by its own outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,10 @@ def intents_of(events: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Intent]:
     found = []
     for log_id, event in events:
         action = str(event.get("action", ""))
-        if not action.endswith(_ENDING):
+        if not action.endswith(INTENT_ENDING):
             continue
         named = (event.get("details") or {}).get("operation")
-        outcome = str(named) if named else action.removesuffix(_ENDING)
+        outcome = str(named) if named else action.removesuffix(INTENT_ENDING)
         if outcome in BEGUN:
             at = datetime.fromisoformat(event["occurred_at"])
             found.append(Intent(event["event_id"], log_id, str(event.get("request_id")), outcome, at))
@@ -79,5 +84,6 @@ def outcomes_of(events: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Ended]:
         action = _ALSO.get(action, action)
         if action in BEGUN:
             kind = (event.get("actor") or {}).get("kind")
-            found.append(Ended(log_id, str(event.get("request_id")), action, kind == PrincipalKind.SYSTEM.value))
+            by_service = kind == PrincipalKind.SYSTEM.value and event.get("outcome") != Outcome.UNKNOWN.value
+            found.append(Ended(log_id, str(event.get("request_id")), action, by_service))
     return found

@@ -20,6 +20,8 @@ CONTENT_KEYS = frozenset(
 )
 """Names under which content or a person would stand: our own details never have them, foreign ones are sealed."""
 DETAILS_BYTES = 16_384
+INTENT_ENDING = ".step"
+"""Ends the action of an event that says that work in several steps begins."""
 
 JsonScalar = str | int | bool | None
 Details = dict[str, JsonScalar | list[str] | dict[str, int]]
@@ -75,6 +77,7 @@ class AuditDraft:
         category: Kind of event.
         details: Small facts that are not personal.
         event_id: Its id; repeating a call with the same id cannot record it twice.
+        process: Random id of the process; an intent names it, so that it can be known when nobody will end it.
         started_ns: Reading of the process's monotonic clock when the operation began.
     """
 
@@ -86,6 +89,7 @@ class AuditDraft:
     category: Category = Category.OPERATION
     details: Details = field(default_factory=dict)
     event_id: str = field(default_factory=new_event_id)
+    process: str | None = None
     started_ns: int = field(default_factory=time.monotonic_ns)
 
     def __post_init__(self) -> None:
@@ -107,9 +111,14 @@ class AuditDraft:
             "subject_id": self.subject_id,
             "request_id": self.request_id,
             "trace_id": self.trace_id,
-            "details": self.details,
+            "details": self._details(),
             "latency_us": (time.monotonic_ns() - self.started_ns) // 1000,
         }
+
+    def _details(self) -> Mapping[str, object]:
+        if self.process is None or not self.action.value.endswith(INTENT_ENDING):
+            return self.details
+        return {**self.details, "process": self.process}
 
 
 def check_details(details: Mapping[str, object]) -> None:

@@ -5,25 +5,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
+from cloud.audit.abuse import Abuse, Abuses
 from cloud.audit.alerts import Alerts, alert_of
 from cloud.audit.heads import AllTrees, HeadFault, head_faults
 from cloud.audit.intents import Intent
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.outside import OutsideHeads
-from cloud.audit.sequencer import Sequencer
+from cloud.audit.sequencer import BATCH, Sequencer
 from cloud.kernel import failpoints
 from cloud.kernel.clock import Clock
 from cloud.kernel.errors import LuminescentError
 
-_IDLE_S: Final = 0.2
+_PAUSE_S: Final = 0.5
+"""Between rounds, also while events come: each round is a commit and a file that is flushed, beside every write's own;
+a leaf within a second is what is promised."""
 _TROUBLE_S: Final = 2.0
 _SUMMARY_EVERY_S: Final = 60.0
 _REPORT_EVERY_S: Final = 3600.0
 _REPORT_BATCH: Final = 100
+_LOOK_EVERY_S: Final = 5.0
+"""Also how long a process must be gone: the server may still commit what it was sent, and takes no longer for that."""
 UNKNOWN_AFTER: Final = timedelta(hours=24)
 """Longer than anything takes that is still at work: whoever began it may be on another machine."""
 
@@ -37,8 +43,28 @@ class Intents(Protocol):
         """What was begun before then, oldest first."""
         ...
 
+    def left_by(self, processes: Collection[str]) -> Sequence[Intent]:
+        """What these processes began, has no outcome, and is gone on with by nobody."""
+        ...
+
+    def unsequenced_of(self, processes: Collection[str]) -> Collection[str]:
+        """Those of these processes that began something of which the trees do not know yet."""
+        ...
+
     def forget(self, intent: Intent) -> None:
         """It has an outcome."""
+        ...
+
+
+class Processes(Protocol):
+    """The processes of this machine."""
+
+    def gone(self) -> AbstractContextManager[frozenset[str]]:
+        """The ids of those that are gone; while the block runs nobody else is given the same ones."""
+        ...
+
+    def forget(self, process: str) -> None:
+        """Nothing is left to know of one that is gone."""
         ...
 
 
@@ -47,6 +73,10 @@ class Records(Protocol):
 
     def tampering(self, fault: HeadFault) -> None:
         """A log is not what was signed for it."""
+        ...
+
+    def abuse(self, abuse: Abuse) -> None:
+        """A tenant goes on asking for what its quota refuses."""
         ...
 
     def unknown(self, intent: Intent) -> None:
@@ -65,6 +95,7 @@ class Sequencing:
         alerts: Is told of security events.
         records: Records what it finds.
         intents: Work without an outcome.
+        processes: Who is at work on this machine.
         clock: The time, UTC.
     """
 
@@ -77,6 +108,7 @@ class Sequencing:
         alerts: Alerts,
         records: Records,
         intents: Intents,
+        processes: Processes,
         clock: Clock,
     ) -> None:
         self._sequencer = sequencer
@@ -86,18 +118,22 @@ class Sequencing:
         self._alerts = alerts
         self._records = records
         self._intents = intents
+        self._processes = processes
+        self._gone: frozenset[str] = frozenset()
+        self._abuses = Abuses()
         self._clock = clock
         self._unsummarized = False
         self._told: set[HeadFault] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Compare, then sequence until `stop` is set."""
-        self._try("the heads of the audit logs could not be compared", self.compare)
+        self._try("the heads of the audit logs could not be compared", lambda: len(self.compare()))
         self._try("work without an outcome could not be looked for", self.report_unknown)
         next_summary_s = time.monotonic() + _SUMMARY_EVERY_S
         next_report_s = time.monotonic() + _REPORT_EVERY_S
+        next_look_s = time.monotonic()
         while not stop.is_set():
-            went_well, busy = self._try("the sequencer of the audit log waits", self.round)
+            went_well, done = self._try("the sequencer of the audit log waits", self.round)
             if time.monotonic() >= next_summary_s:
                 self._summarize()
                 self._sequencer.look_again()
@@ -105,8 +141,11 @@ class Sequencing:
             if time.monotonic() >= next_report_s:
                 self._try("work without an outcome could not be looked for", self.report_unknown)
                 next_report_s = time.monotonic() + _REPORT_EVERY_S
-            if not busy:
-                stop.wait(_IDLE_S if went_well else _TROUBLE_S)
+            if time.monotonic() >= next_look_s:
+                self._try("what was cut off could not be looked for", self.report_cut_off)
+                next_look_s = time.monotonic() + _LOOK_EVERY_S
+            if done < BATCH:
+                stop.wait(_PAUSE_S if went_well else _TROUBLE_S)
         self._try("the last events get their leaves at the next start", self.drain)
         self._summarize()
 
@@ -140,12 +179,38 @@ class Sequencing:
             if len(cut_off) < _REPORT_BATCH:
                 return done
 
+    def report_cut_off(self) -> int:
+        """Record that it is unknown what became of what processes began that are gone since the last look.
+
+        What the service goes on with itself is left alone, and what began on another machine: that is for
+        `report_unknown`.
+
+        Returns:
+            How much that was.
+
+        Raises:
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        done = 0
+        with self._processes.gone() as gone:
+            for_long, self._gone = gone & self._gone, gone
+            if not for_long:
+                return 0
+            waiting = self._intents.unsequenced_of(for_long)
+            for intent in self._intents.left_by(for_long):
+                self._records.unknown(intent)
+                self._intents.forget(intent)
+                done += 1
+            for process in for_long.difference(waiting):
+                self._processes.forget(process)
+        return done
+
     def look_again(self) -> None:
         """Compare every log again before it is grown."""
         self._sequencer.look_again()
 
-    def round(self) -> bool:
-        """One round; whether there may be more.
+    def round(self) -> int:
+        """One round; returns how many events it gave their leaves and logs it found to be held.
 
         Raises:
             ConfigurationError: The keys cannot be read, or the heads cannot be written outside.
@@ -164,7 +229,10 @@ class Sequencing:
             alert = alert_of(event.event)
             if alert is not None:
                 self._alerts.send(alert)
-        return bool(done.events or done.held)
+            abuse = self._abuses.seen(event.log_id, event.event)
+            if abuse is not None:
+                self._records.abuse(abuse)
+        return len(done.events) + len(done.held)
 
     def is_held(self, log_id: str) -> bool:
         """Whether this log is not grown, because it is not what was signed for it."""
@@ -187,11 +255,11 @@ class Sequencing:
             went_well, _ = self._try("the list of the audit logs' heads could not be written", self._outside.summarize)
             self._unsummarized = not went_well
 
-    def _try(self, what: str, work: Callable[[], object]) -> tuple[bool, bool]:
-        """Whether `work` went well, and whether what it returned is true."""
+    def _try(self, what: str, work: Callable[[], int | None]) -> tuple[bool, int]:
+        """Whether `work` went well, and how much it did."""
         try:
-            return True, bool(work())
+            return True, work() or 0
         except LuminescentError as error:
             # Nothing is lost: events stay pending, and are protected from when they get their leaves.
             _log.error("%s: %s", what, error)  # noqa: TRY400 - the text says it all
-            return False, False
+            return False, 0

@@ -42,12 +42,13 @@ class CloudAuditLogger:
     Args:
         store: Keeps the events.
         keyring: Turns people into subject ids and seals foreign text.
-        admission: Tenancy's door, set by start-up; reading the log goes through it.
+        process: Id of this process, by which it can be known that it is gone.
     """
 
-    def __init__(self, store: AuditStore, keyring: Keyring) -> None:
+    def __init__(self, store: AuditStore, keyring: Keyring, *, process: str | None = None) -> None:
         self._store = store
         self._keyring = keyring
+        self._process = process
         self._foreign = ForeignEvents(keyring)
         self._admission: Admission | None = None
         self._evidence: Evidence | None = None
@@ -84,6 +85,7 @@ class CloudAuditLogger:
             subject_id=subject_id,
             category=category,
             details=details or {},
+            process=self._process,
         )
 
     def record(

@@ -116,6 +116,50 @@ def rotate_key(ctx: typer.Context) -> None:
 
 
 @app.command()
+def archive(
+    ctx: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is due.")] = False,
+) -> None:
+    """Move months that are no longer kept in the database to archives now, and delete archives kept long enough.
+
+    The worker does the same once a day. How long what is kept is in the plan file; exports read archives too.
+    """
+    run = invocation(ctx)
+    with run.opened() as runtime, progress(run.output, "archiving") as bar:
+        done = runtime.audit_archives.archive(dry_run=dry_run, progress=bar.told)
+    due = [
+        {
+            "log": one.log_id,
+            "months": [str(month) for month in one.months],
+            "delete": [archive.file for archive in one.expired],
+        }
+        for one in done.due
+    ]
+    rows = [(one.log_id, ", ".join(map(str, one.months)), str(len(one.expired))) for one in done.due]
+    said = (
+        f"{len(done.due)} logs have something due"
+        if dry_run
+        else f"{done.events} events archived, {len(done.deleted)} archives deleted"
+    )
+    run.output.result(
+        {
+            "dry_run": dry_run,
+            "due": due,
+            "events": done.events,
+            "archives": [archive.file for archive in done.archives],
+            "deleted": [archive.file for archive in done.deleted],
+            "failed": sorted(done.failed),
+        },
+        *([table(("log", "months to archive", "archives to delete"), rows)] if rows else []),
+        said,
+    )
+    for log_id, error in done.failed.items():
+        run.output.complain(f"the audit log of {log_id} is not archived: {error}")
+    if done.failed:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
 def verify(
     ctx: typer.Context,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The exported bundle.")],

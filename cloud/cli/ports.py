@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from cloud.audit.archiving import AuditArchives
 from cloud.audit.service import CloudAuditLogger
 from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
@@ -39,6 +40,7 @@ class Runtime(Protocol):
     tokens: TokenAdministration
     usage: CloudUsageTracker
     audit: CloudAuditLogger
+    audit_archives: AuditArchives
     transfer: CloudTransfer
     gdpr: CloudGDPRService
     closing: TenantClosing

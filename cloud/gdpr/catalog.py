@@ -357,6 +357,27 @@ CATALOG: Final[tuple[Place, ...]] = (
         OnErasure.UNTOUCHED,
     ),
     Place(
+        "control.audit_archives",
+        Kind.CONTROL_TABLE,
+        "audit_archives",
+        dict.fromkeys(
+            (
+                "log_id",
+                "first_leaf",
+                "end_leaf",
+                "month",
+                "oldest_at",
+                "newest_at",
+                "sha256",
+                "bytes",
+                "archived_at",
+                "deleted_at",
+            ),
+            Holds.NOTHING,
+        ),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
         "control.audit_tiles",
         Kind.CONTROL_TABLE,
         "audit_tiles",
@@ -610,6 +631,14 @@ CATALOG: Final[tuple[Place, ...]] = (
     Place("home.secrets", Kind.DIRECTORY, "secrets", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.imports", Kind.DIRECTORY, "imports", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.audit_heads", Kind.DIRECTORY, "audit-heads", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
+    Place(
+        "home.audit_archive",
+        Kind.DIRECTORY,
+        "audit-archive",
+        {"": Holds.SUBJECT},
+        OnErasure.ANONYMOUS,
+        basis=_ACCOUNTABILITY,
+    ),
     Place("home.locks", Kind.DIRECTORY, "locks", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
 )
 

@@ -74,6 +74,10 @@ class Action(StrEnum):
     AUDIT_KEY = "audit.key"
     AUDIT_CHECKPOINT = "audit.checkpoint"
     AUDIT_ROTATE_KEY = "audit.rotate_key"
+    AUDIT_ARCHIVE = "audit.archive"
+    AUDIT_ARCHIVE_STEP = "audit.archive.step"
+    AUDIT_ARCHIVE_DELETE = "audit.archive_delete"
+    AUDIT_ARCHIVE_DELETE_STEP = "audit.archive_delete.step"
     AUDIT_ACCEPT = "audit.accept"
     AUDIT_READ = "audit.read"
     AUDIT_SYSTEM = "audit.system"
@@ -113,6 +117,7 @@ class Action(StrEnum):
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
     AUDIT_TAMPERING = "security.audit_tampering"
+    QUOTA_ABUSE = "security.quota_abuse"
     AUTHENTICATION_FAILURES = "security.authentication_failures"
     SERVICE_START = "service.start"
     DATABASE_UPGRADE = "db.upgrade"
@@ -198,7 +203,7 @@ _KEYRING: Final = frozenset(
         Action.KEYRING_DESTROY_ROOT_KEY,
     }
 )
-_SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM, Action.AUDIT_ROTATE_KEY, Action.AUDIT_ACCEPT})
+_SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM, Action.AUDIT_ROTATE_KEY, Action.AUDIT_ACCEPT, Action.AUDIT_ARCHIVE})
 _INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {

@@ -76,6 +76,11 @@ NAMES = (
     "sequencer.kept",
     "audit_export.written",
     "audit_export.recorded",
+    "audit_archive.written",
+    "audit_archive.recorded",
+    "audit_archive.emptied",
+    "audit_archive.removed",
+    "audit_archive_delete.marked",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

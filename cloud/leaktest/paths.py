@@ -301,6 +301,7 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
         **dict.fromkeys(("verifier_key", "checkpoint"), "tells a public key, or how many events a log has"),
         **dict.fromkeys(("accept", "rotate_key"), _ADMINISTERS),
     },
+    "audit_archives": {"archive": _ADMINISTERS},
     "tenants": dict.fromkeys(("create", "suspend", "resume", "change", "move"), _ADMINISTERS),
     "api_keys": dict.fromkeys(("create", "revoke", "rotate"), _ADMINISTERS),
     "tokens": dict.fromkeys(("check", "revoke"), _CALLER),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloud.audit.abuse import WINDOW_S, Abuse
 from cloud.audit.alerts import Alerts, alerts_to
+from cloud.audit.archive_files import ArchiveFiles
+from cloud.audit.archives_postgres import PostgresArchives
+from cloud.audit.archiving import Archiver
 from cloud.audit.exports import Evidence
 from cloud.audit.heads import HeadFault
 from cloud.audit.intents import Intent
@@ -15,19 +19,25 @@ from cloud.audit.keyfile import AuditKeyFile
 from cloud.audit.model import Actor, AuditDraft, Category, Outcome
 from cloud.audit.outside import DirectoryHeads
 from cloud.audit.ports import TransactionalAuditLogger
+from cloud.audit.retention import RetentionRules
 from cloud.audit.sequencer import Sequencer
 from cloud.audit.sequencing import Sequencing
 from cloud.audit.trees_postgres import PostgresTrees, PostgresTreeStore
+from cloud.audit.whole import WholeLogs
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
+from cloud.kernel.errors import QuotaExceededError
 from cloud.kernel.ids import SYSTEM_LOG, new_request_id
 from cloud.kernel.scope import PrincipalKind
 from cloud.keys.rootkeys import RootKeys
 from cloud.settings import CloudSettings
 from cloud.storage.engine import ControlEngine
+from cloud.storage.presence import Processes
+from cloud.usage.model import Plan
 
 _KEYS_NAME: Final = "audit-keys.json"
 _HEADS_NAME: Final = "audit-heads"
+_ARCHIVE_NAME: Final = "audit-archive"
 _SEQUENCER: Final = Actor(PrincipalKind.SYSTEM, "sequencer")
 
 
@@ -42,6 +52,7 @@ class AuditProofs:
         sequencing: Grows the trees.
         evidence: Exports them.
         alerts: Is told of security events.
+        archiver: Archives old months, and deletes archives that were kept long enough.
     """
 
     keys: AuditKeyFile
@@ -50,6 +61,7 @@ class AuditProofs:
     sequencing: Sequencing
     evidence: Evidence
     alerts: Alerts
+    archiver: Archiver
 
 
 def audit_key_file(settings: CloudSettings, root_keys: RootKeys) -> AuditKeyFile:
@@ -62,13 +74,25 @@ def heads_directory(settings: CloudSettings) -> Path:
     return settings.audit_heads_dir or settings.home / _HEADS_NAME
 
 
+def archive_files(settings: CloudSettings) -> ArchiveFiles:
+    """Where old months of the logs go."""
+    return ArchiveFiles(settings.audit_archive_dir or settings.home / _ARCHIVE_NAME)
+
+
+def retention_rules(settings: CloudSettings, plans: Mapping[str, Plan]) -> RetentionRules:
+    """How long audit logs are kept."""
+    return RetentionRules({plan.name: plan.audit for plan in plans.values()}, settings.audit_minimum_days)
+
+
 def build_proofs(
     settings: CloudSettings,
+    plans: Mapping[str, Plan],
     root_keys: RootKeys,
     audit: TransactionalAuditLogger,
     *,
     worker: ControlEngine,
     maintenance: ControlEngine,
+    locks: Path,
     on_close: Callable[[Callable[[], None]], object],
 ) -> AuditProofs:
     """Open the keys, made where no tree was ever signed, and build the rest.
@@ -95,10 +119,17 @@ def build_proofs(
         alerts,
         _Records(audit),
         store,
+        Processes(locks),
         system_clock,
     )
-    evidence = Evidence(trees, sequencing, outside, keys.keys, lambda: keys.rotate(system_clock()))
-    return AuditProofs(keys, outside, trees, sequencing, evidence, alerts)
+    archives, files = PostgresArchives(maintenance), archive_files(settings)
+    files.prepare()
+    whole = WholeLogs(trees, archives, files)
+    archiver = Archiver(
+        archives, files, trees, outside, keys.keys, audit, retention_rules(settings, plans), system_clock
+    )
+    evidence = Evidence(whole, sequencing, outside, keys.keys, lambda: keys.rotate(system_clock()))
+    return AuditProofs(keys, outside, trees, sequencing, evidence, alerts, archiver)
 
 
 class _Records:
@@ -116,6 +147,22 @@ class _Records:
             details={"log": fault.log_id, "size": fault.size, "kept": fault.kept, "severity": "critical"},
         )
         self._audit.record(SYSTEM_LOG, draft, Outcome.FAILED, reason=fault.fault.value)
+
+    def abuse(self, abuse: Abuse) -> None:
+        draft = AuditDraft(
+            action=Action.QUOTA_ABUSE,
+            actor=_SEQUENCER,
+            request_id=new_request_id(),
+            category=Category.SECURITY,
+            details={"meter": abuse.meter, "window_s": int(WINDOW_S), "severity": "warning"},
+        )
+        self._audit.record(
+            abuse.log_id,
+            draft,
+            Outcome.DENIED,
+            reason=QuotaExceededError.code,
+            counts={"refusals": abuse.refusals},
+        )
 
     def unknown(self, intent: Intent) -> None:
         draft = AuditDraft(

@@ -26,6 +26,7 @@ from cloud.startup.installation import Engines, open_engines
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
 from cloud.storage.home import open_home
+from cloud.storage.presence import Presence
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.identity import IdentityResolver
 from cloud.tenancy.postgres import PostgresApiKeyLookup, PostgresTenantStore
@@ -45,7 +46,8 @@ def open_custody(settings: CloudSettings, *, with_keyring: bool = True) -> Itera
         ProviderUnavailableError: It did not answer in time.
     """
     with contextlib.ExitStack() as stack:
-        open_home(settings.home)
+        presence = Presence(open_home(settings.home).locks)
+        stack.callback(presence.close)
         server = open_server(settings)
         stack.callback(server.close)
         with refusals_recorded(server):
@@ -59,7 +61,7 @@ def open_custody(settings: CloudSettings, *, with_keyring: bool = True) -> Itera
         place = KeyringPlace(
             keyring_directory(settings), root_keys, lambda at: FileKeyring.open(at, root_keys), keyring, problem
         )
-        yield _custody(engines, place, keyring, audit_key_file(settings, root_keys))
+        yield _custody(engines, place, keyring, audit_key_file(settings, root_keys), presence)
 
 
 def place_of(keyring: FileKeyring, directory: Path, root_keys: RootKeys) -> KeyringPlace:
@@ -74,13 +76,15 @@ def _opened(settings: CloudSettings, root_keys: RootKeys) -> tuple[FileKeyring |
         return None, str(error)
 
 
-def _custody(engines: Engines, place: KeyringPlace, keyring: FileKeyring | None, audit_keys: AuditKeyFile) -> Custody:
+def _custody(
+    engines: Engines, place: KeyringPlace, keyring: FileKeyring | None, audit_keys: AuditKeyFile, presence: Presence
+) -> Custody:
     # Where there is none, nobody can be resolved, and nobody is: only the local operator gets here.
     people = keyring or InMemoryKeyring()
     identities = IdentityResolver(
         PostgresApiKeyLookup(engines.keys), people, system_clock, trusted_gateway=False, default_tenant=None
     )
-    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), people)
+    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), people, process=presence.id)
     operators = Administration(
         CloudTenantProvider(identities), identities, audit, PostgresTenantStore(engines.maintenance)
     )

@@ -48,9 +48,10 @@ from cloud.startup.observability import export_telemetry
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
 from cloud.storage.durability import check_durability
 from cloud.storage.engine import ControlEngine, Deadline, check_role
-from cloud.storage.home import open_home
+from cloud.storage.home import Home, open_home
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
+from cloud.storage.presence import Presence
 from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
 from cloud.storage.server import Server
 from cloud.tenancy.placements import Move
@@ -92,6 +93,7 @@ class Installation:
     server: Server
     identity: IdentityParts
     proofs: AuditProofs
+    presence: Presence
     stack: contextlib.ExitStack = field(repr=False)
 
     def materializer(self) -> Materializer:
@@ -143,18 +145,23 @@ def open_installation(settings: CloudSettings) -> Installation:
     """
     with contextlib.ExitStack() as stack:
         # Also where the server is an external one: keys and locks are here.
-        open_home(settings.home)
+        home = open_home(settings.home)
+        presence = Presence(home.locks)
+        # The last to be given back: until then it may end what it began.
+        stack.callback(presence.close)
         server = open_server(settings)
         stack.callback(server.close)
         stack.callback(disconnect_pixeltable)
         with refusals_recorded(server):
-            return _opened(settings, server, stack)
+            return _opened(settings, home, presence, server, stack)
 
 
-def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack) -> Installation:
+def _opened(
+    settings: CloudSettings, home: Home, presence: Presence, server: Server, stack: contextlib.ExitStack
+) -> Installation:
     """The installation on a server that is open; what it takes is given back by `stack` until it is returned."""
     # Before the schema is touched: who has to go back to mend the file must not find an upgraded database.
-    plans = read_plans(settings.plans_file)
+    plans = read_plans(settings.plans_file, audit_minimum_days=settings.audit_minimum_days)
     bring_up_to_date(settings, server)
     engines = open_engines(settings, server)
     stack.callback(engines.close)
@@ -163,10 +170,17 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
     root_keys = find_root_keys(settings, create=is_new)
     keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
     stack.callback(keyring.close)
-    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring)
+    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring, process=presence.id)
     admit_keyring(keyring, PostgresCustodyStore(engines.maintenance), audit, system_clock, is_new=is_new)
     proofs = build_proofs(
-        settings, root_keys, audit, worker=engines.worker, maintenance=engines.maintenance, on_close=stack.callback
+        settings,
+        plans,
+        root_keys,
+        audit,
+        worker=engines.worker,
+        maintenance=engines.maintenance,
+        locks=home.locks,
+        on_close=stack.callback,
     )
     keyring.create_tenant(SYSTEM_LOG)
     url = server.url("luminescent_pixeltable", DATA_DATABASE)
@@ -218,6 +232,7 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
         server,
         identity,
         proofs,
+        presence,
         stack.pop_all(),
     )
 
@@ -313,8 +328,8 @@ def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
 
 
 def work(installation: Installation, stop: threading.Event) -> None:
-    """Materialize until `stop` is set, and beside that sequence the audit log, finish the moves that a process was
-    killed in, and go on with erasures."""
+    """Materialize until `stop` is set, and beside that sequence and archive the audit log, finish the moves that
+    a process was killed in, and go on with erasures."""
     # Above this module: it builds the service from an installation.
     from cloud.startup.erasing import go_on_with_erasures
 
@@ -322,6 +337,7 @@ def work(installation: Installation, stop: threading.Event) -> None:
         threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves"),
         threading.Thread(target=installation.proofs.sequencing.run, args=(stop,), name="luminescent-sequencer"),
         threading.Thread(target=go_on_with_erasures, args=(installation, stop), name="luminescent-erasures"),
+        threading.Thread(target=installation.proofs.archiver.work, args=(stop,), name="luminescent-archiver"),
     )
     for thread in beside:
         thread.start()
@@ -335,7 +351,9 @@ def work(installation: Installation, stop: threading.Event) -> None:
 
 def _finish_moves(installation: Installation, stop: threading.Event) -> None:
     engines = installation.engines
-    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), installation.keyring)
+    audit = CloudAuditLogger(
+        PostgresAuditStore(engines.app, engines.maintenance), installation.keyring, process=installation.presence.id
+    )
     mover = installation.mover()
 
     def finish(move: Move) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import sqlalchemy as sa
 from pydantic import SecretStr
 
+from cloud.audit.archiving import AuditArchives
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.custody.postgres import PostgresCustodyStore
@@ -70,6 +71,7 @@ class CloudRuntime:
         tokens: Checks and revokes an issuer's tokens.
         usage: `CloudUsageTracker`.
         audit: `CloudAuditLogger`.
+        audit_archives: Archives old months of the audit logs on an operator's word.
         transfer: `CloudTransfer`.
         gdpr: `CloudGDPRService`.
         closing: Closes tenants for good.
@@ -86,12 +88,15 @@ class CloudRuntime:
         self._closed = False
         self.pixeltable_config = config
         self.tenant_provider = CloudTenantProvider(config.identities)
-        self.audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), config.keyring)
+        self.audit = CloudAuditLogger(
+            PostgresAuditStore(engines.app, engines.maintenance), config.keyring, process=installation.presence.id
+        )
         self.usage = CloudUsageTracker(PostgresUsageStore(engines.app), config.clock, config.keyring)
         store = PostgresTenantStore(engines.maintenance, first_model=config.models.first)
         admissions = Administration(self.tenant_provider, config.identities, self.audit, store)
         self.audit.use_admission(admissions)
         self.audit.use_evidence(installation.proofs.evidence)
+        self.audit_archives = AuditArchives(installation.proofs.archiver, admissions, self.audit)
         self.usage.use_admission(admissions, self.audit)
         self.usage.use_books(PostgresUsageBooks(engines.maintenance))
         self.tenants = Tenants(

@@ -383,11 +383,32 @@ audit_leaves = Table(
     metadata,
     Column("log_id", Text),
     Column("leaf_index", BigInteger),
-    Column("event_id", Uuid, ForeignKey("audit_events.event_id"), nullable=False, unique=True),
+    Column("sequenced_at", _instant),
+    Column("event_id", Uuid, nullable=False),
     Column("leaf_hash", LargeBinary, nullable=False),
-    Column("sequenced_at", _instant, nullable=False, server_default=_now),
-    PrimaryKeyConstraint("log_id", "leaf_index"),
-    comment="Which event is which leaf of its log's tree; rows are only added.",
+    PrimaryKeyConstraint("log_id", "leaf_index", "sequenced_at"),
+    Index(None, "event_id"),
+    postgresql_partition_by="RANGE (sequenced_at)",
+    comment="Which event is which leaf of its log's tree, a partition a month (UTC); rows are only added, and removed"
+    " once they are in an archive.",
+)
+
+audit_archives = Table(
+    "audit_archives",
+    metadata,
+    Column("log_id", Text),
+    Column("first_leaf", BigInteger),
+    Column("end_leaf", BigInteger, nullable=False),
+    Column("month", Date, nullable=False),
+    Column("oldest_at", _instant, nullable=False),
+    Column("newest_at", _instant, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("archived_at", _instant, nullable=False, server_default=_now),
+    Column("deleted_at", _instant),
+    PrimaryKeyConstraint("log_id", "first_leaf"),
+    CheckConstraint("end_leaf > first_leaf", name="leaves"),
+    comment="Runs of leaves of one month that are in a file outside the database, the deleted files too.",
 )
 
 audit_tiles = Table(
@@ -465,6 +486,7 @@ TENANT_TABLES = (
     audit_pending,
     audit_intents,
     audit_leaves,
+    audit_archives,
     audit_tiles,
     audit_trees,
 )

@@ -65,7 +65,7 @@ _lock = threading.Lock()
 _opened: _Opened | None = None
 
 
-def open_pixeltable(home: Path, url: URL, *, pool_size: int = 5) -> None:
+def open_pixeltable(home: Path, url: URL, *, pool_size: int = 5) -> bool:
     """Pixeltable works in this process, on `home` and `url`, and listens nowhere. Idempotent and thread-safe.
 
     Takes 2-3 seconds the first time.
@@ -74,6 +74,9 @@ def open_pixeltable(home: Path, url: URL, *, pool_size: int = 5) -> None:
         home: The installation's home directory.
         url: The database Pixeltable owns, with the `vector` extension, as a role without further rights.
         pool_size: Connections to it that are kept; twice as many in a burst.
+
+    Returns:
+        Whether this call opened it; whoever did not leaves it connected for who did.
 
     Raises:
         ConfigurationError: Pixeltable was opened before with another home or database, or by someone else, or in the
@@ -84,7 +87,7 @@ def open_pixeltable(home: Path, url: URL, *, pool_size: int = 5) -> None:
     with _lock:
         if _opened is not None:
             _check_same(_opened, _Opened(home.expanduser().resolve(), url, os.getpid()))
-            return
+            return False
         if (module := sys.modules.get("pixeltable.env")) is not None and module.Env._instance is not None:
             raise ConfigurationError(
                 "Pixeltable is in use in this process already, and can have only one home: open the cloud side "
@@ -99,6 +102,7 @@ def open_pixeltable(home: Path, url: URL, *, pool_size: int = 5) -> None:
             _initialize(directory, url, pool_size)
         _check_nothing_listens(before)
         _opened = _Opened(place.root, url, os.getpid())
+        return True
 
 
 def disconnect_pixeltable() -> None:

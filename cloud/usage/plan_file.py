@@ -1,4 +1,7 @@
-"""Plan files: TOML, one table per plan, meters as keys. What is wrong in one is named by file, plan and line."""
+"""Plan files: TOML, one table per plan, with meters and how long its audit logs are kept as keys.
+
+What is wrong in one is named by file, plan and line.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Final
 
+from cloud.audit.retention import FLOOR, MAX_DAYS, AuditRetention
 from cloud.kernel.errors import ConfigurationError
 from cloud.usage.model import MAX_LIMIT, UNLIMITED, Meter, Plan
 from src.memory.schemas import MemoryType
@@ -16,18 +20,23 @@ RETENTION: Final = "retention"
 _MOST_DAYS: Final = 36_500
 REQUIRED: Final = (Meter.MEMORIES,)
 """Meters that a plan must speak of. The others came later: an older file does not limit them."""
+ONLINE: Final = "audit_online_days"
+KEPT: Final = "audit_retention_days"
+_AUDIT: Final = (ONLINE, KEPT)
+"""Keys that are no meters. An older file has none of them: nothing is archived then, and nothing deleted."""
 
 
-def parse_plans(text: str, source: str) -> dict[str, Plan]:
+def parse_plans(text: str, source: str, *, audit_minimum_days: int = 0) -> dict[str, Plan]:
     """Plans of a plan file.
 
     Args:
         text: Its text.
         source: Its name, for the message.
+        audit_minimum_days: The least that audit logs have to be kept.
 
     Raises:
-        ConfigurationError: The file is not TOML, or names a meter or limit that does not exist; the message names
-            file, plan and line.
+        ConfigurationError: The file is not TOML, names a meter or limit that does not exist, or a plan keeps audit logs
+            shorter than has to be; the message names file, plan and line.
     """
     try:
         tables = tomllib.loads(text)
@@ -41,22 +50,33 @@ def parse_plans(text: str, source: str) -> dict[str, Plan]:
                 f"{source}, {_line(text, None, name)}: {name!r} is not a table; write limits below a plan's name in"
                 " brackets"
             )
-        limits = {}
-        retention_days: dict[MemoryType, int] = {}
-        for key, value in values.items():
-            place = f"{source}, {_line(text, name, key)}, plan {name!r}"
-            if key == RETENTION:
-                retention_days = parse_retention(place, value)
-            else:
-                limits.update(parse_limits(place, {key: value}))
-        missing = [meter.value for meter in REQUIRED if meter not in limits]
-        if missing:
-            place = f"{source}, {_line(text, name, None)}, plan {name!r}"
-            raise ConfigurationError(f"{place}: no limit for {', '.join(missing)}")
-        plans[name] = Plan(name, {meter: limits.get(meter) for meter in Meter}, retention_days)
+        plans[name] = _plan(text, source, name, values, audit_minimum_days)
     if not plans:
         raise ConfigurationError(f"{source}: no plan in it")
     return plans
+
+
+def _plan(text: str, source: str, name: str, values: Mapping[str, object], audit_minimum_days: int) -> Plan:
+    limits: dict[Meter, int | None] = {}
+    retention_days: dict[MemoryType, int] = {}
+    days: dict[str, int | None] = {}
+    for key, value in values.items():
+        place = f"{source}, {_line(text, name, key)}, plan {name!r}"
+        if key == RETENTION:
+            retention_days = parse_retention(place, value)
+        elif key in _AUDIT:
+            days[key] = _days(place, key, value, least=FLOOR.days if key == ONLINE else audit_minimum_days)
+        else:
+            limits.update(parse_limits(place, {key: value}))
+    missing = [meter.value for meter in REQUIRED if meter not in limits]
+    if missing:
+        place = f"{source}, {_line(text, name, None)}, plan {name!r}"
+        raise ConfigurationError(f"{place}: no limit for {', '.join(missing)}")
+    retention = AuditRetention(days.get(ONLINE), days.get(KEPT))
+    if _is_shorter(retention.kept_days, retention.online_days):
+        place = f"{source}, {_line(text, name, KEPT)}, plan {name!r}"
+        raise ConfigurationError(f"{place}: {KEPT!r} is less than {ONLINE!r}, or that is not set")
+    return Plan(name, {meter: limits.get(meter) for meter in Meter}, retention_days, retention)
 
 
 def parse_limits(source: str, values: Mapping[str, object]) -> dict[Meter, int | None]:
@@ -74,7 +94,7 @@ def parse_limits(source: str, values: Mapping[str, object]) -> dict[Meter, int |
         try:
             meter = Meter(name)
         except ValueError as exc:
-            known = ", ".join(meter.value for meter in Meter)
+            known = ", ".join((*(meter.value for meter in Meter), *_RETENTION))
             raise ConfigurationError(f"{source}: unknown meter {name!r}; known are: {known}") from exc
         if value is None:
             limits[meter] = None
@@ -113,6 +133,22 @@ def parse_retention(source: str, value: object) -> dict[MemoryType, int]:
         if number != UNLIMITED:
             days[memory_type] = number
     return days
+
+
+def _days(place: str, key: str, value: object, *, least: int) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or not (0 <= value <= MAX_DAYS or value == UNLIMITED):
+        raise ConfigurationError(f"{place}: {key!r} must be a whole number of days up to {MAX_DAYS}, or -1 for no end")
+    if value == UNLIMITED:
+        return None
+    if value < least:
+        why = " (audit_minimum_days, what the law demands)" if key == KEPT else ""
+        raise ConfigurationError(f"{place}: {key!r} is {value}, and must be at least {least}{why}")
+    return value
+
+
+def _is_shorter(days: int | None, than: int | None) -> bool:
+    """Whether one time ends before another; `None` has no end."""
+    return days is not None and (than is None or days < than)
 
 
 def _line(text: str, table: str | None, key: str | None) -> str:

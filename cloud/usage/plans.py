@@ -15,16 +15,21 @@ from cloud.usage.model import Plan
 from cloud.usage.plan_file import parse_plans
 
 
-def read_plans(path: Path | None) -> dict[str, Plan]:
+def read_plans(path: Path | None, *, audit_minimum_days: int = 0) -> dict[str, Plan]:
     """Plans of the file at `path`, or the shipped ones.
+
+    Args:
+        path: The file.
+        audit_minimum_days: The least that audit logs have to be kept.
 
     Raises:
         ConfigurationError: The file cannot be read or is wrong; names the place.
     """
+    minimum = {"audit_minimum_days": audit_minimum_days}
     if path is None:
-        return parse_plans((files("cloud.usage") / "plans.toml").read_text("utf-8"), "plans.toml")
+        return parse_plans((files("cloud.usage") / "plans.toml").read_text("utf-8"), "plans.toml", **minimum)
     try:
-        return parse_plans(path.read_text("utf-8"), str(path))
+        return parse_plans(path.read_text("utf-8"), str(path), **minimum)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"the plan file {path} cannot be read") from exc
 

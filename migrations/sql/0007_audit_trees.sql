@@ -35,7 +35,7 @@ END $$;
 INSERT INTO audit_pending (event_id, log_id) SELECT event_id, log_id FROM audit_events;
 
 GRANT INSERT ON audit_pending TO luminescent_app, luminescent_maintenance;
-GRANT SELECT ON audit_pending, audit_leaves, audit_tiles, audit_trees, audit_intents
+GRANT SELECT ON audit_pending, audit_leaves, audit_archives, audit_tiles, audit_trees, audit_intents
     TO luminescent_maintenance, luminescent_backup;
 
 -- The sequencer is the worker's: it reads events, and nobody else may write a tree.
@@ -46,18 +46,24 @@ GRANT SELECT, INSERT ON audit_leaves TO luminescent_worker;
 GRANT SELECT, INSERT, DELETE ON audit_intents TO luminescent_worker;
 GRANT SELECT, INSERT, UPDATE ON audit_tiles, audit_trees TO luminescent_worker;
 
+-- What is archived is recorded once and stays recorded, also when its file is deleted.
+GRANT INSERT, UPDATE (deleted_at) ON audit_archives TO luminescent_maintenance;
+
 DO $$
 DECLARE
     v_table text;
 BEGIN
-    FOREACH v_table IN ARRAY ARRAY['audit_pending', 'audit_leaves', 'audit_tiles', 'audit_trees', 'audit_intents']
+    FOREACH v_table IN ARRAY ARRAY['audit_pending', 'audit_leaves', 'audit_archives', 'audit_tiles', 'audit_trees',
+                                   'audit_intents']
     LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format(
             'CREATE POLICY request_path ON %I TO luminescent_app '
             'USING (log_id = current_setting(''luminescent.tenant'', true) AND log_id <> ''_system'')', v_table
         );
-        EXECUTE format('CREATE POLICY worker ON %I TO luminescent_worker USING (true)', v_table);
+        IF v_table <> 'audit_archives' THEN
+            EXECUTE format('CREATE POLICY worker ON %I TO luminescent_worker USING (true)', v_table);
+        END IF;
         EXECUTE format('CREATE POLICY maintenance ON %I TO luminescent_maintenance USING (true)', v_table);
         EXECUTE format('CREATE POLICY backup ON %I FOR SELECT TO luminescent_backup USING (true)', v_table);
     END LOOP;

@@ -1,4 +1,4 @@
-"""Each log is a Merkle tree: pending events, leaves, tiles of hashes, heads, and what was begun without an outcome.
+"""Each log is a Merkle tree: pending events, leaves by month, tiles of hashes, heads, archives, work without outcome.
 
 Revision: 0007
 Follows: 0006
@@ -32,13 +32,30 @@ def upgrade() -> None:
         "audit_leaves",
         sa.Column("log_id", sa.Text(), nullable=False),
         sa.Column("leaf_index", sa.BigInteger(), nullable=False),
+        sa.Column("sequenced_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("event_id", sa.Uuid(), nullable=False),
         sa.Column("leaf_hash", sa.LargeBinary(), nullable=False),
-        sa.Column("sequenced_at", sa.DateTime(timezone=True), server_default=_NOW, nullable=False),
-        sa.ForeignKeyConstraint(["event_id"], ["audit_events.event_id"], name=op.f("fk_audit_leaves_event_id")),
-        sa.PrimaryKeyConstraint("log_id", "leaf_index", name=op.f("pk_audit_leaves")),
-        sa.UniqueConstraint("event_id", name=op.f("uq_audit_leaves_event_id")),
-        comment="Which event is which leaf of its log's tree; rows are only added.",
+        sa.PrimaryKeyConstraint("log_id", "leaf_index", "sequenced_at", name=op.f("pk_audit_leaves")),
+        postgresql_partition_by="RANGE (sequenced_at)",
+        comment="Which event is which leaf of its log's tree, a partition a month (UTC); rows are only added, and"
+        " removed once they are in an archive.",
+    )
+    op.create_index(op.f("ix_audit_leaves_event_id"), "audit_leaves", ["event_id"])
+    op.create_table(
+        "audit_archives",
+        sa.Column("log_id", sa.Text(), nullable=False),
+        sa.Column("first_leaf", sa.BigInteger(), nullable=False),
+        sa.Column("end_leaf", sa.BigInteger(), nullable=False),
+        sa.Column("month", sa.Date(), nullable=False),
+        sa.Column("oldest_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("newest_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("archived_at", sa.DateTime(timezone=True), server_default=_NOW, nullable=False),
+        sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("log_id", "first_leaf", name=op.f("pk_audit_archives")),
+        sa.CheckConstraint("end_leaf > first_leaf", name=op.f("ck_audit_archives_leaves")),
+        comment="Runs of leaves of one month that are in a file outside the database, the deleted files too.",
     )
     op.create_table(
         "audit_tiles",
@@ -69,3 +86,4 @@ def upgrade() -> None:
         comment="Work that was begun and has no outcome yet; what stays here was cut off.",
     )
     run_script("0007_audit_trees.sql")
+    run_script("0007_audit_months.sql")

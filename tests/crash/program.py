@@ -28,6 +28,8 @@ from cloud.audit.heads import head_faults
 from cloud.kernel import failpoints
 from cloud.kernel.errors import LuminescentError
 from cloud.kernel.ids import new_request_id
+from cloud.storage.engine import ControlEngine
+from cloud.storage.roles import CONTROL_DATABASE, OWNER_ROLE
 from cloud.tenancy.system import system_predicate
 from cloud.transfer import importing
 from cloud.usage.model import Reservation
@@ -348,6 +350,28 @@ class Program:
             return [str(fault) for fault in head_faults(proofs.trees, proofs.outside.heads(), proofs.keys.keys())]
 
         return await asyncio.to_thread(compared)
+
+    async def do_audit_age(self, tenant: str, leaves: int, days: int) -> None:
+        """The first leaves, and the times of their events in the table, are of so many days ago."""
+        server = self._runtime._installation.server
+        statement = (
+            "WITH aged AS (UPDATE audit_leaves SET sequenced_at = clock_timestamp() - make_interval(days => :days)"
+            " WHERE log_id = :log AND leaf_index < :leaves RETURNING event_id) UPDATE audit_events e SET occurred_at ="
+            " clock_timestamp() - make_interval(days => :days) FROM aged a WHERE e.event_id = a.event_id"
+        )
+
+        def age() -> None:
+            engine = ControlEngine(server.url(OWNER_ROLE, CONTROL_DATABASE), pool_size=1)
+            bound = {"log": tenant, "leaves": leaves, "days": days}
+            month = sa.text("SELECT lc_audit_month(clock_timestamp() - make_interval(days => :days))")
+            engine.transaction(lambda c: (c.execute(month, {"days": days}), c.execute(sa.text(statement), bound)))
+            engine.close()
+
+        await asyncio.to_thread(age)
+
+    async def do_audit_archive(self) -> Json:
+        done = await asyncio.to_thread(self._runtime.audit_archives.archive)
+        return {"events": done.events, "deleted": len(done.deleted), "failed": sorted(done.failed)}
 
     async def do_report_unknown(self) -> int:
         """As after a day: what has no outcome by now is unknown."""

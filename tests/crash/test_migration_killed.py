@@ -58,7 +58,8 @@ def told(installation: Installation, action: str) -> list[tuple[str, str, str | 
     return [
         (event["action"], event["outcome"], event["reason"])
         for event in events
-        if event["action"] in (action, f"{action}.step")
+        # What became of those that were killed is said after a while, beside what is looked at here.
+        if event["action"] in (action, f"{action}.step") and event["outcome"] != "unknown"
     ]
 
 

@@ -77,6 +77,8 @@ def test_a_killed_import_goes_on_and_stores_everything_once(
     assert [fault["entry"] for fault in faults] == list(range(1, 66, 7))
     assert list((installation.home / "imports").iterdir()) == []
     ends = [event for event in installation.books().events(tenant_id) if event["action"] == "memory.import"]
+    # That of the one which was killed may be there by now.
+    ends = [event for event in ends if event["outcome"] != "unknown"]
     # Killed once it was recorded, it is recorded again by the run that finds nothing left to do.
     assert [event["outcome"] for event in ends] == ["allowed"] * (2 if place == "import.recorded" else 1)
     assert ends[-1]["counts"]["entries"] == 65

@@ -173,6 +173,12 @@ SERVICE_OPERATIONS: Final = (
         names_tenant=False,
     ),
     ServiceOperation("audit.rotate_key", "audit.rotate_key", lambda r, _, __: r.audit.rotate_key(), names_tenant=False),
+    ServiceOperation(
+        "audit_archives.archive",
+        "audit.archive",
+        lambda r, _, __: r.audit_archives.archive(dry_run=True),
+        names_tenant=False,
+    ),
     ServiceOperation("audit.events", "audit.read", lambda r, s, _: r.audit.events(s.tenant_id)),
     ServiceOperation(
         "audit.events:system", "audit.system", lambda r, _, __: r.audit.events("_system"), names_tenant=False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -166,6 +167,28 @@ async def test_a_part_that_fails_is_recorded_before_its_error_is_raised(
     finally:
         failpoints.disarm_all()
     assert [(e["action"], e["outcome"], e["reason"]) for e in events] == [("memory.store", "failed", "unavailable")]
+    assert onlooker.ledger(tenant_id) == onlooker.used(tenant_id) == 0
+
+
+async def test_an_event_that_cannot_be_committed_in_time_is_an_operation_that_fails_in_time(
+    runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str
+) -> None:
+    installation = runtime._installation
+    server, settings = installation.server._server, installation.settings  # type: ignore[attr-defined]
+    with (
+        server.cluster.connect("luminescent_control") as blocker,
+        onlooker.new_events() as events,
+        request_context(tenant_id=tenant_id, roles={"service"}),
+    ):
+        # The database is there and hangs: nobody can write an event while this lock is held.
+        blocker.execute(b"BEGIN; LOCK TABLE audit_events IN SHARE ROW EXCLUSIVE MODE")
+        begun_s = time.monotonic()
+        with pytest.raises(ProviderUnavailableError):
+            await runtime.memory.store(sample_memory("alice"), {})
+        # Once for the operation and once for the event that it failed.
+        assert time.monotonic() - begun_s < 2 * (settings.deadline_s + settings.statement_s + 0.5) + 1.0
+        blocker.execute(b"ROLLBACK")
+    assert [event for event in events if event["log_id"] == tenant_id] == []
     assert onlooker.ledger(tenant_id) == onlooker.used(tenant_id) == 0
 
 

@@ -131,6 +131,8 @@ async def test_every_operation_of_the_services_has_one_span_and_is_counted_once_
     assert attributes.get(names.TENANT) == (tenant_id if operation.names_tenant else None)
     assert {found.context.trace_id for found in seen.operations()} == {span.context.trace_id}
     assert {event["trace_id"] for event in events} == {format(span.context.trace_id, "032x")}
+    ended = [event["outcome"] for event in events if event["action"] == operation.action]
+    assert ended == [operation.outcome], "one event, beside those of its steps and parts"
     assert seen.counted(operation.action, operation.outcome) == before + 1
     assert all(tenant_id not in repr(labels) for _, labels, _ in seen.points())
     for found in seen.operations():

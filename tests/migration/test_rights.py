@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
 import pytest
 import sqlalchemy as sa
 
@@ -12,7 +15,8 @@ EVERYTHING = (
     "tenants", "plan_limits", "usage_counters", "usage_events", "usage_reservations", "subjects", "memories",
     "memory_changes", "intake", "idempotency_keys", "audit_events", "api_keys", "revoked_tokens", "refusals",
     "erasures", "placements", "placement_moves", "tenant_closings", "alembic_version", "keyring_state",
-    "keyring_backups", "audit_pending", "audit_intents", "audit_leaves", "audit_tiles", "audit_trees",
+    "keyring_backups", "audit_pending", "audit_intents", "audit_leaves", "audit_archives", "audit_tiles",
+    "audit_trees",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -75,6 +79,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "audit_pending": READ | {"INSERT"},
         "audit_intents": READ,
         "audit_leaves": READ,
+        "audit_archives": READ | {"INSERT"},
         "audit_tiles": READ,
         "audit_trees": READ,
         "revoked_tokens": READ | {"INSERT", "DELETE"},
@@ -112,6 +117,7 @@ COLUMN_RIGHTS = {
     ("luminescent_app", "usage_counters", "used", "UPDATE"),
     ("luminescent_keys", "api_keys", "last_used_at", "UPDATE"),
     ("luminescent_maintenance", "intake", "placement", "UPDATE"),
+    ("luminescent_maintenance", "audit_archives", "deleted_at", "UPDATE"),
     ("luminescent_app", "usage_reservations", "actual", "UPDATE"),
     ("luminescent_app", "usage_reservations", "settled_at", "UPDATE"),
     ("luminescent_app", "usage_reservations", "state", "UPDATE"),
@@ -132,7 +138,11 @@ def rows(engine: sa.Engine, query: str, **parameters: object) -> list[tuple[obje
 
 def test_the_table_below_speaks_of_every_role_and_every_table(migrated: sa.Engine) -> None:
     assert RIGHTS.keys() == ROLE_DATABASES.keys() - {OWNER_ROLE}
-    tables = rows(migrated, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    tables = rows(
+        migrated,
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        " AND relkind IN ('r', 'p') AND NOT relispartition",
+    )
     assert {name for (name,) in tables} == set(EVERYTHING)
 
 
@@ -193,6 +203,31 @@ def test_everything_belongs_to_the_owner(migrated: sa.Engine) -> None:
     assert owners == [(OWNER_ROLE,)]
 
 
+PARTITIONS = "SELECT relname, relrowsecurity, relacl::text FROM pg_class WHERE relispartition AND relkind = 'r'"
+
+
+def test_the_months_of_the_leaves_are_reached_through_the_table_alone(migrated: sa.Engine) -> None:
+    found = rows(migrated, PARTITIONS)
+    now = datetime.now(UTC)
+    after = (now.replace(day=1) + timedelta(days=31)).replace(day=1)
+    assert {name for name, _, _ in found} == {f"audit_leaves_{one:%Y_%m}" for one in (now, after)}
+    assert {secured for _, secured, _ in found} == {True}
+    assert rows(migrated, "SELECT tablename FROM pg_policies WHERE tablename LIKE 'audit_leaves_%'") == []
+    for role in RIGHTS:
+        for name, _, _ in found:
+            for right in TABLE_PRIVILEGES:
+                query = "SELECT has_table_privilege(:role, :name, :right)"
+                assert rows(migrated, query, role=role, name=name, right=right) == [(False,)]
+
+
+AS_OWNER = {
+    "lc_audit_now": {"luminescent_worker"},
+    "lc_audit_remove": {"luminescent_maintenance"},
+    "lc_audit_drop_month": {"luminescent_maintenance"},
+}
+"""Functions that run as the owner, and who may call them: they make and empty months, and decide for themselves."""
+
+
 def test_functions_run_as_their_caller_below_row_level_security(migrated: sa.Engine) -> None:
     """One that ran as its owner would see every tenant's rows."""
     functions = rows(
@@ -201,7 +236,17 @@ def test_functions_run_as_their_caller_below_row_level_security(migrated: sa.Eng
     )
     assert len(functions) > 5
     assert all(str(name).startswith("lc_") for name, _ in functions)
-    assert [name for name, definer in functions if definer] == []
+    assert {name for name, definer in functions if definer} == AS_OWNER.keys()
+
+
+def test_what_runs_as_the_owner_has_a_fixed_search_path_and_few_callers(migrated: sa.Engine) -> None:
+    found = rows(migrated, "SELECT oid::regprocedure::text, proname, proconfig FROM pg_proc WHERE prosecdef")
+    for signature, name, config in found:
+        assert "search_path=pg_catalog, public, pg_temp" in cast("list[str]", config)
+        query = "SELECT has_function_privilege(:role, :signature, 'EXECUTE')"
+        callers = {role for role in RIGHTS if rows(migrated, query, role=role, signature=signature) == [(True,)]}
+        assert callers == AS_OWNER[str(name)]
+    assert rows(migrated, "SELECT 1 FROM pg_proc, aclexplode(proacl) WHERE proname ~ '^lc_audit' AND grantee = 0") == []
 
 
 def test_no_trigger_or_rule_acts_beside_the_functions(migrated: sa.Engine) -> None:

@@ -124,7 +124,8 @@ class Books:
         found = {}
         for database in ("control", "data"):
             tables = self.query(
-                "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
+                "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
+                " AND relnamespace = 'public'::regnamespace",
                 database=database,
             )
             for (table,) in tables:

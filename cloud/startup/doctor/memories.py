@@ -99,16 +99,18 @@ def pixeltable(context: Context) -> Iterator[Finding]:
 
 
 def embeddings(context: Context) -> Iterator[Finding]:
-    """The vectors of some people are of the model that is read in their table."""
+    """The vectors of some people of each table are of the model that is read in it."""
     context.require("revision")
     rows = _opened(context)
     people = context.rows(
         MAINTENANCE_ROLE,
         "SELECT s.tenant_id, s.subject_id::text, p.placement, p.model, p.read_column"
-        " FROM subjects s JOIN tenants t USING (tenant_id) JOIN placements p USING (placement)"
-        " WHERE s.state = 'active' AND t.state <> 'closed'"
+        # Some of every table: a fault is one of a table, and most people may be in another one.
+        " FROM placements p CROSS JOIN LATERAL ("
+        "SELECT s.tenant_id, s.subject_id FROM subjects s JOIN tenants t USING (tenant_id)"
+        " WHERE t.placement = p.placement AND s.state = 'active' AND t.state <> 'closed'"
         " AND EXISTS (SELECT FROM memories m WHERE m.subject_id = s.subject_id AND m.state = 'active')"
-        " ORDER BY s.subject_id LIMIT :people",
+        " ORDER BY s.subject_id LIMIT :people) s",
         people=_PEOPLE_LOOKED_AT,
     )
     settings = context.settings
@@ -145,8 +147,9 @@ def _opened(context: Context) -> PixeltableRows:
         context.require(f"role {PIXELTABLE_ROLE}")
         settings = context.settings
         url = context.server.url(PIXELTABLE_ROLE, DATA_DATABASE)
-        open_pixeltable(settings.home, url, pool_size=settings.data_pool_size)
-        context.closing(disconnect_pixeltable)
+        if open_pixeltable(settings.home, url, pool_size=settings.data_pool_size):
+            # Otherwise a connection that another thread works with would be taken out of the pool.
+            context.closing(disconnect_pixeltable)
         from cloud.memory.pixeltable import PixeltableRows
         from cloud.memory.pixeltable_handles import Tables
 

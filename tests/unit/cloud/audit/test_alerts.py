@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from cloud.audit.alerts import WebhookAlerts, alert_of, alerts_to
 from cloud.kernel.errors import ConfigurationError
+from tests.support.webhooks import Receiver, receiving
 
 EVENT: dict[str, object] = {
     "event_id": "e-1",
@@ -28,37 +26,10 @@ EVENT: dict[str, object] = {
 }
 
 
-class Receiver(HTTPServer):
-    """A webhook that answers with `status` and keeps what it got."""
-
-    status = 204
-
-    def __init__(self) -> None:
-        self.got: list[dict[str, object]] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/alarm?token=secret"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(self.server.status)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with receiving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_an_alarm_holds_ids_and_codes_and_nothing_sealed() -> None:

@@ -358,3 +358,15 @@ def test_a_million_events_do_not_fill_the_verifiers_memory(tmp_path: Path) -> No
     for number in range(100_000):
         whole.append(leaf_hash(str(number).encode()))
         assert len(whole.nodes()) <= 17
+
+
+@pytest.mark.parametrize("kept", [6, 7, 13, 35, 36])
+def test_an_earlier_checkpoint_after_the_part_is_compared_wherever_it_lies(kept: int, tmp_path: Path) -> None:
+    """As one that was kept before the export's own events were in the log."""
+    one = log_of(36)
+    one.export(tmp_path / "out", (2, 6), earlier=(one.checkpoint(kept),))
+    assert verify_bundle(tmp_path / "out", key=one.vkey).events == 4
+    other = log_of(36, one.keys, tag="x")
+    one.export(tmp_path / "forged", (2, 6), earlier=(other.checkpoint(kept),))
+    with pytest.raises(VerificationError):
+        verify_bundle(tmp_path / "forged", key=one.vkey)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import tracemalloc
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import rfc8785
 
 from cloud import CloudRuntime, request_context
+from cloud.audit import exports
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.audit.service import CloudAuditLogger
 from cloud.kernel.access import Action
@@ -221,3 +223,33 @@ def test_a_logger_without_tenancy_shows_nothing(runtime: CloudRuntime, tmp_path:
     for log_id in ("acme", SYSTEM_LOG):
         with pytest.raises(ConfigurationError):
             logger.export(log_id, tmp_path)
+
+
+def test_an_export_of_three_times_as_much_needs_no_more_memory(
+    runtime: CloudRuntime, tenant_id: str, tmp_path: Path
+) -> None:
+    peaks = []
+    for batches in (2, 6):
+        log_id = f"{tenant_id}-{batches}"
+        runtime.tenants.create(log_id, plan="team")
+        for _ in range(batches):
+            fill(runtime, log_id, 1_000)
+        runtime._installation.proofs.evidence.catch_up(log_id)
+        tracemalloc.start()
+        try:
+            bundle = runtime.audit.export_evidence(log_id, tmp_path / log_id, format="csv")
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert bundle.events >= batches * 1_000
+    few, many = peaks
+    assert many < 1.3 * few
+
+
+def test_more_than_a_batch_is_waited_for(
+    runtime: CloudRuntime, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "_PENDING", 3)
+    fill(runtime, tenant_id, 20)
+    runtime._installation.proofs.evidence.catch_up(tenant_id)
+    assert runtime._installation.proofs.trees.pending(tenant_id) == []

@@ -42,6 +42,11 @@ def test_what_the_service_ends_is_told_apart() -> None:
     assert ended.by_service
 
 
+def test_that_one_is_unknown_says_nothing_of_others() -> None:
+    (ended,) = outcomes_of([event("audit.export", actor={"kind": "system", "id": "sequencer"}, outcome="unknown")])
+    assert not ended.by_service
+
+
 @pytest.mark.parametrize("action", ["memory.store", "external.event", "keyring.step", "unheard.of.step"])
 def test_everything_else_neither_begins_nor_ends_anything(action: str) -> None:
     assert intents_of([event(action)]) == []

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from cloud import CloudRuntime, CloudSettings
-from cloud.cli.app import build_app
-from cloud.cli.ports import Program
-from cloud.custody.service import Custody
-from cloud.startup import upkeep
-
-Command = Callable[..., Result]
+from cloud import CloudRuntime
+from tests.support.commands import Command, app_over, command_of
 
 
 @pytest.fixture
 def command(runtime: CloudRuntime, home: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs the command with the arguments given, and the environment of nobody's API key."""
     monkeypatch.delenv("LUMINESCENT_CLOUD_API_KEY", raising=False)
-
-    def settings(**given: Any) -> CloudSettings:
-        return CloudSettings(**{"home": home, **given})
-
-    def run_worker(_: CloudSettings, stop: threading.Event) -> None:
-        stop.wait()
-
-    def open_custody(_: CloudSettings, *, with_keyring: bool) -> contextlib.AbstractContextManager[Custody]:
-        return contextlib.nullcontext(runtime.keyring)
-
-    app = build_app(
-        Program(
-            settings=settings,
-            open=lambda _: contextlib.nullcontext(runtime),
-            open_custody=open_custody,
-            run_worker=run_worker,
-            upkeep=upkeep,
-        )
-    )
-
-    def run(*arguments: str | Path, env: dict[str, str] | None = None, typed: str | None = None) -> Result:
-        return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env, input=typed)
-
-    return run
+    return command_of(app_over(runtime, home))
 
 
 @pytest.fixture

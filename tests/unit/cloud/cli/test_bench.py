@@ -21,7 +21,7 @@ from cloud.cli.recall import DEPTHS, ablations, measure
 from cloud.startup import upkeep
 from src.memory.schemas import Memory
 from src.memory.scoring import RankingWeights
-from tests.unit.cloud.cli.conftest import Command
+from tests.support.commands import Command
 
 Document = list[dict[str, Any]]
 _numbers = itertools.count(1)

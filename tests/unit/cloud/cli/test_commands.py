@@ -14,8 +14,8 @@ import pytest
 from cloud import CloudRuntime
 from cloud.cli import gdpr, tenants
 from cloud.kernel.context import current_context
+from tests.support.commands import Command
 from tests.support.ledgers import as_owner
-from tests.unit.cloud.cli.conftest import Command
 
 KeyFile = Callable[..., Path]
 Events = Callable[[str], list[dict[str, Any]]]

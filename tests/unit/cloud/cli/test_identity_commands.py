@@ -17,8 +17,8 @@ from cloud.tenancy.jwt import TokenPolicy
 from cloud.tenancy.key_sets import FileTokenKeys
 from cloud.tenancy.postgres_tokens import PostgresTokenRegister
 from cloud.tenancy.tokens import Tokens
+from tests.support.commands import Command
 from tests.support.issuer import AUDIENCE, ISSUER, SigningKey, claims, key_set, token
-from tests.unit.cloud.cli.conftest import Command
 
 KEY = SigningKey("RS256", "key-1")
 JSONL = '{"user_id": "alice", "content": "Prefers tea", "memory_type": "preference", "source": "conversation"}\n'

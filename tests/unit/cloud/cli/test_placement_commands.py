@@ -10,7 +10,7 @@ from cloud import CloudRuntime, request_context
 from cloud.tenancy.model import pooled_placement
 from cloud.tenancy.placements import own_placement
 from src.testing.samples import sample_memory
-from tests.unit.cloud.cli.conftest import Command
+from tests.support.commands import Command
 
 _WORDS = "harbour gate opens early forklift repair cold store keys captain tide invoice crane fog rope ledger".split()
 

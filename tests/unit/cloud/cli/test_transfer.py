@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cloud import CloudRuntime
-from tests.unit.cloud.cli.conftest import Command
+from tests.support.commands import Command
 
 KeyFile = Callable[..., Path]
 Events = Callable[[str], list[dict[str, Any]]]

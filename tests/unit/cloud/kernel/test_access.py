@@ -85,8 +85,12 @@ NOBODY = {
     "external.event",
     "security.event",
     "security.authentication_failures",
+    "security.quota_abuse",
     "security.audit_tampering",
     "audit.export.step",
+    "audit.archive.step",
+    "audit.archive_delete",
+    "audit.archive_delete.step",
     "service.start",
 }
 KEYRING = {
@@ -111,7 +115,7 @@ GRANTED: dict[Role, set[str]] = {
     | REVIEW
     | INSTALLATION
     | KEYRING
-    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"},
+    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept", "audit.archive"},
 }
 KNOWN = (
     MEMORY
@@ -124,7 +128,7 @@ KNOWN = (
     | INSTALLATION
     | KEYRING
     | NOBODY
-    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"}
+    | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept", "audit.archive"}
 )
 
 
