@@ -638,6 +638,7 @@ CATALOG: Final[tuple[Place, ...]] = (
         {"": Holds.SUBJECT},
         OnErasure.ANONYMOUS,
         basis=_ACCOUNTABILITY,
+        not_told="events of before audit_online_days, which an auditor exports",
     ),
     Place("home.locks", Kind.DIRECTORY, "locks", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
 )

@@ -94,7 +94,7 @@ def parse_limits(source: str, values: Mapping[str, object]) -> dict[Meter, int |
         try:
             meter = Meter(name)
         except ValueError as exc:
-            known = ", ".join((*(meter.value for meter in Meter), *_RETENTION))
+            known = ", ".join((*(meter.value for meter in Meter), *_AUDIT))
             raise ConfigurationError(f"{source}: unknown meter {name!r}; known are: {known}") from exc
         if value is None:
             limits[meter] = None
