@@ -40,6 +40,7 @@ _FACTS: Final[Mapping[sa.Table, tuple[str, ...]]] = {
         "revision",
         "size_bytes",
         "stored_at",
+        "stored_event",
         "last_accessed_at",
         "deleted_at",
         "superseded_at",
@@ -234,6 +235,22 @@ class PostgresErasureStore:
             if len(page) < _PAGE:
                 return
             after = (page[-1][1], page[-1][2])
+
+    def exports_of_everybody(self, predicate: TenantPredicate, subject_id: str) -> list[dict[str, object]]:
+        event, tenant_id = audit_events.c.event, predicate.tenant_id
+        known_since = (
+            sa.select(subjects.c.created_at)
+            .where(subjects.c.tenant_id == tenant_id, subjects.c.subject_id == subject_id)
+            .scalar_subquery()
+        )
+        query = (
+            sa.select(event)
+            .where(audit_events.c.log_id == tenant_id, audit_events.c.occurred_at >= known_since)
+            .where(event["action"].as_string() == Action.MEMORY_EXPORT_ALL.value)
+            .where(event["outcome"].as_string() == Outcome.ALLOWED.value)
+            .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
+        )
+        return [cast("dict[str, object]", row[0]) for row in self._engine.rows(query)]
 
 
 def give_back(
