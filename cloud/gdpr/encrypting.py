@@ -9,14 +9,18 @@ Source:
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from cloud.kernel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _MAX_RECIPIENTS: Final = 100
 _SECRET: Final = ("AGE-SECRET-KEY-", "-----BEGIN", "AGE-PLUGIN-")
@@ -58,6 +62,24 @@ def recipients_of(texts: Sequence[str]) -> Recipients:
     return Recipients(tuple(found))
 
 
+class _Watched(io.RawIOBase):
+    """Writes to a stream and remembers what went wrong: pyrage 1.4 loses the error of its last 8 KiB."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self.failure: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return self._out.write(data)
+        except OSError as exc:
+            self.failure = self.failure or exc
+            raise
+
+
 @contextmanager
 def encrypted(out: BinaryIO, recipients: Recipients) -> Iterator[BinaryIO]:
     """A stream whose text stands encrypted in `out` once the block has ended; `out` stays open.
@@ -68,12 +90,13 @@ def encrypted(out: BinaryIO, recipients: Recipients) -> Iterator[BinaryIO]:
     from pyrage import encrypt_io
 
     failures: list[BaseException] = []
+    watched = _Watched(out)
     reading, writing = os.pipe()
 
     def work() -> None:
         with os.fdopen(reading, "rb") as text:
             try:
-                encrypt_io(text, out, list(recipients.keys))
+                encrypt_io(text, watched, list(recipients.keys))
             except BaseException as exc:  # noqa: BLE001 - told to whoever waits, in the other thread
                 failures.append(exc)
 
@@ -81,12 +104,12 @@ def encrypted(out: BinaryIO, recipients: Recipients) -> Iterator[BinaryIO]:
     thread.start()
     try:
         # Where the encryption failed, its end of the pipe is closed: what is written from then on fails, and the
-        # reason is in `failures`.
+        # reason is remembered.
         with suppress(BrokenPipeError), os.fdopen(writing, "wb") as text:
             yield text
     finally:
         thread.join()
+    if watched.failure is not None:
+        raise watched.failure
     if failures:
-        if isinstance(failures[0], OSError):
-            raise failures[0]
         raise ConfigurationError("the export could not be encrypted to these recipients") from failures[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -181,7 +180,7 @@ async def test_the_files_are_for_one_reader(look: Looker, tmp_path: Path) -> Non
     await look.store(sample_memory("alice"))
     await exported(look, "alice", tmp_path / "a" / "b")
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
-    assert {stat.S_IMODE((tmp_path / "a" / "b" / name).stat().st_mode) for name in os.listdir(tmp_path / "a" / "b")} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a" / "b").iterdir()} == {0o600}
 
 
 async def test_an_export_mixes_with_nothing(look: Looker, tmp_path: Path) -> None:
