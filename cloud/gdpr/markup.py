@@ -23,6 +23,7 @@ a { color: var(--link) }
 article { border: 1px solid var(--line); border-radius: .5rem; padding: .25rem 1rem 1rem; margin: 1rem 0 }
 .content, blockquote, details p { white-space: pre-wrap }
 .content { font-size: 1.1rem }
+time { white-space: nowrap }
 blockquote { margin: .5rem 0; padding-inline-start: 1rem; border-inline-start: .25rem solid var(--line) }
 .note { background: var(--soft); border: 1px dashed var(--line); border-radius: .5rem; padding: .5rem 1rem }
 .steer { border: 1px solid var(--line); border-radius: .2rem; padding: 0 .15rem; font: .8em monospace; opacity: .8 }
@@ -36,7 +37,6 @@ nav a { display: inline-block; padding: 0 .25rem } nav a[aria-current] { font-we
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt } nav { display: none }
   article { break-inside: auto } h2, h3, caption { break-after: avoid } tr, dt, dd { break-inside: avoid }
-  details > p { display: block }
 }
 @media (max-width: 40rem) { dl { display: block } dd { margin-bottom: .5rem } }
 """
@@ -83,7 +83,7 @@ def time(value: object) -> str:
     moment = _moment(value)
     if moment is None:
         return "–"
-    return f'<time datetime="{moment.isoformat()}">{moment:%Y-%m-%d %H:%M:%S} UTC</time>'
+    return f'<time datetime="{moment.isoformat()}">{moment:%Y-%m-%d %H:%M:%S}</time>'
 
 
 def date(value: object) -> str:

@@ -21,20 +21,42 @@ SOURCE_CHARACTERS: Final = 4_000
 """What a page shows of a text that a memory was extracted from; the whole of it is in `memories.jsonl`."""
 
 _ACTIONS: Final = {
-    "memory.retrieve": "asked a question that it fitted",
-    "memory.search": "searched",
-    "memory.get": "called it up by its id",
+    "memory.store": "stored a memory",
+    "memory.store_many": "stored memories",
+    "memory.retrieve": "asked a question that a memory fitted",
+    "memory.search": "searched your memories",
+    "memory.get": "called up a memory by its id",
     "memory.list": "went through your memories",
-    "memory.history": "looked at its history",
+    "memory.count": "counted your memories",
+    "memory.history": "looked at the history of a memory",
+    "memory.update": "changed a memory",
+    "memory.supersede": "replaced a memory",
+    "memory.delete": "deleted a memory",
+    "memory.undelete": "brought a deleted memory back",
     "memory.export": "exported your memories",
+    "memory.export.step": "began to export your memories",
     "memory.export_all": "exported everybody's memories",
     "gdpr.export": "exported everything about you",
+    "gdpr.preview": "looked at what an erasure would remove",
+    "gdpr.erase": "erased you",
+    "external.event": "reported something about you",
+    "security.event": "reported something about you, as a matter of security",
 }
+_OUTCOMES: Final = {"allowed": "done", "denied": "refused", "failed": "failed", "unknown": "cut off"}
+_KINDS: Final = {
+    "subject": "the person with the id",
+    "api_key": "the key",
+    "token": "a token",
+    "service": "the service",
+    "local-operator": "an operator of the server,",
+    "system": "the memory system,",
+}
+_ROLES: Final = {"tenant_admin": "administrator", "member": "for themself", "service": "as the service"}
 _STATES: Final = {
     "active": "in use",
     "expired": "expired: not used any more",
     "superseded": "replaced by a newer one: not used any more",
-    "deleted": "deleted: not used any more, and removed at the next clean-up",
+    "deleted": "deleted: not used any more, and removed for good later",
 }
 
 
@@ -59,7 +81,7 @@ def write(bundle: Bundle, about: Record, memories: Iterator[Record], total: int,
             if number == 1:
                 _put(out, *_overview(about, total))
             links = _links(number, count)
-            _put(out, "<h2 id=memories>Memories</h2>", links)
+            _put(out, "<h2 id=memories>Memories</h2><p>All times are UTC.</p>", links)
             for record in itertools.islice(memories, PAGE_MEMORIES):
                 written += 1
                 _put(out, *_memory(record, written))
@@ -93,7 +115,7 @@ def _overview(about: Record, total: int) -> Iterable[str]:
     counts: Any = about["counts"]
     yield "<p class=lead>This is a copy of everything that the memory system of <b>"
     yield f"{safe(about['tenant_id'])}</b> keeps about the person it knows as <b>{safe(about['user_id'])}</b>,"
-    yield f"as of {time(about['exported_at'])}.</p>"
+    yield f"as of {time(about['exported_at'])} (UTC).</p>"
     if about["subject_id"] is None:
         yield "<p class=note>Nothing is kept about this person.</p>"
     yield described(
@@ -106,6 +128,10 @@ def _overview(about: Record, total: int) -> Iterable[str]:
         )
     )
     yield from _files()
+    yield (
+        "<nav aria-label=Contents><a href='#information'>What happens with the data</a>"
+        " <a href='#activity'>What was done</a> <a href='#memories'>Memories</a></nav>"
+    )
     yield "<h2 id=information>What happens with the data</h2>"
     information: Any = about["information"]
     for topic in information:
@@ -137,11 +163,11 @@ def _activity(about: Record) -> Iterable[str]:
     yield "<h2 id=activity>What was done</h2>"
     yield table(
         "Events by or about you, in sums; each of them is in events.jsonl",
-        ("Action", "Outcome", "How often", "First", "Last"),
+        ("What", "How it ended", "How often", "First", "Last"),
         (
             (
-                safe(row["action"]),
-                safe(row["outcome"]),
+                _action(row["action"]),
+                safe(_OUTCOMES.get(row["outcome"], row["outcome"])),
                 f"{row['count']:,}",
                 time(row["first_at"]),
                 time(row["last_at"]),
@@ -180,7 +206,8 @@ def _memory(record: dict[str, Any], number: int) -> Iterable[str]:
     if record["raw_source"]:
         shown = record["raw_source"][:SOURCE_CHARACTERS]
         more = " It goes on in memories.jsonl." if len(record["raw_source"]) > len(shown) else ""
-        yield f"<details><summary>The text it was taken from.{more}</summary><p dir=auto>{safe(shown)}</p></details>"
+        title = f"The text it was taken from.{more}"
+        yield f"<details open><summary>{title}</summary><p dir=auto>{safe(shown)}</p></details>"
     changes, reads = record["changes"], record["reads"]
     yield table(
         f"What was done to it ({changes['count']:,})",
@@ -242,10 +269,8 @@ def _action(action: str) -> str:
 def _actor(actor: dict[str, Any] | None) -> str:
     if actor is None:
         return "not recorded"
-    roles = ", ".join(actor["roles"])
-    who = (
-        "you"
-        if actor["self"]
-        else f"{(actor['kind'] or 'unknown').replace('_', ' ').replace('-', ' ')} {actor['id'] or ''}"
-    )
-    return safe(f"{who.strip()} ({roles})" if roles else who.strip())
+    kind = actor["kind"] or "nobody known"
+    who = "you" if actor["self"] else f"{_KINDS.get(kind, kind)} {actor['id'] or ''}".strip(" ,")
+    # Without an id a service is its role and nothing more.
+    roles = ", ".join(_ROLES.get(role, role) for role in actor["roles"] if role != kind or actor["id"])
+    return safe(f"{who} ({roles})" if roles and not (actor["self"] and roles == _ROLES["member"]) else who)

@@ -22,6 +22,7 @@ from cloud.transfer.streams import ZIP_MAGIC, conversation_files, member_text, t
 _LOOKED_AT_BYTES: Final = 2**16
 _FIRST_NAME: Final = re.compile(rb'\s*\{\s*"([^"\\]{0,64})"')
 _PAGE: Final = frozenset({b"results", b"memories", b"count", b"next", b"previous", b"relations"})
+_AGE: Final = (b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")
 _OTHER_ENCODINGS: Final = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"),
                            (b"\xfe\xff", "UTF-16"))  # fmt: skip
 
@@ -60,6 +61,10 @@ class Source:
         for mark, name in _OTHER_ENCODINGS:
             if start.startswith(mark):
                 raise UnreadableFileError("encoding", f"the file is {name}: save it as UTF-8")
+        if start.startswith(_AGE):
+            raise UnreadableFileError(
+                "encryption", "the file is encrypted with age: decrypt it first (age -d -i KEYFILE)"
+            )
         if b"\0" in start[:8]:
             raise UnreadableFileError("encoding", "the file is no UTF-8 text")
         self.format = wanted or self._recognized(start)
