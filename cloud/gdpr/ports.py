@@ -91,6 +91,6 @@ class ErasureStore(Protocol):
         """Audit events by or about the subject, oldest first."""
         ...
 
-    def exports_of_everybody(self, predicate: TenantPredicate, subject_id: str) -> list[dict[str, object]]:
+    def exports_of_everybody(self, predicate: TenantPredicate, subject_id: str) -> Iterator[dict[str, object]]:
         """Audit events of exports of all the tenant's memories since the subject is known, oldest first."""
         ...

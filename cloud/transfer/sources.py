@@ -7,6 +7,7 @@ import io
 import os
 import re
 import stat
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,9 +163,15 @@ class Source:
             raise UnreadableFileError(
                 "format", "the file is a ZIP archive, which only the exports of ChatGPT and of a person may be"
             )
-        if member_text(self._file, person.MEMORIES, self._limits, self.size_bytes) is None:
-            if wanted is None:
-                return Format.CHATGPT
+        try:
+            found = member_text(self._file, person.MEMORIES, self._limits, self.size_bytes) is not None
+        except (UnreadableFileError, zipfile.BadZipFile):
+            if wanted is not None:
+                raise
+            found = False
+        if not found and wanted is None:
+            return Format.CHATGPT
+        if not found:
             raise UnreadableFileError("format", f"the archive holds no {person.MEMORIES}: it is no person's export")
         schema = member_text(self._file, person.SCHEMA, self._limits, self.size_bytes)
         if schema is not None:

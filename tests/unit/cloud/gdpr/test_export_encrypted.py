@@ -40,6 +40,7 @@ def opened(path: Path, identity: object = IDENTITY) -> zipfile.ZipFile:
 
 async def test_it_holds_what_the_open_one_holds(look: Looker, tmp_path: Path) -> None:
     await look.store(sample_memory("alice", content=SECRET), sample_memory("alice"))
+    await look.runtime.drain()
     plain = await exported(look, "alice", tmp_path / "plain")
     bundle = await encrypted_export(look, tmp_path / "alice.zip.age")
     assert (bundle.directory, bundle.files, bundle.encrypted) == (tmp_path, ("alice.zip.age",), True)

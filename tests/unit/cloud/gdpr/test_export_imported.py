@@ -198,3 +198,18 @@ async def test_what_is_no_record_is_a_fault(look: Looker, elsewhere: str, person
     assert counts(report) == {"entries": 5, "stored": 1, "repeated": 0, "failed": 4, "skipped": 0}
     assert [fault.position.number for fault in report.faults] == [1, 2, 3, 5]
     assert good["content"] not in str(report.faults)
+
+
+async def test_an_export_of_the_first_schema_is_read_where_it_is_named(
+    look: Looker, elsewhere: str, person: Path
+) -> None:
+    former = [
+        {name: value for name, value in record.items() if name not in ("changes", "reads", "derived", "supersedes")}
+        for record in read(person / "memories.jsonl")
+    ]
+    for path in person.iterdir():
+        path.unlink()
+    (person / "memories.jsonl").write_text("".join(json.dumps(one, sort_keys=True) + "\n" for one in former))
+    report = await imported(look.runtime, elsewhere, person / "memories.jsonl", format="person")
+    assert (report.stored, report.skipped) == (3, 3)
+    assert (await imported(look.runtime, elsewhere, person)).repeated == 3
