@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 import sqlalchemy as sa
 
@@ -30,4 +32,5 @@ async def test_slices_make_up_the_log(look: Looker, slice_events: int) -> None:
     assert len(of_alice) == 4
     assert read(lambda event: event["subject_id"].as_string() == alice) == of_alice
     since = logged[3]["occurred_at"]
-    assert read(lambda _: sa.true(), since=since) == [e["event_id"] for e in logged if e["occurred_at"] >= since]
+    later = [event["event_id"] for event in logged if event["occurred_at"] >= since]
+    assert read(lambda _: sa.true(), since=datetime.fromisoformat(since)) == later
