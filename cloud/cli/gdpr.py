@@ -6,6 +6,7 @@ Requests and holds are in `cloud.cli.gdpr_requests`.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ from cloud.cli.output import moment, table
 from cloud.cli.ports import Runtime
 from cloud.cli.progress import progress
 from cloud.gdpr.model import Erasure, ErasurePreview
+from cloud.kernel.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="A person's rights: GDPR Art. 15, 17 and 20.")
 
@@ -105,23 +107,77 @@ def erase(
 def export(
     ctx: typer.Context,
     user: UserId,
-    out: Annotated[Path, typer.Option(file_okay=False, metavar="DIR", help="Where to; empty or missing.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR|FILE", help="A directory, empty or missing; with --recipient a file: x.zip.age."),
+    ],
+    recipient: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipient",
+            metavar="KEY",
+            help="Encrypt to this public key, age1… or 'ssh-ed25519 …'; may be given more than once.",
+        ),
+    ] = None,
+    notice: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            metavar="NOTICE.json",
+            help="What you have to tell the person besides: texts by topic (docs/person-export.md).",
+        ),
+    ] = None,
     tenant: KeyTenant = None,
     api_key: ApiKey = None,
     api_key_file: ApiKeyFile = None,
 ) -> None:
-    """Write everything that is kept of a person to files in DIR."""
+    """Write everything that is kept of a person to DIR: files for programs, and index.html for people.
+
+    With --recipient it is one file that only the holders of those keys can open, and nothing of it was on a disk in
+    the clear. `memory import` reads both again, the encrypted one once it is decrypted.
+    """
     run = invocation(ctx)
+    said = _notice(notice)
     with calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
         tenant_id = tenant_of_caller(runtime, tenant)
-        with progress(run.output, "Exporting"):
-            bundle = asyncio.run(runtime.gdpr.export_user_data(user, tenant_id, out))
+        with progress(run.output, "Exporting") as bar:
+            bundle = asyncio.run(
+                runtime.gdpr.export_user_data(
+                    user, tenant_id, out, recipients=recipient or (), notice=said, progress=bar.phase
+                )
+            )
     rows = [(name, str(count)) for name, count in bundle.counts.items()]
+    if bundle.encrypted:
+        written = f"Written to {out}. Its recipient opens it with: age -d -i KEYFILE {out.name} > {out.stem}"
+    else:
+        written = f"Written to {bundle.directory}: {', '.join(bundle.files)}. It is personal data in the clear."
     run.output.result(
-        {"tenant_id": tenant_id, "directory": bundle.directory, "files": bundle.files, "counts": bundle.counts},
+        {
+            "tenant_id": tenant_id,
+            "directory": bundle.directory,
+            "files": bundle.files,
+            "counts": bundle.counts,
+            "encrypted": bundle.encrypted,
+        },
         table(("kept", "records"), rows),
-        f"Written to {bundle.directory}: {', '.join(bundle.files)}. It is personal data in the clear.",
+        written,
     )
+
+
+def _notice(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise ConfigurationError(f"{path} is no JSON document") from None
+    except OSError as exc:
+        raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{path} is no JSON object of texts by topic")
+    return found
 
 
 async def _preview(runtime: Runtime, user_id: str, tenant_id: str) -> ErasurePreview:

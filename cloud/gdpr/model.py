@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from cloud.gdpr.levels import Level, LevelState
@@ -207,6 +208,35 @@ class ClosedTenant:
     counts: Mapping[str, int]
 
 
+ExportProgress = Callable[[str, int, int | None], None]
+"""Is told what is being written, how many records of it are, and of how many if that is known."""
+
+NOTHING_SAID: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def quiet(_: str, __: int, ___: int | None) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What is to be written about whom, and where to.
+
+    Attributes:
+        user_id: The person.
+        destination: A directory that is empty or missing; with recipients, a file that does not exist.
+        recipients: Public keys of age or SSH, if it is to be encrypted.
+        notice: What the controller has to tell the person, by topic of `cloud.gdpr.information.TOPICS`.
+        progress: Is told how far it is.
+    """
+
+    user_id: str = field(repr=False)
+    destination: Path
+    recipients: tuple[str, ...] = ()
+    notice: Mapping[str, str] = field(default_factory=lambda: NOTHING_SAID, repr=False)
+    progress: ExportProgress = quiet
+
+
 @dataclass(frozen=True, slots=True)
 class ExportBundle:
     """What was written about a person.
@@ -215,8 +245,10 @@ class ExportBundle:
         directory: Where.
         files: Names of the files in it.
         counts: Records by kind.
+        encrypted: Whether it is one archive, encrypted to the recipients' keys, instead of files in the clear.
     """
 
     directory: Path
     files: tuple[str, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
+    encrypted: bool = False

@@ -328,3 +328,7 @@ class ErasureStore(RequestStore, Protocol):
     def events(self, predicate: TenantPredicate, subject_id: str) -> Iterator[dict[str, object]]:
         """Audit events by or about the subject, oldest first."""
         ...
+
+    def exports_of_everybody(self, predicate: TenantPredicate, subject_id: str) -> Iterator[dict[str, object]]:
+        """Audit events of exports of all the tenant's memories since the subject is known, oldest first."""
+        ...

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Final, cast
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from cloud.audit.model import Outcome
+from cloud.gdpr.log_reading import events_of
 from cloud.gdpr.requests_postgres import PostgresRequestStore, lock_tenant
 from cloud.gdpr.subject_rows import ERASED_ROWS, ROWS
 from cloud.kernel.access import Action
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.placement_store import placements_of
 from cloud.storage.metadata import (
-    audit_events,
     memories,
     subjects,
 )
 
-_PAGE: Final = 1_000
 _GIVE_BACK: Final = sa.text("SELECT lc_charge(:tenant, :event, :deltas, :subjects)").bindparams(
     *(sa.bindparam(name, type_=JSONB) for name in ("event", "deltas", "subjects"))
 )
@@ -84,29 +84,30 @@ class PostgresErasureStore(PostgresRequestStore):
         return self._engine.transaction(work, isolation="REPEATABLE READ")
 
     def events(self, predicate: TenantPredicate, subject_id: str) -> Iterator[dict[str, object]]:
-        event = audit_events.c.event
-        after: tuple[object, object] | None = None
-        while True:
-            query = (
-                sa.select(event, audit_events.c.occurred_at, audit_events.c.event_id)
-                .where(audit_events.c.log_id == predicate.tenant_id)
-                .where(
-                    (event["subject_id"].as_string() == subject_id)
-                    | event["subject_ids"].contains([subject_id])
-                    | (event["actor"]["id"].as_string() == subject_id)
-                )
-                .order_by(audit_events.c.occurred_at, audit_events.c.event_id)
-                .limit(_PAGE)
+        def about(event: Any) -> sa.ColumnElement[bool]:
+            return sa.or_(
+                event["subject_id"].as_string() == subject_id,
+                event["subject_ids"].contains([subject_id]),
+                event["actor"]["id"].as_string() == subject_id,
             )
-            if after is not None:
-                place = sa.tuple_(audit_events.c.occurred_at, audit_events.c.event_id)
-                query = query.where(place > sa.tuple_(sa.literal(after[0]), sa.literal(after[1])))
-            page = self._engine.rows(query)
-            for row in page:
-                yield cast("dict[str, object]", row[0])
-            if len(page) < _PAGE:
-                return
-            after = (page[-1][1], page[-1][2])
+
+        return events_of(self._engine, predicate.tenant_id, about)
+
+    def exports_of_everybody(self, predicate: TenantPredicate, subject_id: str) -> Iterator[dict[str, object]]:
+        tenant_id = predicate.tenant_id
+        known = sa.select(subjects.c.created_at).where(
+            subjects.c.tenant_id == tenant_id, subjects.c.subject_id == subject_id
+        )
+        found = self._engine.rows(known)
+
+        def wanted(event: Any) -> sa.ColumnElement[bool]:
+            return sa.and_(
+                event["action"].as_string() == Action.MEMORY_EXPORT_ALL.value,
+                event["outcome"].as_string() == Outcome.ALLOWED.value,
+            )
+
+        # Nothing was ever stored of somebody without a row, so no export held anything.
+        return events_of(self._engine, tenant_id, wanted, since=found[0][0]) if found else iter(())
 
 
 def give_back(

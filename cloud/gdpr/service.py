@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -18,9 +19,20 @@ from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
 from cloud.gdpr.erasing import Erasing
 from cloud.gdpr.evidence import Evidence
-from cloud.gdpr.export import empty_directory, write_bundle
+from cloud.gdpr.export import export_person
 from cloud.gdpr.holding import LegalHolds
-from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle, LegalHold, ToldRequest
+from cloud.gdpr.model import (
+    NOTHING_SAID,
+    Erasure,
+    ErasurePreview,
+    ErasureState,
+    ExportBundle,
+    ExportProgress,
+    ExportRequest,
+    LegalHold,
+    ToldRequest,
+    quiet,
+)
 from cloud.gdpr.places import DataMap
 from cloud.gdpr.ports import ErasureStore, HoldStore
 from cloud.gdpr.requests import ErasureRequests
@@ -298,20 +310,37 @@ class CloudGDPRService:
         return await _in_thread(lambda: self._holds.list(tenant_id))
 
     async def export_user_data(
-        self, user_id: str, workspace_id: str, directory: str | os.PathLike[str]
+        self,
+        user_id: str,
+        workspace_id: str,
+        directory: str | os.PathLike[str],
+        *,
+        recipients: Sequence[str] = (),
+        notice: Mapping[str, str] = NOTHING_SAID,
+        progress: ExportProgress = quiet,
     ) -> ExportBundle:
         """Write everything that is kept of a person to `directory`, which must be empty or missing.
+
+        Args:
+            user_id: The person.
+            workspace_id: The tenant.
+            directory: Where to. With recipients it is a file that must not exist, conventionally `….zip.age`: an
+                archive that any recipient's secret key opens, of which nothing was on a disk in the clear.
+            recipients: Public keys: `age1…`, `ssh-ed25519 …` or `ssh-rsa …`.
+            notice: What the controller tells the person, by topic of `cloud.gdpr.information.TOPICS`.
+            progress: Is told how far it is.
 
         Raises:
             PermissionDeniedError: The caller may not export here.
             AuthenticationError: There is no such tenant, or nobody is calling.
-            ConfigurationError: The directory is not empty.
+            ConfigurationError: The directory is not empty, the file exists, the disk is full, or a recipient is none.
             ProviderUnavailableError: A part did not answer.
 
         Source:
             GDPR Art. 15(1), 15(3), 20(1).
         """
-        return await _in_thread(lambda: self._export(user_id, workspace_id, Path(directory)))
+        request = ExportRequest(user_id, Path(directory), tuple(recipients), notice, progress)
+        return await _in_thread(lambda: self._export(request, workspace_id))
 
     def resume(self) -> int:
         """Finish the erasures that a process was killed in or that were released, at once; returns how many.
@@ -342,18 +371,23 @@ class CloudGDPRService:
             return ErasurePreview(tenant_id, None, {})
         return ErasurePreview(tenant_id, person.subject_id, self._map.counts(admitted.predicate, person.subject_id))
 
-    def _export(self, user_id: str, tenant_id: str, directory: Path) -> ExportBundle:
-        admitted = self._admitted(tenant_id, Action.ACCESS_REQUEST, user_id)
-        return self._recorded(admitted, lambda: self._export_admitted(admitted, user_id, directory))
+    def _export(self, request: ExportRequest, tenant_id: str) -> ExportBundle:
+        admitted = self._admitted(tenant_id, Action.ACCESS_REQUEST, request.user_id)
+        return self._recorded(admitted, lambda: self._export_admitted(admitted, request))
 
-    def _export_admitted(self, admitted: Admitted, user_id: str, directory: Path) -> ExportBundle:
+    def _export_admitted(self, admitted: Admitted, request: ExportRequest) -> ExportBundle:
         tenant_id = admitted.scope.tenant_id
-        with empty_directory(directory):
-            person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
-            bundle = write_bundle(directory, user_id, person, admitted.predicate, self._config, self._store)
-            draft = self._about(admitted, person.subject_id if person else None)
-            self._audit.record(tenant_id, draft, Outcome.ALLOWED, counts=bundle.counts)
-        return bundle
+        person = self._config.keyring.resolve_subject(tenant_id, request.user_id, create=False)
+        about = self._about(admitted, person.subject_id if person else None)
+        draft = replace(about, details={"encrypted": bool(request.recipients)})
+        return export_person(
+            request,
+            person,
+            admitted.predicate,
+            self._config,
+            self._store,
+            lambda counts: self._audit.record(tenant_id, draft, Outcome.ALLOWED, counts=counts),
+        )
 
     def _admitted(self, tenant_id: str, action: Action, user_id: str) -> Admitted:
         admitted = self._admissions.administer(tenant_id, action, user_id=user_id)

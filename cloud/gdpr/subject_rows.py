@@ -77,6 +77,7 @@ _ROWS: Final = (
             "revision",
             "size_bytes",
             "stored_at",
+            "stored_event",
             "last_accessed_at",
             "deleted_at",
             "superseded_at",

@@ -56,7 +56,7 @@ def unowned_storage(connection: sa.Connection, known: Set[str]) -> set[str]:
     """Everything of a database that has a file, outside PostgreSQL's own schemas, and belongs to no known table.
 
     An index and a TOAST table belong to the table whose values they hold, an index of a TOAST table to that of the
-    TOAST table; everything else to itself.
+    TOAST table; a partition to the table that it is a part of; everything else to itself.
     """
     rows = connection.execute(
         sa.text(
@@ -66,7 +66,8 @@ def unowned_storage(connection: sa.Connection, known: Set[str]) -> set[str]:
             " WHERE pg_relation_filenode(c.oid) IS NOT NULL AND c.relkind <> 'S'),"
             " owned AS (SELECT oid, owner FROM stored WHERE oid = owner UNION"
             " SELECT s.oid, o.owner FROM stored s JOIN owned o ON s.owner = o.oid)"
-            " SELECT n.nspname, c.relname, o.owner::regclass::text, w.nspname FROM owned o"
+            " SELECT n.nspname, c.relname, coalesce(pg_partition_root(o.owner), o.owner)::regclass::text, w.nspname"
+            " FROM owned o"
             " JOIN pg_class c ON c.oid = o.oid JOIN pg_namespace n ON n.oid = c.relnamespace"
             " JOIN pg_class r ON r.oid = o.owner JOIN pg_namespace w ON w.oid = r.relnamespace"
         )
