@@ -340,13 +340,18 @@ class Program:
             engine.transaction, lambda c: c.execute(statement, {"log": tenant, "count": count}).scalar()
         )
 
+    def _sequence(self) -> None:
+        """Every event has its leaf afterwards, also in a log that had none before."""
+        installation = self._runtime._installation
+        for (log_id,) in installation.engines.maintenance.rows(sa.text("SELECT DISTINCT log_id FROM audit_pending")):
+            installation.proofs.evidence.catch_up(log_id)
+
     async def do_audit_faults(self) -> list[str]:
         """What the trees and the heads that were kept outside disagree about; every event has its leaf afterwards."""
         proofs = self._runtime._installation.proofs
 
         def compared() -> list[str]:
-            for log_id in proofs.trees.all_heads():
-                proofs.evidence.catch_up(log_id)
+            self._sequence()
             return [str(fault) for fault in head_faults(proofs.trees, proofs.outside.heads(), proofs.keys.keys())]
 
         return await asyncio.to_thread(compared)
@@ -378,8 +383,7 @@ class Program:
         proofs = self._runtime._installation.proofs
 
         def report() -> int:
-            for log_id in proofs.trees.all_heads():
-                proofs.evidence.catch_up(log_id)
+            self._sequence()
             return proofs.sequencing.report_unknown(timedelta(0))
 
         return await asyncio.to_thread(report)

@@ -79,6 +79,7 @@ TYPED: Final = (
     Typed("audit export", "audit.export", "--tenant {tenant} --out {new}"),
     Typed("audit key", "audit.key", "--tenant {tenant}"),
     Typed("audit checkpoint", "audit.checkpoint", "--tenant {tenant}"),
+    Typed("audit archive", "audit.archive"),
     Typed("audit accept", "audit.accept", "--tenant {tenant} --reason nothing", outcome="failed"),
     Typed("audit rotate-key", "audit.rotate_key"),
     Typed("gdpr preview", "gdpr.preview", "--user alice {as_admin}"),
