@@ -391,6 +391,23 @@ CATALOG: Final[tuple[Place, ...]] = (
         OnErasure.UNTOUCHED,
     ),
     Place(
+        "control.data_backups",
+        Kind.CONTROL_TABLE,
+        "data_backups",
+        dict.fromkeys(
+            ("backup_id", "location", "made_at", "expires_at", "complete", "deleted_at"),
+            Holds.NOTHING,
+        ),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.erasure_ledger",
+        Kind.CONTROL_TABLE,
+        "erasure_ledger",
+        dict.fromkeys(("singleton", "records", "size_bytes", "line_hash", "seen_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
         "control.alembic_version",
         Kind.CONTROL_TABLE,
         "alembic_version",
@@ -414,6 +431,15 @@ CATALOG: Final[tuple[Place, ...]] = (
     Place("home.secrets", Kind.DIRECTORY, "secrets", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.imports", Kind.DIRECTORY, "imports", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
     Place("home.audit_heads", Kind.DIRECTORY, "audit-heads", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
+    Place(
+        "home.erasure_ledger",
+        Kind.DIRECTORY,
+        "erasure-ledger",
+        {"": Holds.SUBJECT},
+        OnErasure.ANONYMOUS,
+        basis="GDPR Art. 5(2), 32(1)(b): keeps a restored backup from bringing erased people back",
+        exported_in="person.json",
+    ),
     Place("home.locks", Kind.DIRECTORY, "locks", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
 )
 

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.gdpr.evidence import ErasureLedger
 from cloud.gdpr.export import empty_directory, write_bundle
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
 from cloud.gdpr.places import Finder
@@ -51,6 +52,7 @@ class CloudGDPRService:
         config: The installation.
         admissions: The door.
         audit: The log.
+        ledger: Keeps outside the databases who was erased.
         on_key_destroyed: Called when a person's key is destroyed, before that is recorded.
     """
 
@@ -62,9 +64,11 @@ class CloudGDPRService:
         admissions: Administration,
         audit: TransactionalAuditLogger,
         *,
+        ledger: ErasureLedger,
         on_key_destroyed: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_key_destroyed = on_key_destroyed
+        self._ledger = ledger
         self._store = store
         self._config = config
         self._admissions = admissions
@@ -193,6 +197,7 @@ class CloudGDPRService:
         self._config.hot.drop(erasure.tenant_id, subject_id)
         self._config.read_times.drop(erasure.tenant_id, subject_id)
         failpoints.reach("erase.key_destroyed")
+        self._ledger.append(erasure)
         # The control plane knows of it, so a copy of the keyring from before is recognized as one.
         self._on_key_destroyed()
         erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, {})

@@ -74,6 +74,17 @@ NAMES = (
     "sequencer.kept",
     "audit_export.written",
     "audit_export.recorded",
+    "ledger.appended",
+    "data_backup.registered",
+    "data_backup.snapshots",
+    "data_backup.dumped",
+    "data_backup.named",
+    "data_restore.marked",
+    "data_restore.emptied",
+    "data_restore.loaded",
+    "data_restore.replayed",
+    "data_restore.accepted",
+    "replay.erased",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

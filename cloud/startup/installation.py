@@ -17,8 +17,11 @@ import sqlalchemy as sa
 from cloud.audit.model import Category
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
+from cloud.backup.marker import RestoreMarker
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
+from cloud.gdpr.ledger import FileErasureLedger
+from cloud.gdpr.replay import Replayed
 from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
@@ -41,6 +44,8 @@ from cloud.memory.read_times import ReadTimes
 from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.startup.auditing import AuditProofs, build_proofs
+from cloud.startup.engines import Engines
+from cloud.startup.erasures import build_replay, erasure_ledger
 from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.observability import export_telemetry
@@ -62,19 +67,32 @@ from src.memory.transformer_embedding import SentenceTransformersEmbedder
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Engines:
-    """One engine per role of the control plane."""
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is other than for serving, while a backup is restored.
 
-    app: ControlEngine
-    worker: ControlEngine
-    keys: ControlEngine
-    maintenance: ControlEngine
+    Attributes:
+        restoring: Whether it is opened by the restore that is under way.
+        without_ledger: Whether the erasure ledger is lost, and begins anew.
+        may_finish: Whether erasures that were under way may be finished, which destroys keys.
+        shares_keyring: Whether the service may have the keyring open meanwhile, for other databases.
+        keyring: How the keyring is opened.
+    """
 
-    def close(self) -> None:
-        """Close all of them."""
-        for engine in (self.app, self.worker, self.keys, self.maintenance):
-            engine.close()
+    restoring: bool = False
+    without_ledger: bool = False
+    may_finish: bool = True
+    shares_keyring: bool = False
+    keyring: type[FileKeyring] = FileKeyring
+
+    def check(self, settings: CloudSettings) -> None:
+        """Nothing is served from databases that are being restored.
+
+        Raises:
+            ConfigurationError: They are.
+        """
+        if not self.restoring:
+            RestoreMarker(settings.home).check()
 
 
 @dataclass(slots=True)
@@ -91,6 +109,8 @@ class Installation:
     server: Server
     identity: IdentityParts
     proofs: AuditProofs
+    ledger: FileErasureLedger
+    replayed: Replayed
     stack: contextlib.ExitStack = field(repr=False)
 
     def materializer(self) -> Materializer:
@@ -123,8 +143,12 @@ class Installation:
         self.stack.close()
 
 
-def open_installation(settings: CloudSettings) -> Installation:
+def open_installation(settings: CloudSettings, opening: Opening | None = None) -> Installation:
     """Open, check and migrate the installation at `settings.home`, made when missing.
+
+    Args:
+        settings: How it is run.
+        opening: What is other than for serving, while a backup is restored.
 
     Raises:
         ConfigurationError: It cannot be opened; the message says what to change.
@@ -133,14 +157,16 @@ def open_installation(settings: CloudSettings) -> Installation:
     with contextlib.ExitStack() as stack:
         # Also where the server is an external one: keys and locks are here.
         open_home(settings.home)
+        opening = opening or Opening()
+        opening.check(settings)
         server = open_server(settings)
         stack.callback(server.close)
         stack.callback(disconnect_pixeltable)
         with refusals_recorded(server):
-            return _opened(settings, server, stack)
+            return _opened(settings, server, stack, opening)
 
 
-def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack) -> Installation:
+def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack, opening: Opening) -> Installation:
     """The installation on a server that is open; what it takes is given back by `stack` until it is returned."""
     # Before the schema is touched: who has to go back to mend the file must not find an upgraded database.
     plans = read_plans(settings.plans_file)
@@ -150,8 +176,10 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
     write_plans(engines.maintenance, plans)
     is_new = _is_new(engines.maintenance)
     root_keys = find_root_keys(settings, create=is_new)
-    keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
+    keyring = opening.keyring.open(keyring_directory(settings), root_keys, create=is_new)
     stack.callback(keyring.close)
+    # Again: whoever restores looks for open keyrings once its marker is there, so that one of the two sees the other.
+    opening.check(settings)
     audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring)
     admit_keyring(keyring, PostgresCustodyStore(engines.maintenance), audit, system_clock, is_new=is_new)
     proofs = build_proofs(
@@ -196,6 +224,12 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
         weights=settings.ranking_weights(),
         deleted_retention=retention_of(settings).deleted,
     )
+    # Before anything is served: a database that was restored may know people who were erased since.
+    erased = erasure_ledger(settings, proofs.keys)
+    replay = build_replay(engines, config, audit, erased, first_model=models.first)
+    if opening.without_ledger:
+        replay.rebuild()
+    replayed = replay.run()
     return Installation(
         settings,
         plans,
@@ -207,6 +241,8 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
         server,
         identity,
         proofs,
+        erased,
+        replayed,
         stack.pop_all(),
     )
 

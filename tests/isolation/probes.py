@@ -95,7 +95,9 @@ class Onlooker:
         directory = PostgresTenantStore(engines.maintenance)
         admissions = Administration(tenant_provider, config.identities, self.runtime.audit, directory)
         store = PostgresErasureStore(engines.maintenance)
-        return CloudGDPRService(store, engines.maintenance, config, admissions, self.runtime.audit)
+        return CloudGDPRService(
+            store, engines.maintenance, config, admissions, self.runtime.audit, ledger=self.installation.ledger
+        )
 
 
 @contextmanager

@@ -70,6 +70,10 @@ NOBODY = {
     "security.authentication_failures",
     "security.audit_tampering",
     "audit.export.step",
+    "backup.create.step",
+    "backup.restore.step",
+    "backup.drill.step",
+    "backup.replay",
     "service.start",
 }
 KEYRING = {
@@ -80,6 +84,14 @@ KEYRING = {
     "keyring.accept",
     "keyring.reconcile",
     "keyring.destroy_root_key",
+}
+BACKUPS = {
+    "backup.create",
+    "backup.list",
+    "backup.expire",
+    "backup.restore",
+    "backup.drill",
+    "backup.ledger",
 }
 HOLDS = {"usage.reserve", "usage.commit", "usage.release"}
 """Steps and reports of the service itself: no caller asks for them by name."""
@@ -94,6 +106,7 @@ GRANTED: dict[Role, set[str]] = {
     | REVIEW
     | INSTALLATION
     | KEYRING
+    | BACKUPS
     | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"},
 }
 KNOWN = (
@@ -106,6 +119,7 @@ KNOWN = (
     | REVIEW
     | INSTALLATION
     | KEYRING
+    | BACKUPS
     | NOBODY
     | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept"}
 )
