@@ -31,7 +31,7 @@ from cloud.gdpr.levels import Level, LevelState
 from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import Clock
-from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
+from cloud.kernel.errors import ConfigurationError, PermissionDeniedError, ProviderUnavailableError
 from cloud.kernel.ids import SYSTEM_LOG, new_event_id
 from cloud.keys.ports import RootKey
 from cloud.keys.reports import KeyringMark
@@ -56,6 +56,13 @@ class Operators(Protocol):
             PermissionDeniedError: The caller is no operator.
         """
         ...
+
+
+class NoOperators:
+    """`Operators` where nobody calls: for what the service does by itself."""
+
+    def operate(self, action: Action) -> AuditDraft:
+        raise PermissionDeniedError(action=action.value, reason="nobody_calls")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -24,9 +24,8 @@ from cloud.keys.inspection import mark_of
 from cloud.keys.sqlite import FileKeyring
 from cloud.settings import CloudSettings
 from cloud.startup.auditing import audit_key_file
-from cloud.startup.engines import Engines
+from cloud.startup.engines import Engines, open_engines
 from cloud.startup.erasures import erasure_ledger
-from cloud.startup.installation import open_engines
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
 from cloud.storage.embedded import programs_directory

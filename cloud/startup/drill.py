@@ -33,9 +33,9 @@ from cloud.memory.placement_store import model_of
 from cloud.settings import CloudSettings
 from cloud.startup.auditing import heads_directory
 from cloud.startup.doctor import CHECKS, Context, examine
-from cloud.startup.engines import Engines
+from cloud.startup.engines import Engines, open_engines
 from cloud.startup.erasures import ledger_directory
-from cloud.startup.installation import Installation, Opening, open_engines, open_installation
+from cloud.startup.installation import Installation, Opening, open_installation
 from cloud.startup.keyring import keyring_directory
 from cloud.startup.restoring import Request, Told, restore
 from cloud.startup.servers import open_server, operators_draft

@@ -18,6 +18,7 @@ from cloud.audit.model import Category
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.backup.marker import RestoreMarker
+from cloud.backup.service import NoOperators
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
 from cloud.gdpr.ledger import FileErasureLedger
@@ -44,18 +45,18 @@ from cloud.memory.read_times import ReadTimes
 from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.startup.auditing import AuditProofs, build_proofs
-from cloud.startup.engines import Engines
+from cloud.startup.backups import build_backups
+from cloud.startup.engines import Engines, open_engines
 from cloud.startup.erasures import build_replay, erasure_ledger
 from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.observability import export_telemetry
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
-from cloud.storage.durability import check_durability
-from cloud.storage.engine import ControlEngine, Deadline, check_role
+from cloud.storage.engine import ControlEngine
 from cloud.storage.home import open_home
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
-from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
+from cloud.storage.roles import DATA_DATABASE
 from cloud.storage.server import Server
 from cloud.tenancy.placements import Move
 from cloud.tenancy.system import system_predicate
@@ -120,8 +121,17 @@ class Installation:
             self.config.rows,
             system_predicates("materializer"),
             chores=(self.identity.refusals.report,),
-            hourly=self.purger().run,
+            hourly=self._hourly,
         )
+
+    def _hourly(self) -> None:
+        """What is due now and then, beside materializing."""
+        self.purger().run()
+        engines = self.engines
+        audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), self.keyring)
+        build_backups(
+            self.settings, self.server, engines, self.keyring, self.proofs.keys, self.ledger, NoOperators(), audit
+        ).expire_due()
 
     def placements(self) -> PlacementStore:
         """Which tables there are, and which moves."""
@@ -254,35 +264,6 @@ def retention_of(settings: CloudSettings) -> Retention:
         expired=timedelta(days=settings.expired_retention_days),
         superseded=timedelta(days=settings.superseded_retention_days),
     )
-
-
-def open_engines(settings: CloudSettings, server: Server) -> Engines:
-    """One engine per role on the control plane of `server`, each checked."""
-
-    def engine(role: str, pool_size: int) -> ControlEngine:
-        return ControlEngine(
-            server.url(f"luminescent_{role}", CONTROL_DATABASE),
-            pool_size=pool_size,
-            deadline=Deadline(total_s=settings.deadline_s, statement_s=settings.statement_s),
-            application_name=f"luminescent-cloud {role}",
-            recover=server.recover,
-        )
-
-    engines = Engines(
-        app=engine("app", settings.control_pool_size),
-        worker=engine("worker", settings.background_pool_size),
-        keys=engine("keys", settings.background_pool_size),
-        maintenance=engine("maintenance", settings.background_pool_size),
-    )
-    try:
-        for one in (engines.app, engines.worker, engines.keys, engines.maintenance):
-            check_role(one)
-        with engines.app.connection() as connection:
-            check_durability(connection)
-    except BaseException:
-        engines.close()
-        raise
-    return engines
 
 
 def _is_new(engine: ControlEngine) -> bool:

@@ -297,6 +297,7 @@ NO_OPERATIONS: Final[Mapping[str, str]] = {
     "keyring.resume": _RESUMES,
     "keyring.now": _CONSTANT,
     "keyring.note": _PART,
+    **dict.fromkeys(("backups.now", "backups.level", "backups.expire_due"), _PART),
     "embeddings.embedder": _CONSTANT,
     **dict.fromkeys((f"usage.{name}" for name in ("check_quota", "observed", "denied", "exceeded")), _PART),
     **dict.fromkeys(("usage.use_admission", "usage.use_books", "audit.use_admission", "audit.use_evidence"), _PART),

@@ -40,6 +40,7 @@ def command(runtime: CloudRuntime, home: Path, monkeypatch: pytest.MonkeyPatch) 
             settings=settings,
             open=lambda _: contextlib.nullcontext(runtime),
             open_custody=open_custody,
+            open_backups=lambda _: contextlib.nullcontext(runtime.backups),
             run_worker=run_worker,
             upkeep=upkeep,
         )
