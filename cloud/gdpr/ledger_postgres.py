@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from cloud.audit.model import AuditDraft, Outcome
-from cloud.gdpr.ledger import LedgerPlace, LedgerRecord
+from cloud.gdpr.ledger import Entry, LedgerPlace, LedgerRecord
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import TenantPredicate
 from cloud.storage.engine import ControlEngine
@@ -69,6 +69,15 @@ class PostgresLedgerView:
         is_closed = tenants.c.state == TenantState.CLOSED.value
         query = sa.select(tenants.c.tenant_id).where(is_closed if closed else ~is_closed)
         return tuple(str(row[0]) for row in self._engine.rows(query.order_by(tenants.c.tenant_id)))
+
+    def kept_backups(self) -> Sequence[LedgerRecord]:
+        query = sa.select(data_backups).where(data_backups.c.deleted_at.is_(None)).order_by(data_backups.c.made_at)
+        return [
+            LedgerRecord(
+                Entry.BACKUP, row.made_at, reference=row.backup_id, expires_at=row.expires_at, location=row.location
+            )
+            for row in self._engine.rows(query)
+        ]
 
     def add_backup(self, record: LedgerRecord) -> None:
         self._engine.transaction(

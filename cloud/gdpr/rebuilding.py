@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -27,13 +27,17 @@ class ErasedView(Protocol):
         """The subjects of a tenant that are erased."""
         ...
 
+    def kept_backups(self) -> Sequence[LedgerRecord]:
+        """The backups whose files may exist, as records."""
+        ...
+
     def tenants(self, *, closed: bool) -> tuple[str, ...]:
         """The tenants that are closed, or those that are not."""
         ...
 
 
 def seed_ledger(ledger: FileErasureLedger, view: ErasedView, now: datetime) -> None:
-    """Whoever is erased and closed in the control plane is in the ledger.
+    """Whoever is erased and closed in the control plane is in the ledger, and every backup that is kept.
 
     Raises:
         ConfigurationError: It cannot be written.
@@ -43,6 +47,7 @@ def seed_ledger(ledger: FileErasureLedger, view: ErasedView, now: datetime) -> N
     for tenant_id in view.tenants(closed=False):
         erased = view.erased(system_predicate(tenant_id, _COMPONENT))
         records += [LedgerRecord(Entry.ERASURE, now, tenant_id, subject_id) for subject_id in erased]
+    records += view.kept_backups()
     if records:
         ledger.add(*records)
 
