@@ -77,6 +77,11 @@ class CloudSettings(BaseSettings):
             by default `audit-archive` in the home. The only place of those events: back it up.
         audit_minimum_days: Days that the law wants audit logs kept; no archive is deleted before, and a plan that says
             less keeps the service from starting.
+        erasure_ledger_dir: Where it is kept, signed and outside the databases, who was erased, so that a restored
+            backup brings nobody back; by default `erasure-ledger` in the home. Another disk is better.
+        backup_days: Days that a backup of the data is kept unless `backup --days` says otherwise.
+        postgres_programs_dir: Directory of `pg_dump` and `pg_restore` for an external server that is newer than those
+            that come with the embedded one.
         alert_webhook_url: Where security events are posted to as JSON, ids and codes alone; https, or http to this
             machine. They are in the log of the service in any case.
         otel_exporter: Where spans and metrics go: nowhere, to standard error, or to an OTLP collector, which needs
@@ -143,6 +148,9 @@ class CloudSettings(BaseSettings):
     audit_heads_dir: Path | None = None
     audit_archive_dir: Path | None = None
     audit_minimum_days: int = Field(default=365, ge=0, le=36_500)
+    erasure_ledger_dir: Path | None = None
+    backup_days: int = Field(default=30, ge=1, le=3650)
+    postgres_programs_dir: Path | None = None
     alert_webhook_url: SecretStr | None = None
     otel_exporter: Literal["none", "console", "otlp"] = "none"
     log_format: Literal["text", "json"] = "text"

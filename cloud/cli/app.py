@@ -17,6 +17,7 @@ from cloud.cli import (
     access_review,
     api_keys,
     audit,
+    backup,
     bench,
     db,
     demo,
@@ -108,11 +109,13 @@ def build_app(program: Program) -> typer.Typer:
         ("audit", audit.app),
         ("gdpr", gdpr.app),
         ("keyring", keyring.app),
+        ("backup", backup.app),
         ("db", db.app),
         ("embeddings", embeddings.app),
         ("bench", bench.app),
     ):
         app.add_typer(noun, name=name)
+    app.command()(backup.restore)
     app.command()(leak_test.leak_test)
     app.command()(worker.worker)
     app.command()(doctor.doctor)

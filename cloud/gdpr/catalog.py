@@ -513,6 +513,23 @@ CATALOG: Final[tuple[Place, ...]] = (
         OnErasure.UNTOUCHED,
     ),
     Place(
+        "control.data_backups",
+        Kind.CONTROL_TABLE,
+        "data_backups",
+        dict.fromkeys(
+            ("backup_id", "location", "made_at", "expires_at", "complete", "deleted_at"),
+            Holds.NOTHING,
+        ),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
+        "control.erasure_ledger",
+        Kind.CONTROL_TABLE,
+        "erasure_ledger",
+        dict.fromkeys(("singleton", "records", "size_bytes", "line_hash", "seen_at"), Holds.NOTHING),
+        OnErasure.UNTOUCHED,
+    ),
+    Place(
         "control.alembic_version",
         Kind.CONTROL_TABLE,
         "alembic_version",
@@ -639,6 +656,15 @@ CATALOG: Final[tuple[Place, ...]] = (
         OnErasure.ANONYMOUS,
         basis=_ACCOUNTABILITY,
         not_told="events of before audit_online_days, which an auditor exports",
+    ),
+    Place(
+        "home.erasure_ledger",
+        Kind.DIRECTORY,
+        "erasure-ledger",
+        {"": Holds.SUBJECT},
+        OnErasure.ANONYMOUS,
+        basis="GDPR Art. 5(2), 32(1)(b): keeps a restored backup from bringing erased people back",
+        exported_in="person.json",
     ),
     Place("home.locks", Kind.DIRECTORY, "locks", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
 )

@@ -53,6 +53,14 @@ class ErasureLedger(Protocol):
         """
         ...
 
+    def append_closing(self, tenant_id: str) -> None:
+        """Keep that this tenant is closed for good, durably; harmless when repeated.
+
+        Raises:
+            ConfigurationError: It cannot be written.
+        """
+        ...
+
 
 class Certifier(Protocol):
     """Signs certificates."""

@@ -12,7 +12,7 @@
 | the system's audit log | – | – | – | – | yes |
 | review of who may enter the tenant | – | – | yes | yes | yes |
 | tenants, API keys, tokens, placements, embedding models, purge | – | – | – | – | yes |
-| the installation: database, keyring, doctor, leak test | – | – | – | – | yes |
+| the installation: database, keyring, backups, doctor, leak test | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -114,6 +114,16 @@ class Action(StrEnum):
     KEYRING_RECONCILE = "keyring.reconcile"
     KEYRING_DESTROY_ROOT_KEY = "keyring.destroy_root_key"
     KEYRING_STEP = "keyring.step"
+    BACKUP_CREATE = "backup.create"
+    BACKUP_CREATE_STEP = "backup.create.step"
+    BACKUP_LIST = "backup.list"
+    BACKUP_EXPIRE = "backup.expire"
+    BACKUP_RESTORE = "backup.restore"
+    BACKUP_RESTORE_STEP = "backup.restore.step"
+    BACKUP_DRILL = "backup.drill"
+    BACKUP_DRILL_STEP = "backup.drill.step"
+    BACKUP_LEDGER = "backup.ledger"
+    BACKUP_REPLAY = "backup.replay"
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
     AUDIT_TAMPERING = "security.audit_tampering"
@@ -204,6 +214,16 @@ _KEYRING: Final = frozenset(
     }
 )
 _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM, Action.AUDIT_ROTATE_KEY, Action.AUDIT_ACCEPT, Action.AUDIT_ARCHIVE})
+_BACKUPS: Final = frozenset(
+    {
+        Action.BACKUP_CREATE,
+        Action.BACKUP_LIST,
+        Action.BACKUP_EXPIRE,
+        Action.BACKUP_RESTORE,
+        Action.BACKUP_DRILL,
+        Action.BACKUP_LEDGER,
+    }
+)
 _INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST})
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
@@ -211,7 +231,7 @@ _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.MEMBER: _MEMORY | _HOLDS,
     Role.TENANT_ADMIN: _MEMORY | _HOLDS | _EVERYBODY | _PERSON | _USAGE | _AUDIT | _REVIEW,
     Role.AUDITOR: _AUDIT | _REVIEW,
-    Role.OPERATOR: _TENANTS | _HOLDS | _USAGE | _BOOKS | _SYSTEM | _REVIEW | _INSTALLATION | _KEYRING,
+    Role.OPERATOR: _TENANTS | _HOLDS | _USAGE | _BOOKS | _SYSTEM | _REVIEW | _INSTALLATION | _KEYRING | _BACKUPS,
 }
 _ANY_USER: Final = frozenset({Role.SERVICE, Role.TENANT_ADMIN})
 

@@ -81,6 +81,17 @@ NAMES = (
     "audit_archive.emptied",
     "audit_archive.removed",
     "audit_archive_delete.marked",
+    "ledger.appended",
+    "data_backup.registered",
+    "data_backup.snapshots",
+    "data_backup.dumped",
+    "data_backup.named",
+    "data_restore.marked",
+    "data_restore.emptied",
+    "data_restore.loaded",
+    "data_restore.replayed",
+    "data_restore.accepted",
+    "replay.erased",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

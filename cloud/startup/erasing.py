@@ -16,6 +16,7 @@ from cloud.gdpr.holds_postgres import PostgresHoldStore
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.errors import LuminescentError
+from cloud.startup.backups import build_backups
 from cloud.startup.certificates import certificates
 from cloud.startup.custody import place_of
 from cloud.startup.installation import Installation
@@ -29,9 +30,19 @@ _EVERY_S: Final = 30.0
 _log = logging.getLogger(__name__)
 
 
-def evidence_of(installation: Installation) -> Evidence:
+def evidence_of(installation: Installation, admissions: Administration, audit: CloudAuditLogger) -> Evidence:
     """What shows how deep an erasure goes here. Levels that nothing measures are to come, and nobody says when."""
-    return Evidence(certifier=certificates(installation))
+    backups = build_backups(
+        installation.settings,
+        installation.server,
+        installation.engines,
+        installation.keyring,
+        installation.proofs.keys,
+        installation.ledger,
+        admissions,
+        audit,
+    )
+    return Evidence(backups=backups, ledger=installation.ledger, certifier=certificates(installation))
 
 
 def build_gdpr(
@@ -50,7 +61,7 @@ def build_gdpr(
         installation.config,
         admissions,
         audit,
-        evidence=evidence_of(installation),
+        evidence=evidence_of(installation, admissions, audit),
         on_key_destroyed=on_key_destroyed,
     )
 

@@ -17,8 +17,12 @@ import sqlalchemy as sa
 from cloud.audit.model import Category
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
+from cloud.backup.marker import RestoreMarker
+from cloud.backup.service import NoOperators
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
+from cloud.gdpr.ledger import FileErasureLedger
+from cloud.gdpr.replay import Replayed
 from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
@@ -42,17 +46,19 @@ from cloud.memory.retaining import Retainer
 from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.startup.auditing import AuditProofs, build_proofs
+from cloud.startup.backups import build_backups
+from cloud.startup.engines import Engines, open_engines
+from cloud.startup.erasures import build_replay, erasure_ledger
 from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.observability import export_telemetry
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
-from cloud.storage.durability import check_durability
-from cloud.storage.engine import ControlEngine, Deadline, check_role
+from cloud.storage.engine import ControlEngine
 from cloud.storage.home import Home, open_home
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
 from cloud.storage.presence import Presence
-from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
+from cloud.storage.roles import DATA_DATABASE
 from cloud.storage.server import Server
 from cloud.tenancy.placements import Move
 from cloud.tenancy.system import system_predicate
@@ -64,19 +70,32 @@ from src.memory.transformer_embedding import SentenceTransformersEmbedder
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Engines:
-    """One engine per role of the control plane."""
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is other than for serving, while a backup is restored.
 
-    app: ControlEngine
-    worker: ControlEngine
-    keys: ControlEngine
-    maintenance: ControlEngine
+    Attributes:
+        restoring: Whether it is opened by the restore that is under way.
+        without_ledger: Whether the erasure ledger is lost, and begins anew.
+        may_finish: Whether erasures that were under way may be finished, which destroys keys.
+        shares_keyring: Whether the service may have the keyring open meanwhile, for other databases.
+        keyring: How the keyring is opened.
+    """
 
-    def close(self) -> None:
-        """Close all of them."""
-        for engine in (self.app, self.worker, self.keys, self.maintenance):
-            engine.close()
+    restoring: bool = False
+    without_ledger: bool = False
+    may_finish: bool = True
+    shares_keyring: bool = False
+    keyring: type[FileKeyring] = FileKeyring
+
+    def check(self, settings: CloudSettings) -> None:
+        """Nothing is served from databases that are being restored.
+
+        Raises:
+            ConfigurationError: They are.
+        """
+        if not self.restoring:
+            RestoreMarker(settings.home).check()
 
 
 @dataclass(slots=True)
@@ -94,6 +113,8 @@ class Installation:
     identity: IdentityParts
     proofs: AuditProofs
     presence: Presence
+    ledger: FileErasureLedger
+    replayed: Replayed
     stack: contextlib.ExitStack = field(repr=False)
 
     def materializer(self) -> Materializer:
@@ -103,8 +124,18 @@ class Installation:
             self.config.rows,
             system_predicates("materializer"),
             chores=(self.identity.refusals.report,),
-            hourly=self._purge_and_retain,
+            hourly=self._hourly,
         )
+
+    def _hourly(self) -> None:
+        """What is due now and then, beside materializing."""
+        self.purger().run()
+        self.retainer().run()
+        engines = self.engines
+        audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), self.keyring)
+        build_backups(
+            self.settings, self.server, engines, self.keyring, self.proofs.keys, self.ledger, NoOperators(), audit
+        ).expire_due()
 
     def placements(self) -> PlacementStore:
         """Which tables there are, and which moves."""
@@ -127,17 +158,17 @@ class Installation:
         rules = {plan.name: plan.retention_days for plan in self.plans.values()}
         return Retainer(ledger, self.config.rows, rules, system_predicates("retention"), self.config.clock)
 
-    def _purge_and_retain(self) -> None:
-        self.purger().run()
-        self.retainer().run()
-
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""
         self.stack.close()
 
 
-def open_installation(settings: CloudSettings) -> Installation:
+def open_installation(settings: CloudSettings, opening: Opening | None = None) -> Installation:
     """Open, check and migrate the installation at `settings.home`, made when missing.
+
+    Args:
+        settings: How it is run.
+        opening: What is other than for serving, while a backup is restored.
 
     Raises:
         ConfigurationError: It cannot be opened; the message says what to change.
@@ -149,15 +180,22 @@ def open_installation(settings: CloudSettings) -> Installation:
         presence = Presence(home.locks)
         # The last to be given back: until then it may end what it began.
         stack.callback(presence.close)
+        opening = opening or Opening()
+        opening.check(settings)
         server = open_server(settings)
         stack.callback(server.close)
         stack.callback(disconnect_pixeltable)
         with refusals_recorded(server):
-            return _opened(settings, home, presence, server, stack)
+            return _opened(settings, home, presence, server, stack, opening)
 
 
 def _opened(
-    settings: CloudSettings, home: Home, presence: Presence, server: Server, stack: contextlib.ExitStack
+    settings: CloudSettings,
+    home: Home,
+    presence: Presence,
+    server: Server,
+    stack: contextlib.ExitStack,
+    opening: Opening,
 ) -> Installation:
     """The installation on a server that is open; what it takes is given back by `stack` until it is returned."""
     # Before the schema is touched: who has to go back to mend the file must not find an upgraded database.
@@ -168,8 +206,10 @@ def _opened(
     write_plans(engines.maintenance, plans)
     is_new = _is_new(engines.maintenance)
     root_keys = find_root_keys(settings, create=is_new)
-    keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
+    keyring = opening.keyring.open(keyring_directory(settings), root_keys, create=is_new)
     stack.callback(keyring.close)
+    # Again: whoever restores looks for open keyrings once its marker is there, so that one of the two sees the other.
+    opening.check(settings)
     audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring, process=presence.id)
     admit_keyring(keyring, PostgresCustodyStore(engines.maintenance), audit, system_clock, is_new=is_new)
     proofs = build_proofs(
@@ -221,6 +261,12 @@ def _opened(
         weights=settings.ranking_weights(),
         deleted_retention=retention_of(settings).deleted,
     )
+    # Before anything is served: a database that was restored may know people who were erased since.
+    erased = erasure_ledger(settings, proofs.keys)
+    replay = build_replay(engines, config, audit, erased, first_model=models.first)
+    if opening.without_ledger:
+        replay.rebuild()
+    replayed = replay.run()
     return Installation(
         settings,
         plans,
@@ -233,6 +279,8 @@ def _opened(
         identity,
         proofs,
         presence,
+        erased,
+        replayed,
         stack.pop_all(),
     )
 
@@ -244,35 +292,6 @@ def retention_of(settings: CloudSettings) -> Retention:
         expired=timedelta(days=settings.expired_retention_days),
         superseded=timedelta(days=settings.superseded_retention_days),
     )
-
-
-def open_engines(settings: CloudSettings, server: Server) -> Engines:
-    """One engine per role on the control plane of `server`, each checked."""
-
-    def engine(role: str, pool_size: int) -> ControlEngine:
-        return ControlEngine(
-            server.url(f"luminescent_{role}", CONTROL_DATABASE),
-            pool_size=pool_size,
-            deadline=Deadline(total_s=settings.deadline_s, statement_s=settings.statement_s),
-            application_name=f"luminescent-cloud {role}",
-            recover=server.recover,
-        )
-
-    engines = Engines(
-        app=engine("app", settings.control_pool_size),
-        worker=engine("worker", settings.background_pool_size),
-        keys=engine("keys", settings.background_pool_size),
-        maintenance=engine("maintenance", settings.background_pool_size),
-    )
-    try:
-        for one in (engines.app, engines.worker, engines.keys, engines.maintenance):
-            check_role(one)
-        with engines.app.connection() as connection:
-            check_durability(connection)
-    except BaseException:
-        engines.close()
-        raise
-    return engines
 
 
 def _is_new(engine: ControlEngine) -> bool:

@@ -33,6 +33,7 @@ from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.purge import MemoryPurge
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
+from cloud.startup.backups import build_backups
 from cloud.startup.custody import place_of
 from cloud.startup.erasing import build_gdpr
 from cloud.startup.installation import Installation, open_installation, system_predicates, work
@@ -76,6 +77,7 @@ class CloudRuntime:
         gdpr: `CloudGDPRService`.
         closing: Closes tenants for good.
         keyring: `Custody` of the keyring: rotation, backup, diagnosis.
+        backups: `DataBackups`: makes, lists and expires backups of both databases.
         leak_test: Sends canaries through every path of reading, in tenants of its own.
         pixeltable_config: What a `CloudMemoryProvider` is built from.
     """
@@ -145,7 +147,23 @@ class CloudRuntime:
         self.transfer = CloudTransfer(config, self.memory, admissions, self.audit, checkpoints)
         self.gdpr = build_gdpr(installation, admissions, self.audit, on_key_destroyed=self.keyring.note)
         self.closing = TenantClosing(
-            PostgresClosingStore(engines.maintenance), engines.maintenance, config, store, admissions, self.audit
+            PostgresClosingStore(engines.maintenance),
+            engines.maintenance,
+            config,
+            store,
+            admissions,
+            self.audit,
+            installation.ledger,
+        )
+        self.backups = build_backups(
+            installation.settings,
+            installation.server,
+            engines,
+            installation.keyring,
+            installation.proofs.keys,
+            installation.ledger,
+            admissions,
+            self.audit,
         )
         self.leak_test = LeakTest(self, admissions, self.audit, engines.maintenance)
 

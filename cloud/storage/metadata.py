@@ -466,6 +466,30 @@ keyring_backups = Table(
     comment="Backups of the keyring, known here too: one restored from an earlier backup forgot the later ones.",
 )
 
+data_backups = Table(
+    "data_backups",
+    metadata,
+    Column("backup_id", Text, primary_key=True),
+    Column("location", Text, nullable=False),
+    Column("made_at", _instant, nullable=False),
+    Column("expires_at", _instant, nullable=False),
+    Column("complete", Boolean, nullable=False, server_default=text("false")),
+    Column("deleted_at", _instant),
+    comment="Backups of both databases; each is here before its first byte is written.",
+)
+
+erasure_ledger = Table(
+    "erasure_ledger",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("records", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("line_hash", Text, nullable=False),
+    Column("seen_at", _instant, nullable=False),
+    CheckConstraint("singleton", name="singleton"),
+    comment="How far these databases have followed the erasure ledger, which is kept outside them; one row.",
+)
+
 TENANT_TABLES = (
     tenants,
     usage_counters,

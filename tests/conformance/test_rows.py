@@ -241,6 +241,7 @@ class TestTheWayOut:
                 out,
                 runtime.gdpr._admissions,
                 runtime.audit,
+                ledger=runtime._installation.ledger,
             ).delete_user_data("bob", tenant_id, confirmed=True, reason="request 17")
         memory.close()
         assert erased is not None

@@ -108,7 +108,7 @@ class Onlooker:
             config,
             admissions,
             self.runtime.audit,
-            evidence=Evidence(certifier=certificates(self.installation)),
+            evidence=Evidence(ledger=self.installation.ledger, certifier=certificates(self.installation)),
         )
 
 

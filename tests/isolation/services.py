@@ -236,6 +236,20 @@ SERVICE_OPERATIONS: Final = (
         _migrated,
         names_tenant=False,
     ),
+    ServiceOperation(
+        "backups.create",
+        "backup.create",
+        lambda r, s, _: r.backups.create(s.directory / "backup"),
+        names_tenant=False,
+    ),
+    ServiceOperation("backups.list", "backup.list", lambda r, _, __: r.backups.list(), names_tenant=False),
+    ServiceOperation("backups.expire", "backup.expire", lambda r, _, __: r.backups.expire(), names_tenant=False),
+    ServiceOperation(
+        "backups.rebuild_ledger",
+        "backup.ledger",
+        lambda r, _, __: r.backups.rebuild_ledger(),
+        names_tenant=False,
+    ),
     ServiceOperation("keyring.status", "keyring.status", lambda r, _, __: r.keyring.status(), names_tenant=False),
     ServiceOperation("keyring.backups", "keyring.status", lambda r, _, __: r.keyring.backups(), names_tenant=False),
     ServiceOperation(
@@ -290,6 +304,7 @@ NO_OPERATIONS: Final[Mapping[str, str]] = {
     "keyring.resume": _RESUMES,
     "keyring.now": _CONSTANT,
     "keyring.note": _PART,
+    **dict.fromkeys(("backups.now", "backups.level", "backups.expire_due"), _PART),
     "embeddings.embedder": _CONSTANT,
     **dict.fromkeys((f"usage.{name}" for name in ("check_quota", "observed", "denied", "exceeded")), _PART),
     **dict.fromkeys(("usage.use_admission", "usage.use_books", "audit.use_admission", "audit.use_evidence"), _PART),

@@ -396,3 +396,19 @@ def test_every_public_noun_is_documented() -> None:
 def test_the_runtime_is_the_one_that_commands_need(runtime: CloudRuntime) -> None:
     for name in ("memory", "tenant_provider", "tenants", "api_keys", "tokens", "usage", "audit", "gdpr", "drain"):
         assert hasattr(runtime, name)
+
+
+def test_a_backup_is_made_listed_and_expired(command: Command, tmp_path: Path) -> None:
+    made = json.loads(command("--json", "backup", "--days", "2", tmp_path / "backup").stdout)
+    assert made["directory"] == str(tmp_path / "backup")
+    assert made["complete"] is True
+    listed = {one["backup_id"]: one for one in json.loads(command("--json", "backup", "list").stdout)["backups"]}
+    assert listed[made["backup_id"]]["expired"] is False
+    shown = command("backup", "create", tmp_path / "another")
+    assert shown.exit_code == 0
+    assert "backup expire" in shown.output
+    assert command("backup", "expire").exit_code in (0, 1)
+    for wrong in (("backup", "ledger"), ("backup", tmp_path / "b", "--days", "0"), ("backup", "--no-such", "x")):
+        assert command(*wrong).exit_code == 2
+    refused = command("backup", tmp_path / "another")
+    assert refused.exit_code == 1

@@ -14,6 +14,7 @@ import pytest
 
 import cloud.cli as commands
 from cloud.cli import (
+    backup,
     bench,
     embeddings,
     gdpr,
@@ -90,6 +91,10 @@ def test_no_command_has_a_bar_of_its_own() -> None:
 @pytest.mark.parametrize(
     "command",
     [
+        backup.create,
+        backup.drill,
+        backup.expire,
+        backup.restore,
         bench.recall,
         embeddings.finish,
         embeddings.migrate,

@@ -91,6 +91,10 @@ NOBODY = {
     "audit.archive.step",
     "audit.archive_delete",
     "audit.archive_delete.step",
+    "backup.create.step",
+    "backup.restore.step",
+    "backup.drill.step",
+    "backup.replay",
     "service.start",
 }
 KEYRING = {
@@ -101,6 +105,14 @@ KEYRING = {
     "keyring.accept",
     "keyring.reconcile",
     "keyring.destroy_root_key",
+}
+BACKUPS = {
+    "backup.create",
+    "backup.list",
+    "backup.expire",
+    "backup.restore",
+    "backup.drill",
+    "backup.ledger",
 }
 HOLDS = {"usage.reserve", "usage.commit", "usage.release"}
 """Steps and reports of the service itself: no caller asks for them by name."""
@@ -115,6 +127,7 @@ GRANTED: dict[Role, set[str]] = {
     | REVIEW
     | INSTALLATION
     | KEYRING
+    | BACKUPS
     | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept", "audit.archive"},
 }
 KNOWN = (
@@ -127,6 +140,7 @@ KNOWN = (
     | REVIEW
     | INSTALLATION
     | KEYRING
+    | BACKUPS
     | NOBODY
     | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept", "audit.archive"}
 )
