@@ -44,8 +44,8 @@ class LogTrees(Protocol):
         """The events of a log that have no leaf yet."""
         ...
 
-    def any_pending(self, event_ids: Sequence[str]) -> bool:
-        """Whether one of these events has no leaf yet."""
+    def any_pending(self, log_id: str, event_ids: Sequence[str]) -> bool:
+        """Whether one of these events of a log has no leaf yet."""
         ...
 
     def span(self, log_id: str, size: int, *, since: datetime | None, until: datetime | None) -> tuple[int, int]:
@@ -132,7 +132,7 @@ class Evidence:
         """
         pending = self._trees.pending(log_id)
         end_s = time.monotonic() + _WAIT_S
-        while pending and self._trees.any_pending(pending):
+        while pending and self._trees.any_pending(log_id, pending):
             # Another process may hold the sequencer's lock: then it does the work.
             if self._sequencing.round():
                 end_s = time.monotonic() + _WAIT_S
