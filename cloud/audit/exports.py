@@ -45,8 +45,8 @@ class LogTrees(Protocol):
         """Events of a log that have no leaf yet, at most so many."""
         ...
 
-    def any_pending(self, event_ids: Sequence[str]) -> bool:
-        """Whether one of these events has no leaf yet."""
+    def any_pending(self, log_id: str, event_ids: Sequence[str]) -> bool:
+        """Whether one of these events of a log has no leaf yet."""
         ...
 
     def span(self, log_id: str, size: int, *, since: datetime | None, until: datetime | None) -> tuple[int, int]:
@@ -141,7 +141,7 @@ class Evidence:
     def _await(self, log_id: str, pending: Sequence[str]) -> None:
         """Each of these has its leaf when this returns, unless the log is held."""
         end_s = time.monotonic() + _WAIT_S
-        while pending and self._trees.any_pending(pending):
+        while pending and self._trees.any_pending(log_id, pending):
             # Another process may hold the sequencer's lock: then it does the work.
             if self._sequencing.round():
                 end_s = time.monotonic() + _WAIT_S

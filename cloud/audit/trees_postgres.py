@@ -143,10 +143,11 @@ class PostgresTrees:
         query = sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id).limit(batch)
         return [str(event_id) for (event_id,) in self._engine.rows(query)]
 
-    def any_pending(self, event_ids: Sequence[str]) -> bool:
-        """Whether one of these events has no leaf yet."""
+    def any_pending(self, log_id: str, event_ids: Sequence[str]) -> bool:
+        """Whether one of these events of a log has no leaf yet."""
         wanted = sa.any_(sa.literal(list(event_ids), ARRAY(sa.Uuid(as_uuid=False))))
-        query = sa.select(audit_pending.c.event_id).where(audit_pending.c.event_id == wanted).limit(1)
+        mine = audit_pending.c.log_id == log_id
+        query = sa.select(audit_pending.c.event_id).where(mine, audit_pending.c.event_id == wanted).limit(1)
         return bool(self._engine.rows(query))
 
     def first_since(self, log_id: str, size: int, since: datetime) -> int | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloud import CloudRuntime, request_context
-from cloud.gdpr.model import LegalHold
+from cloud.gdpr.model import Erasure, LegalHold
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel import failpoints
 from cloud.kernel.errors import ProviderUnavailableError
@@ -181,14 +181,17 @@ async def staged(
 async def _prepared(gdpr: CloudGDPRService, stage: Stage, needs: str) -> Stage:
     if needs == "hold":
         return replace(stage, hold_id=(await _hold(gdpr, stage)).hold_id)
+    if needs == "certified":
+        # Of somebody else: this person stays, as with every other operation.
+        erased = await gdpr.delete_user_data("somebody-else", stage.tenant_id, confirmed=True)
+        assert isinstance(erased, Erasure)
+        return replace(stage, request_id=erased.erasure_id)
     request = await gdpr.request_erasure(stage.user_id, stage.tenant_id)
     stage = replace(stage, request_id=request.erasure_id)
     if needs in ("identity_verified", "previewed", "failed"):
         await gdpr.verify_identity(stage.request_id, stage.tenant_id, method="passport")
     if needs in ("previewed", "failed"):
         stage = replace(stage, seen=(await gdpr.preview_request(stage.request_id, stage.tenant_id)).digest)
-    if needs == "certified":
-        await gdpr.delete_user_data(stage.user_id, stage.tenant_id, confirmed=True)
     if needs == "failed":
         failpoints.arm("erase.frozen", _fail)
         try:

@@ -120,7 +120,7 @@ def statements_of(engine: ControlEngine) -> Iterator[list[tuple[int, str, Mappin
     def remember(
         connection: sa.Connection, cursor: object, statement: str, parameters: object, context: object, many: bool
     ) -> None:
-        if threading.current_thread().name == read_times.THREAD:
+        if threading.current_thread().name in (read_times.THREAD, "luminescent-erasures"):
             # Not of the operation that is looked at.
             return
         assert isinstance(parameters, Mapping)
