@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class Round:
 
 
 class Sequencer:
-    """Sequences rounds of pending events.
+    """Sequences rounds of pending events. Safe for threads: whoever wants a leaf at once works beside the worker.
 
     Args:
         store: Trees and pending events.
@@ -129,6 +130,7 @@ class Sequencer:
         self._outside = outside
         self._expected: dict[str, Checkpoint] | None = None
         self._held: dict[str, HeadFault] = {}
+        self._turn = threading.RLock()
 
     def is_held(self, log_id: str) -> bool:
         """Whether this log is not grown, because it is not what was signed for it."""
@@ -136,8 +138,9 @@ class Sequencer:
 
     def look_again(self) -> None:
         """Compare every log with what is kept outside before it is grown again: an operator may have seen to it."""
-        self._expected = None
-        self._held = {}
+        with self._turn:
+            self._expected = None
+            self._held = {}
 
     def round(self) -> Round:
         """Sequence one batch.
@@ -146,6 +149,10 @@ class Sequencer:
             ConfigurationError: The audit keys, or the heads that were kept outside, cannot be read.
             ProviderUnavailableError: The control plane did not answer.
         """
+        with self._turn:
+            return self._round()
+
+    def _round(self) -> Round:
         if self._expected is None:
             self._expected = dict(self._outside())
         done = Round()

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
@@ -111,6 +111,24 @@ def test_sequencers_and_writers_at_once_lose_nothing_and_fork_nothing(
         thread.join()
     drained(tenant_id)
     assert assert_whole(runtime, worker, keys, tenant_id) == 1 + 160
+
+
+def test_who_looks_again_in_the_middle_of_a_round_waits_for_its_end(
+    runtime: CloudRuntime, worker: ControlEngine, keys: AuditKeys, tenant_id: str
+) -> None:
+    """An erasure that wants its leaf at once and the worker share a sequencer."""
+
+    class Interrupted(PostgresTreeStore):
+        def round(self, *arguments: Any, **options: Any) -> int:
+            done = super().round(*arguments, **options)
+            threading.Thread(target=shared.look_again).start()
+            time.sleep(0.05)
+            return done
+
+    shared = Sequencer(Interrupted(worker), lambda: keys)
+    while not shared.round().events:
+        # The installation's own sequencer was first: then there was nothing to do.
+        write(runtime, tenant_id, 3)
 
 
 def test_a_round_that_does_not_commit_leaves_nothing_behind(
