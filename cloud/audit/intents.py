@@ -17,7 +17,11 @@ from cloud.audit.model import INTENT_ENDING, Outcome
 from cloud.kernel.access import Action
 from cloud.kernel.scope import PrincipalKind
 
-_ALSO: Final = {Action.MEMORY_EXPORT_ALL.value: Action.MEMORY_EXPORT.value}
+_ALSO: Final = {
+    Action.MEMORY_EXPORT_ALL.value: Action.MEMORY_EXPORT.value,
+    # The log of events without a tenant is exported by another right than a tenant's.
+    Action.AUDIT_SYSTEM.value: Action.AUDIT_EXPORT.value,
+}
 """Actions that end what was begun under another name."""
 
 BEGUN: Final[frozenset[str]] = frozenset(

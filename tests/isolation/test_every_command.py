@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -77,6 +77,7 @@ TYPED: Final = (
     Typed("usage monthly", "usage.read", "--tenant {tenant}"),
     Typed("usage reconcile", "usage.reconcile", "--tenant {tenant}"),
     Typed("audit export", "audit.export", "--tenant {tenant} --out {new}"),
+    Typed("audit export", "audit.system", "--tenant _system --out {new}"),
     Typed("audit key", "audit.key", "--tenant {tenant}"),
     Typed("audit checkpoint", "audit.checkpoint", "--tenant {tenant}"),
     Typed("audit archive", "audit.archive"),
@@ -218,6 +219,14 @@ def test_every_command_is_listed(runtime: CloudRuntime, home: Path) -> None:
     assert len(exceptions) == len(WITHOUT_EVENT) <= 5
 
 
+def intents_left(onlooker: Onlooker, steps: Sequence[Event]) -> set[str]:
+    """Which of these have no outcome once every event has its leaf."""
+    for log_id in {event["log_id"] for event in steps}:
+        onlooker.installation.proofs.evidence.catch_up(log_id)
+    left = {str(event_id) for (event_id,) in onlooker.rows("SELECT event_id FROM audit_intents")}
+    return left & {event["event_id"] for event in steps}
+
+
 @pytest.mark.parametrize("typed", TYPED, ids=lambda typed: typed.command)
 def test_a_command_leaves_one_event(command: Command, onlooker: Onlooker, given: Given, typed: Typed) -> None:
     arguments = f"{typed.command} {typed.arguments}".format_map(given).split()
@@ -228,6 +237,7 @@ def test_a_command_leaves_one_event(command: Command, onlooker: Onlooker, given:
     assert [event["outcome"] for event in ended] == [typed.outcome], result.output
     steps = [event for event in by_a_caller(events) if event["action"].endswith(".step")]
     assert all(event["details"]["process"] for event in steps), "otherwise nobody would know that it was cut off"
+    assert not intents_left(onlooker, steps), "or it would be taken to be cut off"
 
 
 @pytest.mark.parametrize("line", WITHOUT_EVENT)

@@ -30,7 +30,10 @@ _OPEN: Final = (
 )
 _CUT_OFF: Final = (
     "SELECT i.action, i.log_id, count(*) FROM audit_intents i JOIN audit_events e USING (event_id)"
-    " WHERE e.event->'details'->>'process' = ANY(:gone) GROUP BY 1, 2 ORDER BY 1, 2"
+    " WHERE e.event->'details'->>'process' = ANY(:gone)"
+    # The last thing that a process did: its outcome has no leaf yet, and the intent goes when it gets one.
+    " AND NOT EXISTS (SELECT FROM audit_pending p JOIN audit_events o USING (event_id)"
+    " WHERE p.log_id = i.log_id AND o.event->>'request_id' = i.request_id) GROUP BY 1, 2 ORDER BY 1, 2"
 )
 _DIGESTED_BYTES: Final = 256 << 20
 """How much is read to compare digests; of what is beyond that the sizes alone are looked at."""

@@ -32,9 +32,12 @@ def test_every_step_announces_an_action_that_exists(action: Action) -> None:
     assert (ended.action, ended.request_id, ended.by_service) == (intent.action, intent.request_id, False)
 
 
-def test_an_export_of_everybody_ends_what_an_export_began() -> None:
-    (ended,) = outcomes_of([event("memory.export_all")])
-    assert ended.action == "memory.export"
+@pytest.mark.parametrize(
+    ("outcome", "began"), [("memory.export_all", "memory.export"), ("audit.system", "audit.export")]
+)
+def test_an_outcome_under_another_right_ends_what_began(outcome: str, began: str) -> None:
+    (ended,) = outcomes_of([event(outcome)])
+    assert ended.action == began
 
 
 def test_what_the_service_ends_is_told_apart() -> None:
