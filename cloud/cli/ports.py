@@ -11,6 +11,7 @@ from typing import Protocol
 from cloud.audit.service import CloudAuditLogger
 from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
+from cloud.gdpr.scanning import ResidueScan
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.findings import Finding
 from cloud.leaktest.service import LeakTest
@@ -42,6 +43,7 @@ class Runtime(Protocol):
     transfer: CloudTransfer
     gdpr: CloudGDPRService
     closing: TenantClosing
+    scan: ResidueScan
     keyring: Custody
     leak_test: LeakTest
 

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.gdpr.evidence import StorageRewriter
 from cloud.gdpr.export import empty_directory, write_bundle
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
 from cloud.gdpr.places import Finder
@@ -51,6 +52,7 @@ class CloudGDPRService:
         config: The installation.
         admissions: The door.
         audit: The log.
+        rewriter: Rewrites what deleted rows have left.
         on_key_destroyed: Called when a person's key is destroyed, before that is recorded.
     """
 
@@ -62,8 +64,10 @@ class CloudGDPRService:
         admissions: Administration,
         audit: TransactionalAuditLogger,
         *,
+        rewriter: StorageRewriter | None = None,
         on_key_destroyed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._rewriter = rewriter
         self._on_key_destroyed = on_key_destroyed
         self._store = store
         self._config = config
@@ -200,6 +204,8 @@ class CloudGDPRService:
             lambda: self._remove_rows(predicate, subject_id), lambda: self._finder.counts(predicate, subject_id)
         )
         erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED, {})
+        if self._rewriter is not None and self._rewriter.at_once():
+            self._rewriter.rewrite(predicate, self._store.placements(predicate))
         finished = self._store.finish(erasure, ErasureState.INCOMPLETE if left else ErasureState.VERIFIED, audit)
         if left:
             raise ErasureIncompleteError(left)

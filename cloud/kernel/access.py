@@ -4,7 +4,7 @@
 |---|---|---|---|---|---|
 | memories, their import and export | any user | itself | any user | – | – |
 | export of everybody's memories | – | – | yes | – | – |
-| a person's erasure and export | – | – | yes | – | – |
+| a person's erasure, export and fingerprints | – | – | yes | – | – |
 | usage | – | – | yes | – | yes |
 | reserving units for work of its own | yes | yes | yes | – | yes |
 | proving the usage counters | – | – | – | – | yes |
@@ -12,7 +12,7 @@
 | the system's audit log | – | – | – | – | yes |
 | review of who may enter the tenant | – | – | yes | yes | yes |
 | tenants, API keys, tokens, placements, embedding models, purge | – | – | – | – | yes |
-| the installation: database, keyring, doctor, leak test | – | – | – | – | yes |
+| the installation: database, keyring, doctor, leak test, residue scan | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Action(StrEnum):
     ERASURE = "gdpr.erase"
     ERASURE_STEP = "gdpr.erase.step"
     ACCESS_REQUEST = "gdpr.export"
+    SCAN_TAKE = "gdpr.scan.take"
+    SCAN_SEARCH = "gdpr.scan.search"
     USAGE_READ = "usage.read"
     USAGE_TRACK = "usage.track"
     USAGE_RESERVE = "usage.reserve"
@@ -128,7 +130,7 @@ _MEMORY: Final = frozenset(
     }
 )
 _EVERYBODY: Final = frozenset({Action.MEMORY_EXPORT_ALL})
-_PERSON: Final = frozenset({Action.ERASURE_PREVIEW, Action.ERASURE, Action.ACCESS_REQUEST})
+_PERSON: Final = frozenset({Action.ERASURE_PREVIEW, Action.ERASURE, Action.ACCESS_REQUEST, Action.SCAN_TAKE})
 _AUDIT: Final = frozenset({Action.AUDIT_EXPORT, Action.AUDIT_READ, Action.AUDIT_KEY, Action.AUDIT_CHECKPOINT})
 _USAGE: Final = frozenset({Action.USAGE_READ})
 _HOLDS: Final = frozenset({Action.USAGE_RESERVE, Action.USAGE_COMMIT, Action.USAGE_RELEASE})
@@ -169,7 +171,9 @@ _KEYRING: Final = frozenset(
     }
 )
 _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM, Action.AUDIT_ROTATE_KEY, Action.AUDIT_ACCEPT})
-_INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST})
+_INSTALLATION: Final = frozenset(
+    {Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST, Action.SCAN_SEARCH}
+)
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.SERVICE: _MEMORY | _HOLDS,

@@ -74,6 +74,10 @@ NAMES = (
     "sequencer.kept",
     "audit_export.written",
     "audit_export.recorded",
+    "rewrite.copied",
+    "rewrite.places_changed",
+    "rewrite.files",
+    "rewrite.wal",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

@@ -19,6 +19,9 @@ from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
+from cloud.gdpr.rewriting import PostgresRewriter
+from cloud.gdpr.scan import Scanner
+from cloud.gdpr.windows import Windows
 from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
@@ -46,6 +49,7 @@ from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.observability import export_telemetry
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
 from cloud.storage.durability import check_durability
+from cloud.storage.embedded import programs
 from cloud.storage.engine import ControlEngine, Deadline, check_role
 from cloud.storage.home import open_home
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
@@ -88,6 +92,7 @@ class Installation:
     keyring: FileKeyring
     root_keys: RootKeys
     columns: Columns
+    tables_of: Callable[[Sequence[str]], Sequence[str]]
     server: Server
     identity: IdentityParts
     proofs: AuditProofs
@@ -117,6 +122,31 @@ class Installation:
         retention = retention_of(self.settings)
         predicates = system_predicates("purge")
         return Purger(PostgresPurgeLedger(maintenance), self.config.rows, maintenance, predicates, retention)
+
+    def rewriter(self) -> PostgresRewriter:
+        """Rewrites what deleted rows have left in files and in the write-ahead log."""
+        settings = self.settings
+        at_once = settings.rewrite_at_once
+        return PostgresRewriter(
+            self.server.url,
+            self.tables_of,
+            self.config.clock,
+            max_wait_ms=settings.rewrite_max_wait_ms,
+            at_once=settings.control_url is None if at_once is None else at_once,
+            windows=Windows.parse(settings.rewrite_windows),
+        )
+
+    def scanner(self) -> Scanner:
+        """Looks for fingerprints in the home and the databases."""
+        is_embedded = self.settings.control_url is None
+        index = self.keyring.files.index
+        return Scanner(
+            self.settings.home,
+            self.server.url,
+            is_embedded=is_embedded,
+            waldump=programs() / "pg_waldump" if is_embedded else None,
+            through={index.path: index.stored},
+        )
 
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""
@@ -204,6 +234,7 @@ def _opened(settings: CloudSettings, server: Server, stack: contextlib.ExitStack
         keyring,
         root_keys,
         PixeltableColumns(tables),
+        tables.physical,
         server,
         identity,
         proofs,

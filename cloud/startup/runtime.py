@@ -21,6 +21,7 @@ from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.closing_postgres import PostgresClosingStore
 from cloud.gdpr.postgres import PostgresErasureStore
+from cloud.gdpr.scanning import ResidueScan
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.errors import (
     ConfigurationError,
@@ -74,6 +75,7 @@ class CloudRuntime:
         transfer: `CloudTransfer`.
         gdpr: `CloudGDPRService`.
         closing: Closes tenants for good.
+        scan: `ResidueScan`.
         keyring: `Custody` of the keyring: rotation, backup, diagnosis.
         leak_test: Sends canaries through every path of reading, in tenants of its own.
         pixeltable_config: What a `CloudMemoryProvider` is built from.
@@ -145,10 +147,19 @@ class CloudRuntime:
             config,
             admissions,
             self.audit,
+            rewriter=installation.rewriter(),
             on_key_destroyed=self.keyring.note,
         )
         self.closing = TenantClosing(
             PostgresClosingStore(engines.maintenance), engines.maintenance, config, store, admissions, self.audit
+        )
+        self.scan = ResidueScan(
+            PostgresErasureStore(engines.maintenance),
+            config,
+            installation.keyring.traces,
+            installation.scanner(),
+            admissions,
+            self.audit,
         )
         self.leak_test = LeakTest(self, admissions, self.audit, engines.maintenance)
 
