@@ -21,6 +21,8 @@ from cloud.kernel import failpoints
 from cloud.kernel.clock import Clock
 from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
+from cloud.memory.materializer import placement_locks
+from cloud.storage.engine import ControlEngine
 from cloud.storage.rewriting import Rewritten, rewrite_tables, statistics_of
 from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE, MAINTENANCE_ROLE, OWNER_ROLE, PIXELTABLE_ROLE
 from cloud.storage.upkeep import COMPONENT, Session, current_xid, reaches, scalar, session, vacuumed
@@ -30,6 +32,7 @@ _TURN: Final = 0x6C635F72  # 'lc_r': one rewriting at a time
 _TURN_WAIT_S: Final = 60.0
 _POLL_S: Final = 0.1
 _UNSEEN_S: Final = 15.0
+_LOCK_WAIT_S: Final = 30.0
 _SMALL_CONTROL: Final = "alembic_version"
 _SMALL_DATA: Final = "systeminfo"
 
@@ -47,6 +50,7 @@ class PostgresRewriter:
     Args:
         url: Where and as whom to connect, by role and database.
         tables_of: Names in the data database of the tables of these placements, as far as they were made.
+        engine: Engine that holds the placements' locks.
         clock: The present, UTC.
         max_wait_ms: What any other request may wait for a table.
         at_once: Whether an erasure rewrites before it returns.
@@ -57,6 +61,7 @@ class PostgresRewriter:
         self,
         url: Callable[[str, str], URL],
         tables_of: Callable[[Sequence[str]], Sequence[str]],
+        engine: ControlEngine,
         clock: Clock,
         *,
         max_wait_ms: int,
@@ -65,6 +70,7 @@ class PostgresRewriter:
     ) -> None:
         self._url = url
         self._tables_of = tables_of
+        self._engine = engine
         self._clock = clock
         self._max_wait_ms = max_wait_ms
         self._at_once = at_once
@@ -116,7 +122,10 @@ class PostgresRewriter:
         names = tuple(self._tables_of(placements))
         done = rewrite_tables(control, CONTROL_TABLES, small_table=_SMALL_CONTROL, max_wait_ms=self._max_wait_ms)
         left_over = statistics_of(control, CONTROL_TABLES)
-        with self._data_owner() as data:
+        # Whoever writes much to them waits: materializer, mover, purge, other erasures. Nobody's request is among them.
+        with placement_locks(self._engine, placements, wait_s=_LOCK_WAIT_S) as held, self._data_owner() as data:
+            if not held:
+                raise ProviderUnavailableError("materializer", reason="kept the placement busy")
             # Nothing but Pixeltable's statements reaches these, each by the table's name.
             done += rewrite_tables(
                 data, names, small_table=_SMALL_DATA, max_wait_ms=self._max_wait_ms, may_relocate=True

@@ -120,6 +120,7 @@ class ResidueScan:
             taken = read(path)
             if missing := [str(directory) for directory in also if not directory.is_dir()]:
                 raise ConfigurationError(f"no such directory: {', '.join(missing)}")
+        telemetry.of_tenant(taken.tenant_id)
         with recorded_failure(self._audit, draft, taken.tenant_id):
             report = self._scanner.search(taken, also=[directory.resolve() for directory in also], progress=progress)
             counts = {

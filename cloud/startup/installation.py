@@ -130,6 +130,7 @@ class Installation:
         return PostgresRewriter(
             self.server.url,
             self.tables_of,
+            self.engines.maintenance,
             self.config.clock,
             max_wait_ms=settings.rewrite_max_wait_ms,
             at_once=settings.control_url is None if at_once is None else at_once,

@@ -10,10 +10,13 @@ Rules
 
 1. The trigger is there, and nobody's older write is under way, before the first row is copied: no change is missed.
 2. Noted changes are taken and copied in one transaction of one snapshot: what was noted is what is seen.
-3. The places change in one transaction that holds both tables alone, copies the last noted changes, and looks whether
-   the table still has the shape that was copied. Until it commits the table is what it was, so whatever stops this
-   leaves a working table, and the next call removes what is left beside it.
-4. Whoever waits for a lock here gives up before anybody else's request waits longer than its part of the bound.
+3. The places change only while no snapshot is open that is older than the last copied row, and nothing was noted since.
+   Pixeltable reads under one snapshot per transaction: to one from before the copy, the copied rows would be rows of
+   the future, and its table would look empty.
+4. They change in one transaction that holds the table alone and looks whether it still has the shape that was copied.
+   Until it commits the table is what it was, so whatever stops this leaves a working table, and the next call removes
+   what is left beside it.
+5. Whoever waits for a lock here gives up before anybody else's request waits longer than its part of the bound.
 """
 
 from __future__ import annotations
@@ -24,21 +27,34 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from cloud.kernel import failpoints
 from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.storage.shape import Shape, index_on, shape_of
-from cloud.storage.upkeep import COMPONENT, TIMED_OUT, UNBOUND_MS, Session, bound, quoted, run, scalar, transaction
+from cloud.storage.upkeep import (
+    COMPONENT,
+    TIMED_OUT,
+    UNBOUND_MS,
+    Session,
+    bound,
+    current_xid,
+    quoted,
+    run,
+    scalar,
+    transaction,
+    wait_until_unseen,
+)
 
 _BATCH: Final = 10_000
-_FEW: Final = 200
-"""Noted changes that are copied while both tables are held: some milliseconds."""
 _ROUNDS: Final = 50
 _ATTEMPTS: Final = 20
 _PAUSE_S: Final = 0.25
+_UNSEEN_S: Final = 15.0
 _LOCK_SHARE: Final = 4
 """Part of the bound that a lock is waited for. Below PostgreSQL's `deadlock_timeout`, so that we give way, not they."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +70,12 @@ class _Names:
         return cls(table, f"lc_copy_{tag}", f"lc_notes_{tag}", f"lc_note_{tag}")
 
 
-def clear_remains(connection: Session, table: str) -> bool:
-    """What an interrupted relocation of `table` left is gone; returns whether there was anything."""
+def clear_remains(connection: Session, table: str, *, max_wait_ms: int) -> bool:
+    """What an interrupted relocation of `table` left is gone; returns whether there was anything.
+
+    Raises:
+        ProviderUnavailableError: The table was too busy.
+    """
     names = _Names.of(table)
     left = scalar(
         connection,
@@ -66,16 +86,19 @@ def clear_remains(connection: Session, table: str) -> bool:
         names.trigger,
     )
     if left:
-        _drop_remains(connection, names)
+        _patiently(lambda: _drop_remains(connection, names, max_wait_ms))
     return bool(left)
 
 
-def relocate(connection: Session, table: str, *, max_wait_ms: int) -> int:
+def relocate(connection: Session, table: str, *, small_table: str, max_wait_ms: int) -> int:
     """Move `table` to new files; returns the longest time in ms that others may have waited for it.
+
+    It does not end while the table is changed all the time: whoever can should keep those away that write much.
 
     Args:
         connection: In autocommit, as the owner of the table.
         table: A table of the schema `public` with a primary key, and nothing that depends on it.
+        small_table: Any small table of the same owner.
         max_wait_ms: What others may wait.
 
     Raises:
@@ -87,18 +110,24 @@ def relocate(connection: Session, table: str, *, max_wait_ms: int) -> int:
         raise ConfigurationError(
             f"table {table} cannot be rewritten while it is in use: {', '.join(shape.odd) or 'it has no primary key'}"
         )
-    clear_remains(connection, table)
+    clear_remains(connection, table, max_wait_ms=max_wait_ms)
     try:
         waited_ms = _patiently(lambda: _note_changes(connection, names, shape, max_wait_ms))
         _copy(connection, names, shape)
-        _catch_up(connection, names, shape)
         failpoints.reach("rewrite.copied")
-        waited_ms = max(waited_ms, _patiently(lambda: _change_places(connection, names, shape, max_wait_ms)))
+        for _ in range(_ATTEMPTS):
+            _catch_up(connection, names, shape)
+            wait_until_unseen(connection, current_xid(connection), small_table=small_table, within_s=_UNSEEN_S)
+            changed_ms = _patiently(lambda: _change_places(connection, names, shape, max_wait_ms))
+            if changed_ms is not None:
+                return max(waited_ms, changed_ms)
+        raise ProviderUnavailableError(COMPONENT, reason="finds a table changed again and again")
     except BaseException:
         if not connection.closed:
-            _drop_remains(connection, names)
+            # Otherwise the next call does it; until then changes are noted for nobody.
+            with contextlib.suppress(*TIMED_OUT):
+                _drop_remains(connection, names, max_wait_ms)
         raise
-    return waited_ms
 
 
 def _note_changes(connection: Session, names: _Names, shape: Shape, max_wait_ms: int) -> int:
@@ -159,18 +188,21 @@ def _copy(connection: Session, names: _Names, shape: Shape) -> None:
 
 
 def _catch_up(connection: Session, names: _Names, shape: Shape) -> None:
-    """Copy what was noted, round by round, until few are left."""
+    """Copy what was noted, round by round, until nothing is."""
     for _ in range(_ROUNDS):
-        count = int(scalar(connection, f"SELECT count(*) FROM public.{quoted(names.notes)}"))  # noqa: S608 - names
-        if count <= _FEW:
+        if not _is_noted(connection, names):
             return
         with transaction(connection, isolation="REPEATABLE READ"):
             _apply(connection, names, shape)
     raise ProviderUnavailableError(COMPONENT, reason="cannot keep up with the changes of a table")
 
 
+def _is_noted(connection: Session, names: _Names) -> bool:
+    return bool(scalar(connection, f"SELECT EXISTS (SELECT FROM public.{quoted(names.notes)})"))  # noqa: S608 - a name
+
+
 def _apply(connection: Session, names: _Names, shape: Shape) -> None:
-    """Copy anew what was noted, in a transaction of one snapshot, or while nobody else changes anything."""
+    """Copy anew what was noted, in a transaction of one snapshot."""
     copy, table, notes = (f"public.{quoted(name)}" for name in (names.copy, names.table, names.notes))
     key = ", ".join(quoted(name) for name in shape.key)
     columns = ", ".join(quoted(name) for name, _ in shape.columns)
@@ -180,12 +212,13 @@ def _apply(connection: Session, names: _Names, shape: Shape) -> None:
     run(connection, f"DELETE FROM {notes}")  # noqa: S608 - a name
 
 
-def _change_places(connection: Session, names: _Names, shape: Shape, max_wait_ms: int) -> int:
+def _change_places(connection: Session, names: _Names, shape: Shape, max_wait_ms: int) -> int | None:
+    """What others may have waited, in ms; `None` if something was changed meanwhile, and nothing was done."""
     table = f"public.{quoted(names.table)}"
-    _catch_up(connection, names, shape)
     with _holding(connection, max_wait_ms) as began_s:
         run(connection, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-        _apply(connection, names, shape)
+        if _is_noted(connection, names):
+            return None
         now = shape_of(connection, names.table)
         if replace(now, odd=()) != shape:
             raise ProviderUnavailableError(COMPONENT, reason="finds that a table was changed while it was rewritten")
@@ -219,7 +252,7 @@ def _holding(connection: Session, max_wait_ms: int) -> Iterator[float]:
             bound(connection, UNBOUND_MS)
 
 
-def _patiently(work: Callable[[], int]) -> int:
+def _patiently(work: Callable[[], _T]) -> _T:
     """What `work` returns once it gets its locks.
 
     Raises:
@@ -232,11 +265,12 @@ def _patiently(work: Callable[[], int]) -> int:
     raise ProviderUnavailableError(COMPONENT, reason="finds a table too busy to take its place")
 
 
-def _drop_remains(connection: Session, names: _Names) -> None:
-    bound(connection, UNBOUND_MS)
-    run(connection, f"DROP FUNCTION IF EXISTS public.{quoted(names.trigger)}() CASCADE")
-    for name in (names.notes, names.copy):
-        run(connection, f"DROP TABLE IF EXISTS public.{quoted(name)}")
+def _drop_remains(connection: Session, names: _Names, max_wait_ms: int) -> None:
+    # The trigger goes with its function, and for that the table is needed alone.
+    with _holding(connection, max_wait_ms):
+        run(connection, f"DROP FUNCTION IF EXISTS public.{quoted(names.trigger)}() CASCADE")
+        for name in (names.notes, names.copy):
+            run(connection, f"DROP TABLE IF EXISTS public.{quoted(name)}")
 
 
 def _index_name(names: _Names, number: int) -> str:

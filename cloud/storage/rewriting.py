@@ -20,9 +20,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cloud.kernel.errors import ConfigurationError
+from cloud.kernel.errors import ProviderUnavailableError
 from cloud.storage.relocating import clear_remains, relocate
 from cloud.storage.upkeep import (
+    COMPONENT,
     TIMED_OUT,
     UNBOUND_MS,
     Session,
@@ -86,14 +87,15 @@ def rewrite_tables(
     """
     there = [name for name in tables if _file(connection, name) is not None]
     wait_until_unseen(connection, current_xid(connection), small_table=small_table, within_s=_UNSEEN_S)
-    found = (_rewrite(connection, name, max_wait_ms, may_relocate=may_relocate) for name in there)
+    relocated_beside = small_table if may_relocate else None
+    found = (_rewrite(connection, name, max_wait_ms, relocated_beside) for name in there)
     done = [rewritten for rewritten in found if rewritten is not None]
     for name in there:
         _renew_statistics(connection, name, max_wait_ms)
     # The statistics' own former versions are deleted rows of a table as well.
     wait_until_unseen(connection, current_xid(connection), small_table=small_table, within_s=_UNSEEN_S)
-    if not _vacuum_full(connection, _CATALOG, max_wait_ms):
-        raise ConfigurationError("the statistics cannot be rewritten within rewrite_max_wait_ms: raise it")
+    if _vacuum_full(connection, _CATALOG, max_wait_ms) is None:
+        raise ProviderUnavailableError(COMPONENT, reason="cannot rewrite the statistics within rewrite_max_wait_ms")
     return done
 
 
@@ -106,23 +108,21 @@ def statistics_of(connection: Session, tables: Sequence[str]) -> int:
     )
 
 
-def _rewrite(connection: Session, table: str, max_wait_ms: int, *, may_relocate: bool) -> Rewritten | None:
+def _rewrite(connection: Session, table: str, max_wait_ms: int, small_table: str | None) -> Rewritten | None:
     began_s = time.monotonic()
-    clear_remains(connection, table)
-    before = _file(connection, table)
-    in_place = _estimated_ms(connection, table) <= (max_wait_ms // 2 if may_relocate else max_wait_ms)
-    if in_place:
-        in_place = _vacuum_full(connection, f"public.{quoted(table)}", max_wait_ms)
-    taken_ms = waited_ms = _since_ms(began_s)
-    if not in_place:
-        if not may_relocate:
+    clear_remains(connection, table, max_wait_ms=max_wait_ms)
+    before, waited_ms = _file(connection, table), None
+    if _estimated_ms(connection, table) <= (max_wait_ms if small_table is None else max_wait_ms // 2):
+        waited_ms = _vacuum_full(connection, f"public.{quoted(table)}", max_wait_ms)
+    is_relocated = waited_ms is None
+    if waited_ms is None:
+        if small_table is None:
             return None
-        waited_ms = relocate(connection, table, max_wait_ms=max_wait_ms)
-        taken_ms = _since_ms(began_s)
+        waited_ms = relocate(connection, table, small_table=small_table, max_wait_ms=max_wait_ms)
     after = _file(connection, table)
     assert before is not None
     assert after is not None
-    return Rewritten(table, not in_place, before, after, _size(connection, table), waited_ms, taken_ms)
+    return Rewritten(table, is_relocated, before, after, _size(connection, table), waited_ms, _since_ms(began_s))
 
 
 def _estimated_ms(connection: Session, table: str) -> int:
@@ -130,20 +130,21 @@ def _estimated_ms(connection: Session, table: str) -> int:
     return int(rows or 0) // _ROWS_PER_MS + _size(connection, table) // _BYTES_PER_MS
 
 
-def _vacuum_full(connection: Session, table: str, max_wait_ms: int) -> bool:
-    """Whether it was done within the bound, its wait for the lock included."""
+def _vacuum_full(connection: Session, table: str, max_wait_ms: int) -> int | None:
+    """How long it took in ms, its wait for the lock included; `None` if it was not done within the bound."""
     for pause_s in _PAUSES_S:
         time.sleep(pause_s)
         bound(connection, max_wait_ms)
+        began_s = time.monotonic()
         try:
             run(connection, f"VACUUM (FULL) {table}")
         except TIMED_OUT:
             continue
         else:
-            return True
+            return _since_ms(began_s)
         finally:
             bound(connection, UNBOUND_MS)
-    return False
+    return None
 
 
 def _renew_statistics(connection: Session, table: str, max_wait_ms: int) -> None:

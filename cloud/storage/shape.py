@@ -70,6 +70,9 @@ _ODD: Final = (
     " UNION ALL SELECT 'dependent ' || pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_class c"
     " JOIN pg_depend d ON d.deptype = 'n' AND (d.refclassid, d.refobjid) IN"
     f" (('pg_class'::regclass, c.oid), ('pg_type'::regclass, c.reltype)) WHERE {_THIS}"
+    # Its own checks, which are copied.
+    " AND NOT (d.classid = 'pg_constraint'::regclass"
+    " AND EXISTS (SELECT FROM pg_constraint k WHERE k.oid = d.objid AND k.conrelid = c.oid AND k.contype = 'c'))"
 )
 
 

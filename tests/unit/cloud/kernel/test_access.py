@@ -26,7 +26,7 @@ MEMORY = {
     "memory.count",
 }
 EVERYBODY = {"memory.export_all"}
-PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
+PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export", "gdpr.scan.take"}
 AUDIT = {"audit.export", "audit.read", "audit.key", "audit.checkpoint"}
 TENANTS = {
     "tenant.create",
@@ -50,7 +50,7 @@ TENANTS = {
     "access.review_all",
 }
 REVIEW = {"access.review"}
-INSTALLATION = {"db.upgrade", "db.check", "doctor.run", "leak_test.run"}
+INSTALLATION = {"db.upgrade", "db.check", "doctor.run", "leak_test.run", "gdpr.scan.search"}
 NOBODY = {
     "gdpr.erase.step",
     "memory.import.step",
