@@ -100,13 +100,15 @@ def of_sealed(trace: Trace, item: int, sealed: bytes) -> Iterator[Fingerprint]:
     # Not the very first: it names the format and is everybody's.
     last = len(sealed) - _FRAGMENT_BYTES
     for at in sorted({min(1, last), last // 2, last}):
-        if at < 0:
-            return
-        yield Fingerprint(trace, "bytes", item, sealed[at : at + _FRAGMENT_BYTES])
+        fragment = sealed[max(at, 0) : at + _FRAGMENT_BYTES]
+        # Of what is sealed every fragment is; a sealer that does not encrypt shows rows of zeros.
+        if at < 0 or len(set(fragment)) < _VARIETY_MIN:
+            continue
+        yield Fingerprint(trace, "bytes", item, fragment)
         # A whole number of groups further, so that it is text of these very bytes.
         begin = -(-at // 3) * 4
         yield Fingerprint(trace, "base64", item, encoded[begin : begin + _FRAGMENT_BYTES])
-        yield Fingerprint(trace, "hex", item, sealed[at : at + _FRAGMENT_BYTES].hex().encode())
+        yield Fingerprint(trace, "hex", item, fragment.hex().encode())
 
 
 def of_id(trace: Trace, item: int, value: str) -> Iterator[Fingerprint]:
