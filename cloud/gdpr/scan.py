@@ -145,9 +145,12 @@ class Scanner:
             control = stack.enter_context(session(self._url(MAINTENANCE_ROLE, CONTROL_DATABASE)))
             data = stack.enter_context(session(self._url(PIXELTABLE_ROLE, DATA_DATABASE)))
             if self._is_embedded:
+                search.relations = relations_of((control, data))
+                # First: the checkpoint below removes what nothing needs any more.
+                for path, _ in _files(self._data_directory / _WAL, search.unreachable):
+                    search.file(self.home, path, None)
                 # What is in the server's memory alone would be missed, and what is gone there might still be on disk.
                 control.execute(b"CHECKPOINT")
-                search.relations = relations_of((control, data))
             else:
                 search.unreachable.append("the server's files: heap, indexes, TOAST, free space, write-ahead log")
                 for name, connection in (("control", control), ("data", data)):
@@ -155,6 +158,8 @@ class Scanner:
         files = [(root, path) for root in (self.home, *also) for path in _files(root, search.unreachable)]
         total = sum(size for _, (_, size) in files)
         for root, (path, _) in files:
+            if path.is_relative_to(self._data_directory / _WAL):
+                continue
             search.file(root, path, self._through.get(path.resolve()))
             progress(min(search.size_bytes, total), total)
         return search.report(time.monotonic() - began_s)

@@ -80,8 +80,12 @@ class Life:
         with request_context(tenant_id=TENANT, user_id="admin", roles={"tenant_admin"}):
             return self.runtime.scan.take(ALICE, TENANT, self.files / name)
 
-    async def live(self, mine: int) -> FingerprintSet:
-        """Stored, updated, superseded, soft-deleted, expired, exported, imported, hot here, pending elsewhere."""
+    async def live(self, mine: int) -> tuple[FingerprintSet, FingerprintSet]:
+        """Stored, updated, superseded, soft-deleted, expired, exported, imported, hot here, pending elsewhere.
+
+        Returns:
+            What was taken before the updates, and at the end.
+        """
         memory, soon = self.runtime.memory, datetime.now(UTC) + timedelta(seconds=1)
         ids = await self.store([self.memory(ALICE, number) for number in range(mine)], idempotency_key="of alice")
         await self.store([self.memory(ALICE, 1, expires_at=soon), self.memory(ALICE, 2, expires_at=soon)])
@@ -106,7 +110,7 @@ class Life:
         await self.runtime.drain()
         self.other_process("hot")
         self.other_process("pending")
-        return taken.joined(self.take("after-update"))
+        return taken, self.take("after-update")
 
     def other_process(self, what: str) -> None:
         """Another process on the same home, which is killed: hot with Alice, or with a write that still waits."""
@@ -150,7 +154,9 @@ async def main(home: Path, files: Path, mine: int, others: int) -> dict[str, Any
         runtime.tenants.create(TENANT, plan="enterprise", limits={"memories": 1_000_000})
         life = Life(runtime, files)
         await life.store([life.memory(BOB, number) for number in range(others)])
-        early = await life.live(mine)
+        first, last = await life.live(mine)
+        early = first.joined(last)
+        latest = {one.pattern for one in last.fingerprints}
         # What waits for the worker of this process is the other's write; it may have gone on meanwhile.
         taken = files / "fingerprints"
         fingerprints.write(early, taken)
@@ -177,6 +183,7 @@ async def main(home: Path, files: Path, mine: int, others: int) -> dict[str, Any
         again = config.keyring.resolve_subject(TENANT, ALICE, create=False)
         return {
             "items": sorted({(one.trace.value, one.item) for one in early.fingerprints}),
+            "current": sorted({(one.trace.value, one.item) for one in early.fingerprints if one.pattern in latest}),
             "too_short": early.too_short,
             "before": told(before),
             "after": told(after),
