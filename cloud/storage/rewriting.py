@@ -86,9 +86,8 @@ def rewrite_tables(
         ProviderUnavailableError: It did not get its turn; calling again does it.
     """
     there = [name for name in tables if _file(connection, name) is not None]
-    wait_until_unseen(connection, current_xid(connection), small_table=small_table, within_s=_UNSEEN_S)
-    relocated_beside = small_table if may_relocate else None
-    found = (_rewrite(connection, name, max_wait_ms, relocated_beside) for name in there)
+    since = _Since(current_xid(connection), small_table)
+    found = (_rewrite(connection, name, max_wait_ms, since, may_relocate=may_relocate) for name in there)
     done = [rewritten for rewritten in found if rewritten is not None]
     for name in there:
         _renew_statistics(connection, name, max_wait_ms)
@@ -108,17 +107,32 @@ def statistics_of(connection: Session, tables: Sequence[str]) -> int:
     )
 
 
-def _rewrite(connection: Session, table: str, max_wait_ms: int, small_table: str | None) -> Rewritten | None:
+@dataclass(frozen=True, slots=True)
+class _Since:
+    """From when on a deleted row counts as deleted: a transaction id, and where to ask who may still see it."""
+
+    xid: int
+    small_table: str
+
+    def wait(self, connection: Session) -> None:
+        wait_until_unseen(connection, self.xid, small_table=self.small_table, within_s=_UNSEEN_S)
+
+
+def _rewrite(
+    connection: Session, table: str, max_wait_ms: int, since: _Since, *, may_relocate: bool
+) -> Rewritten | None:
     began_s = time.monotonic()
     clear_remains(connection, table, max_wait_ms=max_wait_ms)
     before, waited_ms = _file(connection, table), None
-    if _estimated_ms(connection, table) <= (max_wait_ms if small_table is None else max_wait_ms // 2):
+    if _estimated_ms(connection, table) <= (max_wait_ms // 2 if may_relocate else max_wait_ms):
+        # A relocation copies what is alive, whoever may see what else.
+        since.wait(connection)
         waited_ms = _vacuum_full(connection, f"public.{quoted(table)}", max_wait_ms)
     is_relocated = waited_ms is None
     if waited_ms is None:
-        if small_table is None:
+        if not may_relocate:
             return None
-        waited_ms = relocate(connection, table, small_table=small_table, max_wait_ms=max_wait_ms)
+        waited_ms = relocate(connection, table, small_table=since.small_table, max_wait_ms=max_wait_ms)
     after = _file(connection, table)
     assert before is not None
     assert after is not None

@@ -70,6 +70,8 @@ async def main(people: int, each: int) -> bool:
         stop, took_ms = asyncio.Event(), dict[str, list[float]]()
         beside = [asyncio.create_task(work(runtime, stop, took_ms)) for work in (callers, cold)]
         await asyncio.sleep(2)
+        while len(took_ms) < 5:
+            await asyncio.sleep(0.1)
         alone = {name: max(times) for name, times in took_ms.items()}
         took_ms.clear()
         began_s = time.perf_counter()
