@@ -71,6 +71,11 @@ class CloudSettings(BaseSettings):
         deleted_retention_days: Days that a deleted memory is kept and can be brought back.
         expired_retention_days: Days that an expired memory is kept.
         superseded_retention_days: Days that a superseded memory is kept.
+        rewrite_at_once: Whether an erasure rewrites files and the write-ahead log before it returns; unless set, on the
+            embedded server alone.
+        rewrite_max_wait_ms: What any other request may wait for a table that is being rewritten, in milliseconds.
+        rewrite_windows: Hours (UTC) in which scheduled rewriting may run, such as `02:00-04:00,23:30-00:30`; at any
+            time when left out.
         audit_heads_dir: Where signed heads of the audit logs are kept outside the database, only added to; by default
             `audit-heads` in the home. Another disk, or a directory that another machine collects, is better.
         audit_archive_dir: Where months of the audit logs go that are no longer kept in the database, as Parquet files;
@@ -145,6 +150,9 @@ class CloudSettings(BaseSettings):
     deleted_retention_days: float = Field(default=30, ge=0, le=36_500)
     expired_retention_days: float = Field(default=30, ge=0, le=36_500)
     superseded_retention_days: float = Field(default=365, ge=0, le=36_500)
+    rewrite_at_once: bool | None = None
+    rewrite_max_wait_ms: int = Field(default=1_000, ge=10, le=600_000)
+    rewrite_windows: str | None = None
     audit_heads_dir: Path | None = None
     audit_archive_dir: Path | None = None
     audit_minimum_days: int = Field(default=365, ge=0, le=36_500)

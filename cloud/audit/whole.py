@@ -33,8 +33,8 @@ class OnlineTrees(Protocol):
         """Events of a log that have no leaf yet, at most so many."""
         ...
 
-    def any_pending(self, event_ids: Sequence[str]) -> bool:
-        """Whether one of these events has no leaf yet."""
+    def any_pending(self, log_id: str, event_ids: Sequence[str]) -> bool:
+        """Whether one of these events of a log has no leaf yet."""
         ...
 
     def latest(self, log_id: str, like: Mapping[str, object]) -> Leaf | None:
@@ -85,8 +85,8 @@ class WholeLogs:
     def pending(self, log_id: str, *, batch: int) -> Sequence[str]:
         return self._trees.pending(log_id, batch=batch)
 
-    def any_pending(self, event_ids: Sequence[str]) -> bool:
-        return self._trees.any_pending(event_ids)
+    def any_pending(self, log_id: str, event_ids: Sequence[str]) -> bool:
+        return self._trees.any_pending(log_id, event_ids)
 
     def latest(self, log_id: str, like: Mapping[str, object]) -> Leaf | None:
         """What is asked for is of late, and in the database."""

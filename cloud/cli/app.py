@@ -29,6 +29,7 @@ from cloud.cli import (
     memory,
     memory_asking,
     memory_changing,
+    scan,
     tenants,
     tokens,
     usage,
@@ -99,6 +100,7 @@ def build_app(program: Program) -> typer.Typer:
 
     memory_asking.add_to(memory.app)
     memory_changing.add_to(memory.app)
+    gdpr.app.add_typer(scan.app, name="scan")
     app.command()(demo.demo)
     for name, noun in (
         ("tenants", tenants.app),

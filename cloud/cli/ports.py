@@ -15,6 +15,7 @@ from cloud.backup.model import Drilled, RestoredData
 from cloud.backup.service import DataBackups
 from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
+from cloud.gdpr.scanning import ResidueScan
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.findings import Finding
 from cloud.keys.ports import RootKey
@@ -51,6 +52,7 @@ class Runtime(Protocol):
     transfer: CloudTransfer
     gdpr: CloudGDPRService
     closing: TenantClosing
+    scan: ResidueScan
     keyring: Custody
     backups: DataBackups
     leak_test: LeakTest

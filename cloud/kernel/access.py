@@ -4,7 +4,7 @@
 |---|---|---|---|---|---|
 | memories, their import and export | any user | itself | any user | – | – |
 | export of everybody's memories | – | – | yes | – | – |
-| a person's erasure and export, requests for them, legal holds | – | – | yes | – | – |
+| a person's erasure, export and fingerprints, requests for them, legal holds | – | – | yes | – | – |
 | usage | – | – | yes | – | yes |
 | reserving units for work of its own | yes | yes | yes | – | yes |
 | proving the usage counters | – | – | – | – | yes |
@@ -12,7 +12,7 @@
 | the system's audit log | – | – | – | – | yes |
 | review of who may enter the tenant | – | – | yes | yes | yes |
 | tenants, API keys, tokens, placements, embedding models, purge | – | – | – | – | yes |
-| the installation: database, keyring, backups, doctor, leak test | – | – | – | – | yes |
+| the installation: database, keyring, backups, doctor, leak test, residue scan | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Action(StrEnum):
     HOLD_RELEASE = "gdpr.release"
     HOLD_LIST = "gdpr.holds"
     ACCESS_REQUEST = "gdpr.export"
+    SCAN_TAKE = "gdpr.scan.take"
+    SCAN_SEARCH = "gdpr.scan.search"
     USAGE_READ = "usage.read"
     USAGE_TRACK = "usage.track"
     USAGE_RESERVE = "usage.reserve"
@@ -172,6 +174,7 @@ _PERSON: Final = frozenset(
         Action.HOLD_PLACE,
         Action.HOLD_RELEASE,
         Action.HOLD_LIST,
+        Action.SCAN_TAKE,
     }
 )
 _AUDIT: Final = frozenset({Action.AUDIT_EXPORT, Action.AUDIT_READ, Action.AUDIT_KEY, Action.AUDIT_CHECKPOINT})
@@ -224,7 +227,9 @@ _BACKUPS: Final = frozenset(
         Action.BACKUP_LEDGER,
     }
 )
-_INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST})
+_INSTALLATION: Final = frozenset(
+    {Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST, Action.SCAN_SEARCH}
+)
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.SERVICE: _MEMORY | _HOLDS,

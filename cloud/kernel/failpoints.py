@@ -92,6 +92,10 @@ NAMES = (
     "data_restore.replayed",
     "data_restore.accepted",
     "replay.erased",
+    "rewrite.copied",
+    "rewrite.places_changed",
+    "rewrite.files",
+    "rewrite.wal",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

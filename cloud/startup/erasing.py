@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def evidence_of(installation: Installation, admissions: Administration, audit: CloudAuditLogger) -> Evidence:
-    """What shows how deep an erasure goes here. Levels that nothing measures are to come, and nobody says when."""
+    """What shows how deep an erasure goes here."""
     backups = build_backups(
         installation.settings,
         installation.server,
@@ -42,7 +42,7 @@ def evidence_of(installation: Installation, admissions: Administration, audit: C
         admissions,
         audit,
     )
-    return Evidence(backups=backups, ledger=installation.ledger, certifier=certificates(installation))
+    return Evidence(installation.rewriter(), backups, installation.ledger, certificates(installation))
 
 
 def build_gdpr(

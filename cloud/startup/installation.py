@@ -23,6 +23,9 @@ from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
 from cloud.gdpr.ledger import FileErasureLedger
 from cloud.gdpr.replay import Replayed
+from cloud.gdpr.rewriting import PostgresRewriter
+from cloud.gdpr.scan import Scanner
+from cloud.gdpr.windows import Windows
 from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
@@ -53,6 +56,7 @@ from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.observability import export_telemetry
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
+from cloud.storage.embedded import programs_directory
 from cloud.storage.engine import ControlEngine
 from cloud.storage.home import Home, open_home
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
@@ -109,6 +113,7 @@ class Installation:
     keyring: FileKeyring
     root_keys: RootKeys
     columns: Columns
+    tables_of: Callable[[Sequence[str]], Sequence[str]]
     server: Server
     identity: IdentityParts
     proofs: AuditProofs
@@ -157,6 +162,32 @@ class Installation:
         ledger = PostgresRetentionLedger(self.engines.maintenance)
         rules = {plan.name: plan.retention_days for plan in self.plans.values()}
         return Retainer(ledger, self.config.rows, rules, system_predicates("retention"), self.config.clock)
+
+    def rewriter(self) -> PostgresRewriter:
+        """Rewrites what deleted rows have left in files and in the write-ahead log."""
+        settings = self.settings
+        at_once = settings.rewrite_at_once
+        return PostgresRewriter(
+            self.server.url,
+            self.tables_of,
+            self.engines.maintenance,
+            self.config.clock,
+            max_wait_ms=settings.rewrite_max_wait_ms,
+            at_once=settings.control_url is None if at_once is None else at_once,
+            windows=Windows.parse(settings.rewrite_windows),
+        )
+
+    def scanner(self) -> Scanner:
+        """Looks for fingerprints in the home and the databases."""
+        is_embedded = self.settings.control_url is None
+        index = self.keyring.files.index
+        return Scanner(
+            self.settings.home,
+            self.server.url,
+            is_embedded=is_embedded,
+            waldump=programs_directory() / "pg_waldump" if is_embedded else None,
+            through={index.path: index.stored},
+        )
 
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""
@@ -275,6 +306,7 @@ def _opened(
         keyring,
         root_keys,
         PixeltableColumns(tables),
+        tables.physical,
         server,
         identity,
         proofs,

@@ -21,6 +21,8 @@ from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.closing_postgres import PostgresClosingStore
+from cloud.gdpr.postgres import PostgresErasureStore
+from cloud.gdpr.scanning import ResidueScan
 from cloud.kernel.errors import (
     ConfigurationError,
     ErasureIncompleteError,
@@ -76,6 +78,7 @@ class CloudRuntime:
         transfer: `CloudTransfer`.
         gdpr: `CloudGDPRService`.
         closing: Closes tenants for good.
+        scan: `ResidueScan`.
         keyring: `Custody` of the keyring: rotation, backup, diagnosis.
         backups: `DataBackups`: makes, lists and expires backups of both databases.
         leak_test: Sends canaries through every path of reading, in tenants of its own.
@@ -162,6 +165,14 @@ class CloudRuntime:
             installation.keyring,
             installation.proofs.keys,
             installation.ledger,
+            admissions,
+            self.audit,
+        )
+        self.scan = ResidueScan(
+            PostgresErasureStore(engines.maintenance),
+            config,
+            installation.keyring.traces,
+            installation.scanner(),
             admissions,
             self.audit,
         )

