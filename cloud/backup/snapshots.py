@@ -32,7 +32,8 @@ _TABLES: Final = (
     "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace ORDER BY 1"
 )
 _HIDDEN: Final = (
-    "SELECT c.relname FROM pg_class c WHERE c.relrowsecurity AND c.relnamespace = 'public'::regnamespace"
+    "SELECT c.relname FROM pg_class c WHERE c.relrowsecurity AND NOT c.relispartition"
+    " AND c.relnamespace = 'public'::regnamespace"
     " AND (NOT EXISTS (SELECT FROM pg_policies p WHERE p.tablename = c.relname AND p.schemaname = 'public'"
     "      AND p.permissive = 'PERMISSIVE' AND current_user = ANY(p.roles) AND p.cmd IN ('SELECT', 'ALL')"
     "      AND p.qual = 'true')"

@@ -85,7 +85,7 @@ def test_plaintext_is_found_before_only_where_nothing_encrypts(story: dict[str, 
 
 @pytest.mark.parametrize("when", ["after", "late"])
 def test_nothing_is_found_after(story: dict[str, Any], when: str) -> None:
-    assert story["state"] == "verified"
+    assert story["state"] == "certified"
     assert story[when]["unreachable"] == []
     assert story[when]["residue"] == []
     assert {what for what in story[when]["kept"] if not what.startswith("0000")} <= KEPT

@@ -64,7 +64,7 @@ async def test_whoever_came_back_is_erased_in_both_planes_and_nobody_else(
     done = replay(runtime).run()
     assert done.erased_again == 1
     config, predicate = runtime.pixeltable_config, system_predicate(tenant_id, "test")
-    (placement,) = runtime.gdpr._finder._store.placements(predicate)
+    (placement,) = runtime.gdpr._requests._store.placements(predicate)
     assert config.rows.count_subject(predicate, placement, subject_id) == 0
     assert config.keyring.subject_key(tenant_id, subject_id) is None
     rows = runtime._installation.engines.maintenance.rows
