@@ -114,11 +114,6 @@ def proven(leaves: Iterable[ArchivedLeaf], where: str, first: int, load: LoadTil
         yield leaf
 
 
-def is_of(leaf: ArchivedLeaf, month: Month) -> bool:
-    """Whether it got its leaf in this month."""
-    return Month.of(leaf.sequenced_at) == month
-
-
 def utc(instant: datetime) -> datetime:
     """The same instant in UTC."""
     return instant.astimezone(UTC)

@@ -7,7 +7,7 @@ nothing young; no role may delete them otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from datetime import date, datetime
 from typing import Final
 
@@ -18,6 +18,7 @@ from cloud.audit.archive import Archive, ArchivedLeaf, utc
 from cloud.audit.canonical import canonical
 from cloud.audit.retention import Month
 from cloud.kernel.errors import ConfigurationError
+from cloud.storage.advisory import advisory_locks
 from cloud.storage.engine import ControlEngine, Row
 from cloud.storage.metadata import audit_archives, audit_events, audit_leaves, audit_trees, tenants
 
@@ -29,8 +30,6 @@ _MONTHS: Final = sa.text(
     " WHERE i.inhparent = 'public.audit_leaves'::regclass ORDER BY 1"
 )
 _NAME: Final = "audit_leaves_"
-_TRY_LOCK: Final = sa.text("SELECT pg_try_advisory_lock(:space, :id)").bindparams(space=_LOCK[0], id=_LOCK[1])
-_UNLOCK: Final = sa.text("SELECT pg_advisory_unlock(:space, :id)").bindparams(space=_LOCK[0], id=_LOCK[1])
 _REMOVE: Final = sa.text("SELECT lc_audit_remove(:log, :first, :limit)")
 _DROP: Final = sa.text("SELECT lc_audit_drop_month(:month)")
 
@@ -47,17 +46,7 @@ class PostgresArchives:
 
     def alone(self) -> AbstractContextManager[bool]:
         """Yields whether nobody else archives while the block runs."""
-        return self._alone()
-
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        with self._engine.connection() as connection:
-            held = bool(connection.execute(_TRY_LOCK).scalar())
-            try:
-                yield held
-            finally:
-                if held and not connection.closed and not connection.invalidated:
-                    connection.execute(_UNLOCK)
+        return advisory_locks(self._engine, (_LOCK,), wait_s=0.0)
 
     def months(self) -> Sequence[Month]:
         """The months that have a partition, in their order."""

@@ -122,6 +122,7 @@ class Sequencing:
         self._gone: frozenset[str] = frozenset()
         self._abuses = Abuses()
         self._clock = clock
+        self._turn = threading.Lock()
         self._unsummarized = False
         self._told: set[HeadFault] = set()
 
@@ -216,6 +217,11 @@ class Sequencing:
             ConfigurationError: The keys cannot be read, or the heads cannot be written outside.
             ProviderUnavailableError: The control plane did not answer.
         """
+        # Whoever wants a leaf at once works beside the worker.
+        with self._turn:
+            return self._round()
+
+    def _round(self) -> int:
         done = self._sequencer.round()
         if done.checkpoints:
             # After the commit: outside must never be ahead of a database that lost nothing.

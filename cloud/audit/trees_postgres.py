@@ -43,14 +43,17 @@ _ANSWERED: Final = sa.text(
     *(sa.bindparam(name, type_=ARRAY(sa.Text())) for name in ("logs", "requests", "actions")),
     sa.bindparam("by_service", type_=ARRAY(sa.Boolean())),
 )
-_LEFT: Final = sa.text(
-    "SELECT i.event_id, i.log_id, i.request_id, i.action, i.occurred_at FROM audit_intents i"
-    " JOIN audit_events e ON e.event_id = i.event_id"
-    " WHERE e.event->'details'->>'process' = ANY(:processes) AND i.action <> ALL(:gone_on_with)"
+LEFT_BY: Final = (
+    " FROM audit_intents i JOIN audit_events e ON e.event_id = i.event_id"
+    " WHERE e.event->'details'->>'process' = ANY(:processes)"
     # Its outcome may be among what the sequencer has not come to.
     " AND NOT EXISTS (SELECT FROM audit_pending p JOIN audit_events o ON o.event_id = p.event_id"
     " WHERE p.log_id = i.log_id AND o.event->>'request_id' = i.request_id)"
-    " ORDER BY i.occurred_at"
+)
+"""What these processes began, of which no outcome is known."""
+_LEFT: Final = sa.text(
+    "SELECT i.event_id, i.log_id, i.request_id, i.action, i.occurred_at"
+    f"{LEFT_BY} AND i.action <> ALL(:gone_on_with) ORDER BY i.occurred_at"
 ).bindparams(*(sa.bindparam(name, type_=ARRAY(sa.Text())) for name in ("processes", "gone_on_with")))
 _UNSEQUENCED: Final = sa.text(
     "SELECT DISTINCT e.event->'details'->>'process' FROM audit_pending p"

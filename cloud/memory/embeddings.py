@@ -34,10 +34,10 @@ from cloud.kernel.scope import TenantPredicate
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.gate import Comparison
 from cloud.memory.judging import Judge
-from cloud.memory.materializer import advisory_locks
 from cloud.memory.placement_store import PlacementStore
 from cloud.memory.placements import Placement, PlacementState
 from cloud.memory.ports import Columns
+from cloud.storage.advisory import advisory_locks
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.administration import Administration
 from src.memory.embedding import Embedder

@@ -32,6 +32,7 @@ from cloud.kernel.scope import TenantPredicate
 from cloud.memory.model import SealedRow
 from cloud.memory.ports import Rows
 from cloud.memory.postgres import INTAKE_COLUMNS, sealed_row
+from cloud.storage.advisory import advisory_locks
 from cloud.storage.engine import ControlEngine
 
 BATCH: Final = 500
@@ -44,10 +45,6 @@ _LOCK_SPACE: Final = 0x6C63  # 'lc': the advisory locks of placements
 
 _log = logging.getLogger(__name__)
 
-_LOCK_POLL_S: Final = 0.02
-
-_TRY_LOCK = sa.text("SELECT pg_try_advisory_lock(:space, :id)")
-_UNLOCK = sa.text("SELECT pg_advisory_unlock(:space, :id)")
 _PLACEMENTS = sa.text("SELECT DISTINCT placement FROM intake ORDER BY placement")
 _WAITING = sa.text(
     f"SELECT {INTAKE_COLUMNS} FROM intake"  # noqa: S608 - constant
@@ -101,28 +98,6 @@ def placement_locks(engine: ControlEngine, placements: Collection[str], *, wait_
     """
     with advisory_locks(engine, sorted({(_LOCK_SPACE, lock_id(name)) for name in placements}), wait_s=wait_s) as held:
         yield held
-
-
-@contextmanager
-def advisory_locks(engine: ControlEngine, keys: Sequence[tuple[int, int]], *, wait_s: float) -> Iterator[bool]:
-    """Hold these advisory locks, taken in the order given, on one connection; yields whether all are held."""
-    until_s = time.monotonic() + wait_s
-    with engine.connection() as connection:
-        taken: list[tuple[int, int]] = []
-        try:
-            for space, number in keys:
-                # Asked for again and again: a lock that is waited for runs into the timeout of statements.
-                while not connection.execute(_TRY_LOCK, {"space": space, "id": number}).scalar():
-                    if time.monotonic() >= until_s:
-                        yield False
-                        return
-                    time.sleep(_LOCK_POLL_S)
-                taken.append((space, number))
-            yield True
-        finally:
-            if not connection.closed and not connection.invalidated:
-                for space, number in reversed(taken):
-                    connection.execute(_UNLOCK, {"space": space, "id": number})
 
 
 @dataclass(frozen=True, slots=True)

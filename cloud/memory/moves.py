@@ -23,10 +23,11 @@ from cloud.audit.model import AuditDraft
 from cloud.kernel import failpoints
 from cloud.kernel.errors import OperationInProgressError, ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
-from cloud.memory.materializer import advisory_locks, placement_locks, remove_unknown
+from cloud.memory.materializer import placement_locks, remove_unknown
 from cloud.memory.model import SealedRow
 from cloud.memory.placement_store import PlacementStore
 from cloud.memory.ports import Rows
+from cloud.storage.advisory import advisory_locks
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.placements import Move, MoveState, Progress
 

@@ -95,6 +95,10 @@ class Installation:
     presence: Presence
     stack: contextlib.ExitStack = field(repr=False)
 
+    def logger(self) -> CloudAuditLogger:
+        """A logger of this process; whoever reads the log through it gives it a door of its own."""
+        return _logger(self.engines, self.keyring, self.presence)
+
     def materializer(self) -> Materializer:
         """The loop that moves memories into Pixeltable."""
         return Materializer(
@@ -159,7 +163,7 @@ def _opened(
     root_keys = find_root_keys(settings, create=is_new)
     keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
     stack.callback(keyring.close)
-    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring, process=presence.id)
+    audit = _logger(engines, keyring, presence)
     admit_keyring(keyring, PostgresCustodyStore(engines.maintenance), audit, system_clock, is_new=is_new)
     proofs = build_proofs(
         settings,
@@ -334,12 +338,12 @@ def work(installation: Installation, stop: threading.Event) -> None:
             thread.join()
 
 
+def _logger(engines: Engines, keyring: FileKeyring, presence: Presence) -> CloudAuditLogger:
+    return CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring, process=presence.id)
+
+
 def _finish_moves(installation: Installation, stop: threading.Event) -> None:
-    engines = installation.engines
-    audit = CloudAuditLogger(
-        PostgresAuditStore(engines.app, engines.maintenance), installation.keyring, process=installation.presence.id
-    )
-    mover = installation.mover()
+    audit, mover = installation.logger(), installation.mover()
 
     def finish(move: Move) -> None:
         scope = system_predicate(move.tenant_id, "mover").scope

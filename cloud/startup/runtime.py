@@ -15,8 +15,6 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from cloud.audit.archiving import AuditArchives
-from cloud.audit.postgres import PostgresAuditStore
-from cloud.audit.service import CloudAuditLogger
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
@@ -89,9 +87,7 @@ class CloudRuntime:
         self._closed = False
         self.pixeltable_config = config
         self.tenant_provider = CloudTenantProvider(config.identities)
-        self.audit = CloudAuditLogger(
-            PostgresAuditStore(engines.app, engines.maintenance), config.keyring, process=installation.presence.id
-        )
+        self.audit = installation.logger()
         self.usage = CloudUsageTracker(PostgresUsageStore(engines.app), config.clock, config.keyring)
         store = PostgresTenantStore(engines.maintenance, first_model=config.models.first)
         admissions = Administration(self.tenant_provider, config.identities, self.audit, store)

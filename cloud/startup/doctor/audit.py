@@ -10,7 +10,7 @@ from cloud.audit.archives_postgres import PostgresArchives
 from cloud.audit.archiving import due
 from cloud.audit.heads import head_faults
 from cloud.audit.outside import DirectoryHeads
-from cloud.audit.trees_postgres import PostgresTrees
+from cloud.audit.trees_postgres import LEFT_BY, PostgresTrees
 from cloud.kernel.clock import system_clock
 from cloud.kernel.errors import UnreadableFileError
 from cloud.kernel.findings import Finding, ok, problem, warning
@@ -28,13 +28,7 @@ _OPEN: Final = (
     "SELECT i.action, i.log_id, count(*) FROM audit_intents i"
     " WHERE i.occurred_at < clock_timestamp() - interval '1 hour' GROUP BY 1, 2 ORDER BY 1, 2"
 )
-_CUT_OFF: Final = (
-    "SELECT i.action, i.log_id, count(*) FROM audit_intents i JOIN audit_events e USING (event_id)"
-    " WHERE e.event->'details'->>'process' = ANY(:gone)"
-    # The last thing that a process did: its outcome has no leaf yet, and the intent goes when it gets one.
-    " AND NOT EXISTS (SELECT FROM audit_pending p JOIN audit_events o USING (event_id)"
-    " WHERE p.log_id = i.log_id AND o.event->>'request_id' = i.request_id) GROUP BY 1, 2 ORDER BY 1, 2"
-)
+_CUT_OFF: Final = f"SELECT i.action, i.log_id, count(*){LEFT_BY} GROUP BY 1, 2 ORDER BY 1, 2"
 _DIGESTED_BYTES: Final = 256 << 20
 """How much is read to compare digests; of what is beyond that the sizes alone are looked at."""
 _LATE_BY: Final = timedelta(days=3)
@@ -81,7 +75,7 @@ def audit_outcomes(context: Context) -> Iterator[Finding]:
     """What was begun has ended."""
     context.require("revision")
     with Processes(context.settings.home / "locks").gone() as gone:
-        cut_off = context.rows(MAINTENANCE_ROLE, _CUT_OFF, gone=list(gone))
+        cut_off = context.rows(MAINTENANCE_ROLE, _CUT_OFF, processes=list(gone))
     for action, log_id, count in cut_off:
         text = f"{count} x {action} in the log of {log_id} was begun by a process that is gone, and has no outcome"
         yield warning("audit outcomes", text, "let a worker run: it goes on with it, or records that it is unknown")

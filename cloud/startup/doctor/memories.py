@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -25,8 +24,6 @@ _WAITING_LOW_S: Final = 60
 _WAITING_HIGH_S: Final = 600
 _PEOPLE_LOOKED_AT: Final = 20
 """Of each table."""
-_PEOPLE_TAKEN: Final = 500
-"""Of each table, to find some whose keys are there."""
 
 
 def intake(context: Context) -> Iterator[Finding]:
@@ -117,19 +114,15 @@ def embeddings(context: Context) -> Iterator[Finding]:
         # What waits has no vector yet.
         " AND NOT EXISTS (SELECT FROM intake i WHERE i.subject_id = s.subject_id)"
         " ORDER BY s.subject_id LIMIT :people) s",
-        people=_PEOPLE_TAKEN,
+        people=_PEOPLE_LOOKED_AT,
     )
     settings = context.settings
     models = Models(context.keyring, AesGcmSealer(), embedders(settings), first=settings.embedder)
     looked_at = foreign = broken = 0
-    people_looked_at: Counter[str] = Counter()
     for tenant_id, subject_id, placement, model, column in people:
-        if people_looked_at[str(placement)] == _PEOPLE_LOOKED_AT:
-            continue
         key = context.keyring.subject_key(str(tenant_id), str(subject_id))
         if key is None:
             continue  # `keyring_matches` tells
-        people_looked_at[str(placement)] += 1
         predicate = system_predicate(str(tenant_id), "doctor")
         vectorizer = models.of(str(model))
         for row in rows.newer(predicate, str(placement), str(subject_id), since=0, column=str(column)):
