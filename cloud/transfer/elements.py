@@ -19,11 +19,12 @@ from cloud.kernel.errors import UnreadableFileError
 
 _READ_BYTES: Final = 2**18
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
-# Possessive throughout: what was passed is never looked at again, whatever the text.
-_MARK: Final = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+(["\[\]{}])?', re.DOTALL)
-"""All up to a bracket, whole strings included, or up to the quote of a string whose end has not been read yet."""
-_INSIDE: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
-"""The inside of a string as far as it has been read; a backslash that stands alone at the end is left."""
+_MARK: Final = re.compile(rb'"[^"\\]*"|["\[\]{}]')
+"""A bracket, a whole string without escapes, or the quote that opens another one."""
+# Nothing stands behind the repetition, so it is never tried again with less, and it ends soon, so that it needs little
+# memory for that. Possessive groups, which would need neither rule, lose their place in Python before 3.11.5.
+_INSIDE: Final = re.compile(rb'(?:[^"\\]+|\\.){0,1000}', re.DOTALL)
+"""Some of the inside of a string; a backslash that stands alone at the end of what has been read is left."""
 _SCALAR_END: Final = re.compile(rb"[,\]}\s]")
 _NAME_BYTES: Final = 4096
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -148,30 +149,28 @@ class _Scan:
         """
         while True:
             if inside:
-                found = _INSIDE.match(self._text, self._at)
-                assert found is not None
-                self._at = found.end()
+                while (found := _INSIDE.match(self._text, self._at)) and found.end() > self._at:
+                    self._at = found.end()
                 if self._text[self._at : self._at + 1] != b'"':
                     return depth, True, False
                 self._at += 1
                 inside = False
                 if not depth:
                     return 0, False, True
-            while not inside:
-                mark = _MARK.match(self._text, self._at)
-                assert mark is not None
-                self._at = mark.end()
-                match mark[1]:
-                    case b"{" | b"[":
-                        depth += 1
-                    case b"}" | b"]":
-                        depth -= 1
-                        if not depth:
-                            return 0, False, True
-                    case None:
-                        return depth, False, False
-                    case _:
-                        inside = True
+            mark = _MARK.search(self._text, self._at)
+            if mark is None:
+                self._at = len(self._text)
+                return depth, False, False
+            self._at = mark.end()
+            match mark[0]:
+                case b"{" | b"[":
+                    depth += 1
+                case b"}" | b"]":
+                    depth -= 1
+                    if not depth:
+                        return 0, False, True
+                case text:
+                    inside = len(text) == 1
 
     def _scalar(self, keep: int) -> Element:
         while (found := _SCALAR_END.search(self._text, self._at)) is None:
