@@ -152,9 +152,14 @@ class AuditKeyFile:
             self._write(document)
 
     def _add(self, document: Mapping[str, object], key: SigningKey, now: datetime) -> None:
-        root_key = self._root_keys.first
+        entries = _entries(document)
+        # The first root key of a process is that of its start: another may be in use since, and that one destroyed.
+        present = str(entries[-1]["root_key_id"]) if entries else self._root_keys.first.key_id
+        root_key = self._root_keys.named(present)
+        if root_key is None:
+            raise ConfigurationError(f"the root key {present!r} is not within reach")
         wrapped = root_key.wrap(key.secret, _AAD).hex()
-        _entries(document).append({"created_at": now.isoformat(), "root_key_id": root_key.key_id, "wrapped": wrapped})
+        entries.append({"created_at": now.isoformat(), "root_key_id": root_key.key_id, "wrapped": wrapped})
 
     def _decoded(self) -> AuditKeys:
         document = self._document()

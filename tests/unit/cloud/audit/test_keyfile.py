@@ -80,6 +80,14 @@ def test_it_follows_the_root_key(path: Path) -> None:
         both.rewrap("0000000000000000")
 
 
+def test_a_key_made_after_the_root_key_changed_is_under_the_new_one(path: Path) -> None:
+    held = file_of(path, ROOT, NEXT)
+    held.create(NOW)
+    held.rewrap(NEXT.key_id)
+    held.rotate(NOW)
+    assert len(file_of(path, NEXT).keys().keys) == 2, "the root key of before may be destroyed by now"
+
+
 @pytest.mark.parametrize(
     "spoil", [b"", b"[]", b"{", b'{"format": 2}', b'{"format": 1, "installation": "x", "keys": []}']
 )
