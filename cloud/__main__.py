@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from cloud.kernel.logs import configure_logs
 from cloud.settings import CloudSettings
-from cloud.startup import init_cloud_extensions, open_custody, run_worker
+from cloud.startup import init_cloud_extensions, open_backups, open_custody, run_worker
 
 
 def _attached_worker() -> int:
@@ -40,6 +40,7 @@ def main() -> NoReturn:
             settings=CloudSettings,
             open=init_cloud_extensions,
             open_custody=open_custody,
+            open_backups=open_backups,
             run_worker=run_worker,
             upkeep=upkeep,
         )

@@ -71,12 +71,22 @@ class CloudSettings(BaseSettings):
         deleted_retention_days: Days that a deleted memory is kept and can be brought back.
         expired_retention_days: Days that an expired memory is kept.
         superseded_retention_days: Days that a superseded memory is kept.
+        rewrite_at_once: Whether an erasure rewrites files and the write-ahead log before it returns; unless set, on the
+            embedded server alone.
+        rewrite_max_wait_ms: What any other request may wait for a table that is being rewritten, in milliseconds.
+        rewrite_windows: Hours (UTC) in which scheduled rewriting may run, such as `02:00-04:00,23:30-00:30`; at any
+            time when left out.
         audit_heads_dir: Where signed heads of the audit logs are kept outside the database, only added to; by default
             `audit-heads` in the home. Another disk, or a directory that another machine collects, is better.
         audit_archive_dir: Where months of the audit logs go that are no longer kept in the database, as Parquet files;
             by default `audit-archive` in the home. The only place of those events: back it up.
         audit_minimum_days: Days that the law wants audit logs kept; no archive is deleted before, and a plan that says
             less keeps the service from starting.
+        erasure_ledger_dir: Where it is kept, signed and outside the databases, who was erased, so that a restored
+            backup brings nobody back; by default `erasure-ledger` in the home. Another disk is better.
+        backup_days: Days that a backup of the data is kept unless `backup --days` says otherwise.
+        postgres_programs_dir: Directory of `pg_dump` and `pg_restore` for an external server that is newer than those
+            that come with the embedded one.
         alert_webhook_url: Where security events are posted to as JSON, ids and codes alone; https, or http to this
             machine. They are in the log of the service in any case.
         otel_exporter: Where spans and metrics go: nowhere, to standard error, or to an OTLP collector, which needs
@@ -140,9 +150,15 @@ class CloudSettings(BaseSettings):
     deleted_retention_days: float = Field(default=30, ge=0, le=36_500)
     expired_retention_days: float = Field(default=30, ge=0, le=36_500)
     superseded_retention_days: float = Field(default=365, ge=0, le=36_500)
+    rewrite_at_once: bool | None = None
+    rewrite_max_wait_ms: int = Field(default=1_000, ge=10, le=600_000)
+    rewrite_windows: str | None = None
     audit_heads_dir: Path | None = None
     audit_archive_dir: Path | None = None
     audit_minimum_days: int = Field(default=365, ge=0, le=36_500)
+    erasure_ledger_dir: Path | None = None
+    backup_days: int = Field(default=30, ge=1, le=3650)
+    postgres_programs_dir: Path | None = None
     alert_webhook_url: SecretStr | None = None
     otel_exporter: Literal["none", "console", "otlp"] = "none"
     log_format: Literal["text", "json"] = "text"

@@ -13,6 +13,7 @@ from cloud.audit.bundle import AuditBundle, Draft, Part, Progress, write_bundle
 from cloud.audit.heads import Fault, Head, head_fault
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.outside import OutsideHeads
+from cloud.audit.proofs import Leaf, Proven, proven
 from cloud.audit.sequencing import Sequencing
 from cloud.audit.tiles import LoadTile
 from cloud.audit.verify import EMPTY_ROOT, Checkpoint, open_checkpoint
@@ -44,12 +45,16 @@ class LogTrees(Protocol):
         """Events of a log that have no leaf yet, at most so many."""
         ...
 
-    def any_pending(self, event_ids: Sequence[str]) -> bool:
-        """Whether one of these events has no leaf yet."""
+    def any_pending(self, log_id: str, event_ids: Sequence[str]) -> bool:
+        """Whether one of these events of a log has no leaf yet."""
         ...
 
     def span(self, log_id: str, size: int, *, since: datetime | None, until: datetime | None) -> tuple[int, int]:
         """The shortest run of leaves that holds every event of a time."""
+        ...
+
+    def latest(self, log_id: str, like: Mapping[str, object]) -> Leaf | None:
+        """The latest event of a log that has a leaf and contains all of `like`."""
         ...
 
 
@@ -136,7 +141,7 @@ class Evidence:
     def _await(self, log_id: str, pending: Sequence[str]) -> None:
         """Each of these has its leaf when this returns, unless the log is held."""
         end_s = time.monotonic() + _WAIT_S
-        while pending and self._trees.any_pending(pending):
+        while pending and self._trees.any_pending(log_id, pending):
             # Another process may hold the sequencer's lock: then it does the work.
             if self._sequencing.round():
                 end_s = time.monotonic() + _WAIT_S
@@ -146,6 +151,32 @@ class Evidence:
                 raise ProviderUnavailableError("sequencer of the audit log", reason="did not catch up")
             else:
                 time.sleep(_POLL_S)
+
+    def latest(self, log_id: str, like: Mapping[str, object]) -> Leaf | None:
+        """The latest event of a log that contains all of `like`, with every event that is committed looked at.
+
+        Raises:
+            ProviderUnavailableError: The sequencer did not catch up, or the control plane did not answer.
+        """
+        self.catch_up(log_id)
+        return self._trees.latest(log_id, like)
+
+    def proven(self, log_id: str, leaves: Sequence[Leaf]) -> Proven:
+        """These leaves of a log, proven against its present head.
+
+        Raises:
+            ConfigurationError: The tree does not hold them: somebody changed it.
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        head = self._trees.head(log_id) or _empty(log_id, self._keys())
+        try:
+            return proven(leaves, head, self._trees.tiles(log_id))
+        except ValueError as exc:
+            raise ConfigurationError(f"the audit log of {log_id!r} proves nothing: {exc}") from exc
+
+    def keys(self) -> AuditKeys:
+        """The keys as they are now."""
+        return self._keys()
 
     def verifier_key(self, log_id: str) -> str:
         """The key that a log's exports are verified with, as text."""

@@ -103,7 +103,8 @@ def head_fault(
         keys: The installation's keys.
     """
     if head is None:
-        return Fault.CUT_OFF
+        # Nothing is missing of a log that was let go on from nothing.
+        return None if kept is not None and kept.size == 0 else Fault.CUT_OFF
     try:
         signed = open_checkpoint(head.checkpoint, keys.verifiers(log_id))
     except VerificationError:

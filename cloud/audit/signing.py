@@ -44,6 +44,19 @@ class SigningKey:
         """A note of this text, which ends with a newline, that this key signed under `name`."""
         return f"{text}\n{self._signature(name, text)}"
 
+    def statement(self, kind: str, document: bytes) -> bytes:
+        """The signature, 64 bytes, of a document of this kind.
+
+        The kind's line comes first, so that it is the signature of nothing else: a note of this key begins with the
+        name of a log or with `ROTATION`.
+
+        Raises:
+            ValueError: The kind is no line, or a note could begin with it.
+        """
+        if not kind or "\n" in kind or "/" not in kind or kind.startswith(("luminescent-cloud/", ROTATION)):
+            raise ValueError("not a kind of document that this key signs")
+        return self._key().sign(kind.encode() + b"\n" + document)
+
     def handover(self, successor: SigningKey, origin: str) -> str:
         """A note that names this key and the next, signed by both: who trusts one of them may trust the other."""
         text = f"{ROTATION}\n{self.verifier(origin).text()}\n{successor.verifier(origin).text()}\n"

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from cloud.audit.heads import Head
 from cloud.audit.intents import GONE_ON_WITH, Intent, intents_of, outcomes_of
+from cloud.audit.proofs import Leaf
 from cloud.audit.sequencer import Growth, PendingEvent, TreeReader
 from cloud.audit.tiles import LoadTile, Place
 from cloud.kernel import failpoints
@@ -145,10 +146,11 @@ class PostgresTrees:
         query = sa.select(audit_pending.c.event_id).where(audit_pending.c.log_id == log_id).limit(batch)
         return [str(event_id) for (event_id,) in self._engine.rows(query)]
 
-    def any_pending(self, event_ids: Sequence[str]) -> bool:
-        """Whether one of these events has no leaf yet."""
+    def any_pending(self, log_id: str, event_ids: Sequence[str]) -> bool:
+        """Whether one of these events of a log has no leaf yet."""
         wanted = sa.any_(sa.literal(list(event_ids), ARRAY(sa.Uuid(as_uuid=False))))
-        query = sa.select(audit_pending.c.event_id).where(audit_pending.c.event_id == wanted).limit(1)
+        mine = audit_pending.c.log_id == log_id
+        query = sa.select(audit_pending.c.event_id).where(mine, audit_pending.c.event_id == wanted).limit(1)
         return bool(self._engine.rows(query))
 
     def first_since(self, log_id: str, size: int, since: datetime) -> int | None:
@@ -181,6 +183,18 @@ class PostgresTrees:
             .limit(_PAGE)
         )
         return [(index, event) for index, event in self._engine.rows(query)]
+
+    def latest(self, log_id: str, like: Mapping[str, object]) -> Leaf | None:
+        # From the end of the index on times: what is looked for is rarely old.
+        query = (
+            sa.select(audit_leaves.c.leaf_index, audit_events.c.event)
+            .join(audit_leaves, audit_leaves.c.event_id == audit_events.c.event_id)
+            .where(audit_events.c.log_id == log_id, audit_events.c.event.contains(like))
+            .order_by(audit_events.c.occurred_at.desc(), audit_events.c.event_id.desc())
+            .limit(1)
+        )
+        rows = self._engine.rows(query)
+        return Leaf(int(rows[0][0]), rows[0][1]) if rows else None
 
     def tiles(self, log_id: str) -> LoadTile:
         def load(place: Place) -> bytes:

@@ -13,6 +13,7 @@ from typing import Protocol
 from cloud.audit.archive import Archive
 from cloud.audit.archive_files import ArchiveFiles, parsed
 from cloud.audit.heads import Head
+from cloud.audit.proofs import Leaf
 from cloud.audit.tiles import LoadTile
 from cloud.kernel.errors import ConfigurationError
 
@@ -32,8 +33,12 @@ class OnlineTrees(Protocol):
         """Events of a log that have no leaf yet, at most so many."""
         ...
 
-    def any_pending(self, event_ids: Sequence[str]) -> bool:
-        """Whether one of these events has no leaf yet."""
+    def any_pending(self, log_id: str, event_ids: Sequence[str]) -> bool:
+        """Whether one of these events of a log has no leaf yet."""
+        ...
+
+    def latest(self, log_id: str, like: Mapping[str, object]) -> Leaf | None:
+        """The latest leaf in the database whose event has these members."""
         ...
 
     def page(self, log_id: str, first: int, end: int) -> Sequence[tuple[int, Mapping[str, object]]]:
@@ -80,8 +85,12 @@ class WholeLogs:
     def pending(self, log_id: str, *, batch: int) -> Sequence[str]:
         return self._trees.pending(log_id, batch=batch)
 
-    def any_pending(self, event_ids: Sequence[str]) -> bool:
-        return self._trees.any_pending(event_ids)
+    def any_pending(self, log_id: str, event_ids: Sequence[str]) -> bool:
+        return self._trees.any_pending(log_id, event_ids)
+
+    def latest(self, log_id: str, like: Mapping[str, object]) -> Leaf | None:
+        """What is asked for is of late, and in the database."""
+        return self._trees.latest(log_id, like)
 
     def leaves(self, log_id: str, first: int, end: int) -> Iterator[Mapping[str, object]]:
         """The events of these leaves, read in pages.

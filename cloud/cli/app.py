@@ -17,6 +17,7 @@ from cloud.cli import (
     access_review,
     api_keys,
     audit,
+    backup,
     bench,
     db,
     demo,
@@ -28,6 +29,7 @@ from cloud.cli import (
     memory,
     memory_asking,
     memory_changing,
+    scan,
     tenants,
     tokens,
     usage,
@@ -98,6 +100,7 @@ def build_app(program: Program) -> typer.Typer:
 
     memory_asking.add_to(memory.app)
     memory_changing.add_to(memory.app)
+    gdpr.app.add_typer(scan.app, name="scan")
     app.command()(demo.demo)
     for name, noun in (
         ("tenants", tenants.app),
@@ -108,11 +111,13 @@ def build_app(program: Program) -> typer.Typer:
         ("audit", audit.app),
         ("gdpr", gdpr.app),
         ("keyring", keyring.app),
+        ("backup", backup.app),
         ("db", db.app),
         ("embeddings", embeddings.app),
         ("bench", bench.app),
     ):
         app.add_typer(noun, name=name)
+    app.command()(backup.restore)
     app.command()(leak_test.leak_test)
     app.command()(worker.worker)
     app.command()(doctor.doctor)

@@ -13,8 +13,10 @@ from cloud.kernel.errors import (
     AuthenticationError,
     ConfigurationError,
     ErasureIncompleteError,
+    ErasureRequestError,
     InvalidFilterError,
     InvalidMemoryError,
+    LegalHoldError,
     LuminescentError,
     MemoryNotFoundError,
     OperationInProgressError,
@@ -40,7 +42,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 6
 
 
-_DENIED: Final = (AuthenticationError, PermissionDeniedError, TenantIsolationError)
+_DENIED: Final = (AuthenticationError, LegalHoldError, PermissionDeniedError, TenantIsolationError)
 _USAGE: Final = (InvalidFilterError, InvalidMemoryError)
 
 
@@ -88,6 +90,12 @@ def next_step(error: LuminescentError) -> str | None:
             return "luminescent-cloud memory list --user USER shows which there are"
         case RevisionConflictError():
             return "luminescent-cloud memory history MEMORY shows who changed it"
+        case ErasureRequestError(reason="stale_preview"):
+            return "luminescent-cloud gdpr preview --request REQUEST shows what is there now"
+        case ErasureRequestError():
+            return "luminescent-cloud gdpr list shows requests and their states, gdpr holds what keeps them"
+        case LegalHoldError():
+            return "luminescent-cloud gdpr holds shows what keeps it; gdpr release ends a hold"
         case ErasureIncompleteError():
             return "run the same command again: it continues where it stopped"
         case ProviderUnavailableError():

@@ -6,14 +6,19 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from cloud.audit.archiving import AuditArchives
 from cloud.audit.service import CloudAuditLogger
+from cloud.backup.model import Drilled, RestoredData
+from cloud.backup.service import DataBackups
 from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
+from cloud.gdpr.scanning import ResidueScan
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.findings import Finding
+from cloud.keys.ports import RootKey
 from cloud.leaktest.service import LeakTest
 from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
@@ -26,6 +31,9 @@ from cloud.tenancy.service import Tenants
 from cloud.tenancy.token_administration import TokenAdministration
 from cloud.transfer.service import CloudTransfer
 from cloud.usage.service import CloudUsageTracker
+
+Told = Callable[[str, int, int | None], None]
+"""Told what is done now, how much of it, and of how much."""
 
 
 class Runtime(Protocol):
@@ -44,7 +52,9 @@ class Runtime(Protocol):
     transfer: CloudTransfer
     gdpr: CloudGDPRService
     closing: TenantClosing
+    scan: ResidueScan
     keyring: Custody
+    backups: DataBackups
     leak_test: LeakTest
 
     async def drain(self, *, timeout_s: float = ...) -> None:
@@ -75,6 +85,25 @@ class Upkeep(Protocol):
         """What is right and what is wrong with the whole installation."""
         ...
 
+    def restore(
+        self,
+        settings: CloudSettings,
+        directory: Path,
+        key: RootKey | None,
+        *,
+        expired: bool,
+        without_ledger: bool,
+        told: Told,
+    ) -> RestoredData:
+        """Put the databases of a backup in place of the present ones."""
+        ...
+
+    def drill(
+        self, settings: CloudSettings, directory: Path, key: RootKey | None, *, expired: bool, told: Told
+    ) -> Drilled:
+        """Restore a backup in a home of its own, look at it, and take that away again."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
@@ -84,6 +113,7 @@ class Program:
         settings: Makes settings from the environment; arguments given come first.
         open: Opens the installation; its context manager takes it down.
         open_custody: Opens the custody of the keyring, also where the keyring cannot be opened.
+        open_backups: Opens the backups of both databases, without Pixeltable.
         run_worker: Materializes until the event is set.
         upkeep: What can be done without opening it.
     """
@@ -91,5 +121,6 @@ class Program:
     settings: Callable[..., CloudSettings]
     open: Callable[[CloudSettings], AbstractContextManager[Runtime]]
     open_custody: Callable[..., AbstractContextManager[Custody]]
+    open_backups: Callable[[CloudSettings], AbstractContextManager[DataBackups]]
     run_worker: Callable[[CloudSettings, threading.Event], None]
     upkeep: Upkeep

@@ -17,20 +17,26 @@ from cloud.cli.ports import Runtime
 from cloud.cli.progress import progress
 from cloud.kernel.errors import ProviderUnavailableError
 from cloud.transfer.model import Format, ImportReport, Limits, Position
+from cloud.transfer.person import MEMORIES
 from cloud.transfer.reports import shown_position
 from cloud.transfer.verify import verify_export as verified
 
 _SHOWN_FAULTS: Final = 20
 _WAIT_S: Final = 120.0
-_ENTRIES: Final = {Format.JSONL: "lines", Format.MEM0: "elements", Format.CHATGPT: "messages"}
+_ENTRIES: Final = {
+    Format.JSONL: "lines",
+    Format.MEM0: "elements",
+    Format.CHATGPT: "messages",
+    Format.PERSON: "memories",
+}
 _GIB: Final = 2**30
 
 
 def import_(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE")],
+    file: Annotated[Path, typer.Argument(exists=True, readable=True, metavar="FILE")],
     file_format: Annotated[
-        str, typer.Option("--format", metavar="auto|jsonl|mem0|chatgpt", help="What the file is.")
+        str, typer.Option("--format", metavar="auto|jsonl|mem0|chatgpt|person", help="What the file is.")
     ] = "auto",
     user: Annotated[
         str | None, typer.Option("--user", metavar="USER", help="The person of entries that name nobody.")
@@ -51,6 +57,16 @@ def import_(
     max_gib: Annotated[
         int, typer.Option("--max-gib", min=1, help="What a compressed file may hold, in GiB.")
     ] = Limits().max_bytes // _GIB,
+    as_user: Annotated[
+        str | None,
+        typer.Option("--as-user", metavar="USER", help="Of a person's export: whose the memories become."),
+    ] = None,
+    include_removed: Annotated[
+        bool,
+        typer.Option(
+            "--include-removed", help="Of a person's export: deleted and replaced memories too, as ordinary ones."
+        ),
+    ] = False,
     wait: Annotated[
         bool, typer.Option(help="Wait until the memories are in Pixeltable; they can be found before that.")
     ] = True,
@@ -60,8 +76,9 @@ def import_(
 ) -> None:
     """Store the memories of a file; needs the role service or tenant_admin, or member for one's own.
 
-    The file is JSON Lines with the fields of a memory, what mem0's API or library gives out, or ChatGPT's export, whole
-    or its conversations.json; docs/import-export.md has each in full.
+    The file is JSON Lines with the fields of a memory, what mem0's API or library gives out, ChatGPT's export, whole or
+    its conversations.json, or a person's export (gdpr export), its directory or its ZIP once decrypted;
+    docs/import-export.md has each in full.
 
     What is no memory is reported with its place in the file, and the others are stored. Importing the same file again,
     also after a crash, goes on where it was and stores nothing twice; a file that was changed is another file. A person
@@ -72,7 +89,7 @@ def import_(
     with calling(ctx, api_key, api_key_file, tenant), run.opened(with_worker=wait) as runtime:
 
         async def work() -> ImportReport:
-            size_bytes = file.stat().st_size
+            size_bytes = _size(file)
             with progress(run.output, "Importing, in bytes") as bar:
                 made = await runtime.transfer.import_file(
                     file,
@@ -81,6 +98,8 @@ def import_(
                     report=report,
                     manifest=manifest,
                     limits=limits,
+                    as_user=as_user,
+                    include_removed=include_removed,
                     progress=lambda done: bar.told(done, size_bytes),
                 )
             if wait and made.stored:
@@ -157,6 +176,12 @@ def verify_export(
     )
 
 
+def _size(file: Path) -> int:
+    """How many bytes are read; of a person's export, its memories'."""
+    memories = file / MEMORIES
+    return (memories if memories.is_file() else file).stat().st_size
+
+
 async def _drained(runtime: Runtime) -> bool:
     try:
         await runtime.drain(timeout_s=_WAIT_S)
@@ -199,12 +224,13 @@ def _document(made: ImportReport) -> dict[str, object]:
 def _summary(made: ImportReport) -> str:
     known = f", {made.repeated:,} were stored before" if made.repeated else ""
     went_on = f" It went on after {_place(made.format, made.resumed_after)}." if made.resumed_after else ""
-    return f"{made.stored:,} of {made.entries:,} {_ENTRIES[made.format]} stored{known}.{went_on}"
+    skipped = f", {made.skipped:,} skipped that were not in use (--include-removed)" if made.skipped else ""
+    return f"{made.stored:,} of {made.entries:,} {_ENTRIES[made.format]} stored{known}{skipped}.{went_on}"
 
 
 def _place(file_format: Format, position: Position) -> str:
     match file_format:
-        case Format.JSONL:
+        case Format.JSONL | Format.PERSON:
             return f"line {position}"
         case Format.MEM0:
             return f"element {position}"

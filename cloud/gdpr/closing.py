@@ -19,6 +19,7 @@ from functools import partial
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
+from cloud.gdpr.evidence import ErasureLedger
 from cloud.gdpr.model import ClosedTenant, ClosingPreview
 from cloud.gdpr.ports import ClosingStore
 from cloud.gdpr.removal import Removal, emptied
@@ -49,6 +50,7 @@ class TenantClosing:
         tenants: Which tenants there are.
         admissions: The door.
         audit: The log.
+        ledger: Keeps outside the databases which tenants were closed.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class TenantClosing:
         tenants: TenantDirectory,
         admissions: Administration,
         audit: TransactionalAuditLogger,
+        ledger: ErasureLedger,
     ) -> None:
         self._store = store
         self._config = config
         self._tenants = tenants
         self._admissions = admissions
         self._audit = audit
+        self._ledger = ledger
         self._removal = Removal(engine, "closing")
 
     @telemetry.operation()
@@ -109,6 +113,15 @@ class TenantClosing:
             telemetry.named(Action.TENANT_CLOSE.value, tenant_id, partial(self._resume, tenant_id))
         return len(unfinished)
 
+    def again(self, tenant_id: str) -> None:
+        """Close a tenant once more that a restored backup brought back.
+
+        Raises:
+            ErasureIncompleteError: Something is left; calling again continues.
+            ProviderUnavailableError: A part did not answer; calling again continues.
+        """
+        telemetry.named(Action.TENANT_CLOSE.value, tenant_id, partial(self._resume, tenant_id))
+
     def _resume(self, tenant_id: str) -> None:
         predicate = system_predicate(tenant_id, "closing")
         self._complete(predicate, self._audit.draft(predicate.scope, Action.TENANT_CLOSE))
@@ -127,6 +140,7 @@ class TenantClosing:
         keyring.destroy_tenant(tenant_id)
         self._config.hot.drop_tenant(tenant_id)
         failpoints.reach("close.key_destroyed")
+        self._ledger.append_closing(tenant_id)
         left = emptied(lambda: self._remove_rows(predicate), lambda: self._counts(predicate))
         failpoints.reach("close.rows_deleted")
         self._store.finish(predicate, audit, counts, complete=not left)

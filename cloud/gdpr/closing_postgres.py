@@ -9,25 +9,31 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from cloud.audit.model import AuditDraft, Outcome
+from cloud.gdpr.model import ErasureState
 from cloud.gdpr.postgres import give_back
+from cloud.gdpr.requests_postgres import lock_tenant
+from cloud.gdpr.states import ENDED
 from cloud.kernel.access import Action
+from cloud.kernel.errors import LegalHoldError
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.placement_store import placements_of
 from cloud.storage.engine import ControlEngine
 from cloud.storage.metadata import (
     api_keys,
+    erasures,
     idempotency_keys,
     intake,
+    legal_holds,
     memories,
     memory_changes,
     subjects,
     tenant_closings,
     tenants,
-    usage_counters,
 )
 from cloud.tenancy.model import TenantState
 from cloud.tenancy.postgres import append_event
 
+_ENDED: Final = sorted(state.value for state in ENDED)
 _ABOUT_PEOPLE: Final = (intake, memory_changes, memories, idempotency_keys, api_keys, subjects)
 """Tables with rows about people, each before those that it refers to."""
 
@@ -43,7 +49,9 @@ class PostgresClosingStore:
 
         def work(connection: sa.Connection) -> None:
             # A write looks at the state again once it holds this lock, so none commits after the freeze.
-            _lock_tenant(connection, tenant_id)
+            lock_tenant(connection, tenant_id)
+            if _is_held(connection, tenant_id):
+                raise LegalHoldError()
             connection.execute(
                 sa.update(tenants).where(tenants.c.tenant_id == tenant_id).values(state=TenantState.CLOSING.value)
             )
@@ -72,7 +80,7 @@ class PostgresClosingStore:
         tenant_id = predicate.tenant_id
 
         def work(connection: sa.Connection) -> None:
-            _lock_tenant(connection, tenant_id)
+            lock_tenant(connection, tenant_id)
             stock, size_bytes = connection.execute(
                 sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(memories.c.size_bytes), 0)).where(
                     memories.c.tenant_id == tenant_id, memories.c.state == "active"
@@ -118,6 +126,17 @@ class PostgresClosingStore:
                     .where(tenant_closings.c.tenant_id == tenant_id)
                     .values(completed_at=sa.func.clock_timestamp())
                 )
+                # What its people asked for is done with it.
+                connection.execute(
+                    sa.update(erasures)
+                    .where(erasures.c.tenant_id == tenant_id, erasures.c.state.not_in(_ENDED))
+                    .values(
+                        state=ErasureState.VERIFIED.value,
+                        user_sealed=None,
+                        completed_at=sa.func.clock_timestamp(),
+                        changed_at=sa.func.clock_timestamp(),
+                    )
+                )
             outcome = Outcome.ALLOWED if complete else Outcome.FAILED
             reason = None if complete else "erasure_incomplete"
             append_event(connection, tenant_id, audit, outcome, reason=reason, counts=counts)
@@ -129,9 +148,8 @@ class PostgresClosingStore:
         return [str(tenant_id) for (tenant_id,) in self._engine.rows(query.order_by(tenants.c.tenant_id))]
 
 
-def _lock_tenant(connection: sa.Connection, tenant_id: str) -> None:
-    connection.execute(
-        sa.select(usage_counters.c.used)
-        .where(usage_counters.c.tenant_id == tenant_id, usage_counters.c.meter == "memories")
-        .with_for_update()
-    )
+def _is_held(connection: sa.Connection, tenant_id: str) -> bool:
+    """Whether a legal hold keeps the tenant or anybody of it."""
+    held = sa.select(sa.func.count()).select_from(legal_holds)
+    held = held.where(legal_holds.c.tenant_id == tenant_id, legal_holds.c.released_at.is_(None))
+    return connection.execute(held).scalar_one() > 0

@@ -1,100 +1,177 @@
-"""Writes everything that is kept of a person, by the data map, as JSON a person's tools can read."""
+"""Writes everything that is kept of a person, by the data map: JSON for programs, pages for people.
+
+The events come first, because they say who read which memory; then the memories, the person, the pages, and the
+schemas of all three. What is held in memory grows with the person's memories, and not with their events.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import resources
+from typing import Final
 
-from cloud.gdpr.model import ExportBundle
+from cloud.gdpr import pages
+from cloud.gdpr.bundles import Bundle, directory_bundle, encrypted_file
+from cloud.gdpr.encrypting import recipients_of
+from cloud.gdpr.information import check_notice, told
+from cloud.gdpr.model import ExportBundle, ExportProgress, ExportRequest
 from cloud.gdpr.ports import ErasureStore
-from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError, SealBrokenError
+from cloud.gdpr.readings import Readings, Record
+from cloud.gdpr.records import Facts, MemoryRecords, event_record, key_record, line_of
+from cloud.kernel.errors import ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
-from cloud.keys.model import Place, SubjectKey
+from cloud.keys.model import SubjectKey
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.model import SealedRow
-from cloud.memory.vectors import Vectorizer
-from cloud.tenancy.bound_keys import ranges_told_to
 
-EXPORT_SCHEMA = 1
-FILES = ("person.json", "memories.jsonl", "events.jsonl")
-_ATTEMPTS = 4
-
-Facts = Mapping[str, Mapping[str, object]]
-"""What the ledger says of each memory, by its id."""
+EXPORT_SCHEMA: Final = 2
+FILES: Final = ("person.json", "memories.jsonl", "events.jsonl")
+"""What is kept, by the data map; what else is in an export is made of it."""
+SCHEMAS: Final = ("person.schema.json", "memories.schema.json", "events.schema.json")
+_ATTEMPTS: Final = 4
+_TOLD_EACH: Final = 100
 
 
-def write_bundle(
-    directory: Path,
-    user_id: str,
+def export_person(
+    request: ExportRequest,
     person: SubjectKey | None,
     predicate: TenantPredicate,
     config: PixeltableConfig,
     store: ErasureStore,
+    record: Callable[[Mapping[str, int]], None],
 ) -> ExportBundle:
-    """Write `person.json`, `memories.jsonl` and `events.jsonl`, each mode 0600, into `directory`.
+    """Write a bundle to where the request says, and `record` it; if either fails, nothing of it stays.
+
+    Args:
+        request: What is asked for.
+        person: The person, or `None` if nothing is known of them.
+        predicate: The tenant.
+        config: The installation.
+        store: The control plane.
+        record: Records the export; is told the counts.
 
     Raises:
+        ConfigurationError: The destination, a recipient or the notice cannot be used.
+        ProviderUnavailableError: A part did not answer.
+        SealBrokenError: A row does not open in its place.
+    """
+    check_notice(request.notice)
+    if not request.recipients:
+        with directory_bundle(request.destination) as bundle:
+            counts = write_bundle(bundle, request, person, predicate, config, store)
+            record(counts)
+        return ExportBundle(request.destination, bundle.files, counts)
+    recipients = recipients_of(request.recipients)
+    path = request.destination
+    with encrypted_file(path) as file:
+        with file.archive(recipients) as archive:
+            counts = write_bundle(archive, request, person, predicate, config, store)
+        record(counts)
+        file.publish()
+    return ExportBundle(path.parent, (path.name,), counts, encrypted=True)
+
+
+def write_bundle(
+    bundle: Bundle,
+    request: ExportRequest,
+    person: SubjectKey | None,
+    predicate: TenantPredicate,
+    config: PixeltableConfig,
+    store: ErasureStore,
+) -> dict[str, int]:
+    """Write every file; returns how many records there are of each kind.
+
+    Raises:
+        OSError: A file cannot be written.
         ProviderUnavailableError: A part did not answer.
         SealBrokenError: A row does not open in its place.
     """
     # What is noted in this process of when memories were read belongs to what is told.
     config.read_times.flush(tenant_id=predicate.tenant_id)
     facts = store.facts(predicate, person.subject_id) if person else {}
-    ledger = {str(row["memory_id"]): row for row in facts.pop("memories", [])}
+    ledger: dict[str, Facts] = {str(row["memory_id"]): row for row in facts.pop("memories", [])}
     if person is not None:
-        facts["api_keys"] = [_key(row, person) for row in facts.get("api_keys", [])]
-    memories = _memories(person, ledger, predicate, config) if person else []
-    events = store.events(predicate, person.subject_id) if person else iter(())
-    mine = {str(memory["id"]) for memory in memories}
-    counts = {
-        "memories": _write_lines(directory / "memories.jsonl", memories),
-        "events": _write_lines(
-            directory / "events.jsonl",
-            (_without_others(_opened(event, person, config), person, mine) for event in events),
-        ),
-        **{name: len(rows) for name, rows in facts.items()},
-    }
-    about: dict[str, object] = {
+        facts["api_keys"] = [key_record(row, person) for row in facts.get("api_keys", [])]
+    changes = facts.get("memory_changes", [])
+    readings = _readings(person, facts, ledger)
+    events = _events(person, predicate, config, store, set(ledger), readings)
+    counts = {"memories": 0, "events": _write(bundle, "events.jsonl", events, request.progress, "Writing events")}
+    if person is not None:
+        for event in store.exports_of_everybody(predicate, person.subject_id):
+            readings.take_wholesale(event)
+
+    rows: list[SealedRow] = []
+    records: Callable[[], Iterator[Record]] = lambda: iter(())  # noqa: E731 - one of two, of one type
+    if person is not None:
+        rows, made = _memories(person, ledger, changes, readings, predicate, config)
+        records = lambda: (made.of(row) for row in rows)  # noqa: E731
+    counts["memories"] = _write(
+        bundle, "memories.jsonl", records(), request.progress, "Writing memories", total=len(rows)
+    )
+    counts |= {name: len(found) for name, found in facts.items()}
+    about: Record = {
         "schema": EXPORT_SCHEMA,
+        "generator": f"luminescent-cloud {importlib.metadata.version('luminescent-cloud')}",
         "tenant_id": predicate.tenant_id,
-        "user_id": user_id,
+        "user_id": request.user_id,
         "subject_id": person.subject_id if person else None,
-        "exported_at": config.clock().isoformat(),
+        "exported_at": config.clock(),
         **facts,
+        "information": told(request.notice, config.deleted_retention),
+        "activity": readings.activity(),
+        "wholesale_reads": sorted(readings.wholesale, key=lambda read: str(read["at"])),
         "counts": counts,
     }
-    _write_lines(directory / "person.json", (about,))
-    return ExportBundle(directory, FILES, counts)
+    _write(bundle, "person.json", (about,), request.progress, "Writing the person")
+    pages.write(bundle, about, records(), len(rows), request.progress)
+    for name in SCHEMAS:
+        with bundle.file(name) as out:
+            out.write(schema(name))
+    return counts
 
 
-@contextmanager
-def empty_directory(directory: Path) -> Iterator[None]:
-    """`directory` is there and empty; if the block fails, nothing that it wrote stays.
+def schema(name: str) -> bytes:
+    """The JSON Schema of a file of an export, as it is published."""
+    return resources.files("cloud.gdpr").joinpath("schemas", name).read_bytes()
 
-    Raises:
-        ConfigurationError: It is not empty, or cannot be used.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise ConfigurationError(f"{directory} is not empty; export into an empty directory")
-        try:
-            yield
-        except BaseException:
-            # Whatever ended it, an interruption too: half of what is kept of a person must not lie about.
-            for name in FILES:
-                (directory / name).unlink(missing_ok=True)
-            raise
-    except OSError as exc:
-        raise ConfigurationError(f"{directory} cannot be written: {exc.strerror}") from exc
+
+def _readings(
+    person: SubjectKey | None,
+    facts: Mapping[str, list[dict[str, object]]],
+    ledger: Mapping[str, Facts],
+) -> Readings:
+    keys = (str(row["key_id"]) for row in facts.get("api_keys", []))
+    changed_by = [str(row["event_id"]) for row in facts.get("memory_changes", [])]
+    stored_by = [str(row["stored_event"]) for row in ledger.values() if row["stored_event"] is not None]
+    return Readings(person.subject_id if person else "", keys, ledger, [*changed_by, *stored_by])
+
+
+def _events(
+    person: SubjectKey | None,
+    predicate: TenantPredicate,
+    config: PixeltableConfig,
+    store: ErasureStore,
+    mine: set[str],
+    readings: Readings,
+) -> Iterator[Record]:
+    if person is None:
+        return
+    for event in store.events(predicate, person.subject_id):
+        told_of = event_record(event, person, mine, config.sealer)
+        readings.take(told_of)
+        yield told_of
 
 
 def _memories(
-    person: SubjectKey, ledger: Facts, predicate: TenantPredicate, config: PixeltableConfig
-) -> list[dict[str, object]]:
-    """Every memory, the deleted ones that are still kept included."""
+    person: SubjectKey,
+    ledger: Mapping[str, Facts],
+    history: list[dict[str, object]],
+    readings: Readings,
+    predicate: TenantPredicate,
+    config: PixeltableConfig,
+) -> tuple[list[SealedRow], MemoryRecords]:
+    """Every memory, the deleted ones that are still kept included, in the order of their ids."""
     for _ in range(_ATTEMPTS):
         changes = config.ledger.changes(predicate, person.subject_id, since=0)
         found = config.rows.newer(predicate, changes.placement, person.subject_id, since=0, column=changes.column)
@@ -102,71 +179,26 @@ def _memories(
         rows.update((row.memory_id, row) for row in changes.waiting)
         known = [entry.memory_id for entry in changes.ledger if entry.memory_id in ledger]
         if all(memory_id in rows for memory_id in known):
-            vectorizer = config.models.of(changes.model)
-            return [_memory(rows[memory_id], ledger[memory_id], person, vectorizer) for memory_id in sorted(known)]
+            records = MemoryRecords(person, ledger, history, readings, config.models.of(changes.model))
+            return [rows[memory_id] for memory_id in sorted(known)], records
     raise ProviderUnavailableError("data plane", reason="lacks a memory that the ledger holds")
 
 
-def _memory(
-    row: SealedRow, facts: Mapping[str, object], person: SubjectKey, vectorizer: Vectorizer
-) -> dict[str, object]:
-    envelope = vectorizer.open_envelope(person.key, row)
-    vector = vectorizer.open_vector(person.key, row)
-    return {
-        "id": row.memory_id,
-        **{name: value for name, value in facts.items() if name != "memory_id"},
-        "user_id": envelope.user_id,
-        "content": envelope.content,
-        "memory_type": row.memory_type,
-        "confidence": row.confidence,
-        "source": envelope.source,
-        "raw_source": envelope.raw_source,
-        "extraction_version": envelope.extraction_version,
-        "created_at": row.created_at.isoformat(),
-        "expires_at": row.expires_at.isoformat() if row.expires_at else None,
-        "metadata": envelope.metadata,
-        "provenance": envelope.provenance,
-        "embedding": None if vector is None else vector.tolist(),
-    }
-
-
-def _key(row: Mapping[str, object], person: SubjectKey) -> dict[str, object]:
-    """A key of the person, with its ranges opened."""
-    sealed = row.get("ranges_sealed")
-    told = {name: value for name, value in row.items() if name != "ranges_sealed"}
-    ranges = ranges_told_to(person, str(row["key_id"]), sealed if isinstance(sealed, bytes) else None)
-    return {**told, "ip_ranges": ranges}
-
-
-def _opened(event: dict[str, object], person: SubjectKey | None, config: PixeltableConfig) -> dict[str, object]:
-    """The event, with what foreign code said about the person, if that is sealed under the person's key."""
-    details = event.get("details")
-    sealed = details.get("sealed") if isinstance(details, dict) else None
-    if person is None or not isinstance(sealed, str):
-        return event
-    place = Place(str(event["log_id"]), person.subject_id, str(event["event_id"]), "audit_text")
-    try:
-        text = config.sealer.unseal(person.key, bytes.fromhex(sealed), place=place)
-    except SealBrokenError:
-        # Sealed under another key: it names the person and was said about somebody else.
-        return event
-    return {**event, "said": json.loads(text)}
-
-
-def _without_others(event: dict[str, object], person: SubjectKey | None, mine: set[str]) -> dict[str, object]:
-    """The event of several people as one of them may see it (GDPR Art. 15(4))."""
-    if person is None or "subject_ids" not in event:
-        return event
-    ids = event["resource_ids"]
-    kept = [memory_id for memory_id in ids if memory_id in mine] if isinstance(ids, list) else []
-    return {**event, "subject_ids": [person.subject_id], "resource_ids": kept}
-
-
-def _write_lines(path: Path, records: Iterable[dict[str, object]]) -> int:
+def _write(
+    bundle: Bundle,
+    name: str,
+    records: Iterable[Record],
+    progress: ExportProgress,
+    what: str,
+    *,
+    total: int | None = None,
+) -> int:
     count = 0
-    with path.open("x", encoding="utf-8", errors="backslashreplace") as out:
-        path.chmod(0o600)
+    progress(what, 0, total)
+    with bundle.file(name) as out:
         for record in records:
-            out.write(json.dumps(record, ensure_ascii=False, sort_keys=True, default=str) + "\n")
+            out.write(line_of(record))
             count += 1
+            if count % _TOLD_EACH == 0:
+                progress(what, count, total)
     return count

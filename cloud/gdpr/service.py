@@ -1,76 +1,91 @@
-"""`CloudGDPRService`: erases and exports a person.
+"""`CloudGDPRService`: erases and exports a person; the published surface of the feature.
 
-An erasure: freeze the subject, destroy its key, drop caches, delete its rows everywhere, look whether anything is
-left, record. Each step is durable before the next and may be done again, so a crash resumes where it was. From the
-first step on nothing of the subject is found; from the second on nothing of it can be read, wherever a copy may be.
+A request for erasure goes from state to state (`cloud.gdpr.states`). `delete_user_data` is the short way through the
+same machine: one call receives, verifies by its caller's authority, looks, confirms and erases.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from cloud.audit.model import AuditDraft, Category, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.gdpr.export import empty_directory, write_bundle
-from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState, ExportBundle
-from cloud.gdpr.places import Finder
-from cloud.gdpr.ports import ErasureStore
-from cloud.gdpr.removal import Removal, emptied
-from cloud.kernel import failpoints, telemetry
-from cloud.kernel.access import Action
-from cloud.kernel.errors import (
-    ConfigurationError,
-    ErasureIncompleteError,
+from cloud.gdpr.erasing import Erasing
+from cloud.gdpr.evidence import Evidence
+from cloud.gdpr.export import export_person
+from cloud.gdpr.holding import LegalHolds
+from cloud.gdpr.model import (
+    NOTHING_SAID,
+    Erasure,
+    ErasurePreview,
+    ErasureState,
+    ExportBundle,
+    ExportProgress,
+    ExportRequest,
+    LegalHold,
+    ToldRequest,
+    quiet,
 )
-from cloud.kernel.ids import new_event_id
-from cloud.kernel.scope import TenantPredicate
-from cloud.keys.model import Place
+from cloud.gdpr.places import DataMap
+from cloud.gdpr.ports import ErasureStore, HoldStore
+from cloud.gdpr.requests import ErasureRequests
+from cloud.kernel import telemetry
+from cloud.kernel.access import Action
 from cloud.memory.config import PixeltableConfig
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.admission import Admitted
-from cloud.tenancy.system import system_predicate
 from src.memory.validation import check_user_id
 
 _T = TypeVar("_T")
-_REASON_CHARACTERS: Final = 1_000
 
 
 class CloudGDPRService:
     """`GDPRService` of the cloud side.
 
+    Every call that names a tenant raises `PermissionDeniedError` for a caller who may not do this there, and
+    `AuthenticationError` where there is no such tenant or nobody is calling; every one may raise
+    `ProviderUnavailableError` if a part did not answer. A request or hold of another tenant and one that is not there
+    are both `ErasureRequestError` (`absent`).
+
     Args:
-        store: Erasures and rows of the control plane.
+        store: Requests and rows of the control plane.
+        holds: Legal holds.
         engine: Engine that holds the placement's lock while rows are removed.
         config: The installation.
         admissions: The door.
         audit: The log.
+        evidence: What shows how deep an erasure went.
         on_key_destroyed: Called when a person's key is destroyed, before that is recorded.
     """
 
     def __init__(
         self,
         store: ErasureStore,
+        holds: HoldStore,
         engine: ControlEngine,
         config: PixeltableConfig,
         admissions: Administration,
         audit: TransactionalAuditLogger,
         *,
+        evidence: Evidence | None = None,
         on_key_destroyed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._on_key_destroyed = on_key_destroyed
         self._store = store
         self._config = config
         self._admissions = admissions
         self._audit = audit
-        self._finder = Finder(store, config)
-        self._removal = Removal(engine, "erasure")
+        self._map = DataMap(store, config)
+        self._erasing = Erasing(store, engine, config, audit, evidence or Evidence(), on_key_destroyed)
+        self._requests = ErasureRequests(store, self._erasing, config, admissions, audit)
+        self._holds = LegalHolds(holds, store, engine, config, admissions, audit)
 
     async def delete_user_data(
         self, user_id: str, workspace_id: str, *, confirmed: bool = False, reason: str | None = None
@@ -87,50 +102,259 @@ class CloudGDPRService:
             PermissionDeniedError: The caller may not erase here.
             AuthenticationError: There is no such tenant, or nobody is calling.
             InvalidFilterError: The user id is none.
+            LegalHoldError: A hold keeps it; the request waits, and goes on when that is released.
             ErasureIncompleteError: Something is left; it is recorded, and calling again continues.
             ProviderUnavailableError: A part did not answer; calling again continues.
 
         Source:
-            GDPR Art. 17(1).
+            GDPR Art. 17(1), 17(3).
         """
         if not confirmed:
             return await _in_thread(lambda: self._preview(user_id, workspace_id))
-        return await _in_thread(lambda: self._erase(user_id, workspace_id, reason))
+        return await _in_thread(
+            lambda: self._erasing.handed_out(self._requests.erase_person(user_id, workspace_id, reason))
+        )
+
+    async def request_erasure(
+        self,
+        user_id: str,
+        tenant_id: str,
+        *,
+        reason: str | None = None,
+        received_at: datetime | None = None,
+        identity: str | None = None,
+    ) -> Erasure:
+        """Keep a person's request; its month runs from the moment of receipt. A second one joins the first.
+
+        Args:
+            user_id: The person.
+            tenant_id: The tenant.
+            reason: Why, at most 1,000 characters; kept sealed.
+            received_at: When the person asked, if that was earlier; UTC unless it names an offset.
+            identity: How it was established already that the person asks, as a short code such as `passport`.
+
+        Raises:
+            InvalidFilterError: The user id is none.
+            ConfigurationError: The reason is too long, the time in the future, or the code is none.
+
+        Source:
+            GDPR Art. 12(3), 12(6).
+        """
+        return await _in_thread(
+            lambda: self._requests.receive(user_id, tenant_id, reason=reason, received_at=received_at, method=identity)
+        )
+
+    async def requests(self, tenant_id: str, *, due_only: bool = False) -> list[Erasure]:
+        """The tenant's requests by deadline; with `due_only` those alone that are still owed to somebody."""
+        return await _in_thread(lambda: self._requests.list(tenant_id, due_only=due_only))
+
+    async def show(self, erasure_id: str, tenant_id: str) -> ToldRequest:
+        """One request, with what people wrote about it."""
+        return await _in_thread(lambda: self._requests.show(erasure_id, tenant_id))
+
+    async def certificate(self, erasure_id: str, tenant_id: str) -> str:
+        """The newest certificate of an erasure, which `cloud.gdpr.verify` verifies; a new one is issued whenever a
+        later level is reached.
+
+        Raises:
+            ErasureRequestError: There is no such request, or no certificate of it yet.
+        """
+        return await _in_thread(lambda: self._requests.certificate(erasure_id, tenant_id))
+
+    async def verify_identity(self, erasure_id: str, tenant_id: str, *, method: str) -> Erasure:
+        """Record that it was established that the person asks.
+
+        Args:
+            erasure_id: The request.
+            tenant_id: The tenant.
+            method: How, as a short code such as `passport`; nothing about the person.
+
+        Raises:
+            ErasureRequestError: There is no such request, or it is confirmed or ended.
+            ConfigurationError: The code is none.
+
+        Source:
+            GDPR Art. 12(6).
+        """
+        return await _in_thread(lambda: self._requests.verify_identity(erasure_id, tenant_id, method))
+
+    async def preview_request(self, erasure_id: str, tenant_id: str) -> ErasurePreview:
+        """What a request would remove; its `digest` is what a confirmation names.
+
+        Raises:
+            ErasureRequestError: There is no such request, or nobody verified the person's identity yet, or it is
+                confirmed or ended.
+        """
+        return await _in_thread(lambda: self._requests.preview(erasure_id, tenant_id))
+
+    async def confirm(self, erasure_id: str, tenant_id: str, *, seen: str) -> Erasure:
+        """Erase the person of a request; it is done when this returns.
+
+        Args:
+            erasure_id: The request.
+            tenant_id: The tenant.
+            seen: Digest of the preview that was looked at.
+
+        Raises:
+            ErasureRequestError: `stale_preview`: something changed since; or there is no such request, nobody looked
+                at it, or it ended.
+            LegalHoldError: A hold keeps it; the request is held, and goes on when that is released.
+            ErasureIncompleteError: Something is left; it is recorded, and `resume_request` continues.
+
+        Source:
+            GDPR Art. 17(1), 17(3).
+        """
+        return await _in_thread(lambda: self._erasing.handed_out(self._requests.confirm(erasure_id, tenant_id, seen)))
+
+    async def cancel(self, erasure_id: str, tenant_id: str, *, reason: str) -> Erasure:
+        """End a request that the person withdrew, before it is confirmed; the reason is kept sealed.
+
+        Raises:
+            ErasureRequestError: There is no such request, or it is confirmed or ended.
+            ConfigurationError: No reason, or one that is too long.
+        """
+        return await _in_thread(
+            lambda: self._requests.refuse(erasure_id, tenant_id, reason, state=ErasureState.CANCELLED)
+        )
+
+    async def reject(self, erasure_id: str, tenant_id: str, *, reason: str) -> Erasure:
+        """End a request that is not granted, before it is confirmed; the reason is kept sealed.
+
+        Raises:
+            ErasureRequestError: There is no such request, or it is confirmed or ended.
+            ConfigurationError: No reason, or one that is too long.
+
+        Source:
+            GDPR Art. 12(4), 12(5), 17(3).
+        """
+        return await _in_thread(
+            lambda: self._requests.refuse(erasure_id, tenant_id, reason, state=ErasureState.REJECTED)
+        )
+
+    async def extend(
+        self,
+        erasure_id: str,
+        tenant_id: str,
+        *,
+        reason: str,
+        notified_at: datetime,
+        until: datetime | None = None,
+    ) -> Erasure:
+        """Give a request more time, once: until three months after its receipt at most.
+
+        Args:
+            erasure_id: The request.
+            tenant_id: The tenant.
+            reason: What the person was told; kept sealed.
+            notified_at: When the person was told, which must be within the first month.
+            until: Until when, if less is enough.
+
+        Raises:
+            ErasureRequestError: `overdue`; or there is no such request, it has ended, or was extended before.
+            ConfigurationError: No reason, one that is too long, or a notice in the future.
+
+        Source:
+            GDPR Art. 12(3).
+        """
+        return await _in_thread(
+            lambda: self._requests.extend(erasure_id, tenant_id, reason=reason, notified_at=notified_at, until=until)
+        )
+
+    async def resume_request(self, erasure_id: str, tenant_id: str) -> Erasure:
+        """Go on at once with an erasure that failed, was cut off, or was released from a hold.
+
+        Raises:
+            ErasureRequestError: There is no such request, or there is nothing to go on with.
+            LegalHoldError: A hold keeps it still.
+            ErasureIncompleteError: Something is left.
+        """
+        return await _in_thread(lambda: self._erasing.handed_out(self._requests.resume(erasure_id, tenant_id)))
+
+    async def hold(
+        self, tenant_id: str, *, user_id: str | None = None, reason: str, authority: str, review_at: datetime
+    ) -> LegalHold:
+        """Keep a person's data, or with no person the whole tenant's: nothing of it is erased, purged or closed.
+
+        Args:
+            tenant_id: The tenant.
+            user_id: The person, also one of whom nothing is kept yet.
+            reason: Why; kept sealed, as is the authority.
+            authority: Who demands it, such as a court and its file number.
+            review_at: When somebody must look whether it is still needed.
+
+        Raises:
+            ErasureRequestError: `wrong_state`: the person is being erased already.
+            ConfigurationError: Reason or authority is missing or too long, or the review is not in the future.
+            InvalidFilterError: The user id is none.
+
+        Source:
+            GDPR Art. 17(3)(b), 17(3)(e), 18(2).
+        """
+        return await _in_thread(
+            lambda: self._holds.place(
+                tenant_id, user_id=user_id, reason=reason, authority=authority, review_at=review_at
+            )
+        )
+
+    async def release(self, hold_id: str, tenant_id: str, *, reason: str | None = None) -> LegalHold:
+        """End a hold. Requests that only it kept go on: by the worker within a minute, by `resume_request` at once.
+
+        Raises:
+            ErasureRequestError: There is no such hold, or it is released already.
+            ConfigurationError: The reason is too long.
+        """
+        return await _in_thread(lambda: self._holds.release(hold_id, tenant_id, reason))
+
+    async def holds(self, tenant_id: str) -> list[LegalHold]:
+        """The tenant's holds, those that hold still first, by their review."""
+        return await _in_thread(lambda: self._holds.list(tenant_id))
 
     async def export_user_data(
-        self, user_id: str, workspace_id: str, directory: str | os.PathLike[str]
+        self,
+        user_id: str,
+        workspace_id: str,
+        directory: str | os.PathLike[str],
+        *,
+        recipients: Sequence[str] = (),
+        notice: Mapping[str, str] = NOTHING_SAID,
+        progress: ExportProgress = quiet,
     ) -> ExportBundle:
         """Write everything that is kept of a person to `directory`, which must be empty or missing.
+
+        Args:
+            user_id: The person.
+            workspace_id: The tenant.
+            directory: Where to. With recipients it is a file that must not exist, conventionally `….zip.age`: an
+                archive that any recipient's secret key opens, of which nothing was on a disk in the clear.
+            recipients: Public keys: `age1…`, `ssh-ed25519 …` or `ssh-rsa …`.
+            notice: What the controller tells the person, by topic of `cloud.gdpr.information.TOPICS`.
+            progress: Is told how far it is.
 
         Raises:
             PermissionDeniedError: The caller may not export here.
             AuthenticationError: There is no such tenant, or nobody is calling.
-            ConfigurationError: The directory is not empty.
+            ConfigurationError: The directory is not empty, the file exists, the disk is full, or a recipient is none.
             ProviderUnavailableError: A part did not answer.
 
         Source:
             GDPR Art. 15(1), 15(3), 20(1).
         """
-        return await _in_thread(lambda: self._export(user_id, workspace_id, Path(directory)))
+        request = ExportRequest(user_id, Path(directory), tuple(recipients), notice, progress)
+        return await _in_thread(lambda: self._export(request, workspace_id))
 
     def resume(self) -> int:
-        """Finish the erasures that a process was killed in; returns how many.
+        """Finish the erasures that a process was killed in or that were released, at once; returns how many.
 
         Raises:
+            ConfigurationError: A part cannot be used as it is set up.
             ErasureIncompleteError: One of them still finds something.
             ProviderUnavailableError: A part did not answer.
         """
-        return self._finish(self._store.unfinished())
+        return self._erasing.resume()
 
-    def _finish(self, erasures: Sequence[Erasure]) -> int:
-        for erasure in erasures:
-            telemetry.named(Action.ERASURE.value, erasure.tenant_id, partial(self._resume, erasure))
-        return len(erasures)
-
-    def _resume(self, erasure: Erasure) -> None:
-        predicate = system_predicate(erasure.tenant_id, "erasure")
-        draft = self._audit.draft(predicate.scope, Action.ERASURE, subject_id=erasure.subject_id)
-        self._complete(predicate, erasure, draft)
+    def upkeep(self) -> None:
+        """Go on with what was released or abandoned, and reach levels that are due; for the background."""
+        self._erasing.upkeep()
 
     def _preview(self, user_id: str, tenant_id: str) -> ErasurePreview:
         admitted = self._admitted(tenant_id, Action.ERASURE_PREVIEW, user_id)
@@ -145,88 +369,25 @@ class CloudGDPRService:
         person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
         if person is None:
             return ErasurePreview(tenant_id, None, {})
-        return ErasurePreview(tenant_id, person.subject_id, self._finder.counts(admitted.predicate, person.subject_id))
+        return ErasurePreview(tenant_id, person.subject_id, self._map.counts(admitted.predicate, person.subject_id))
 
-    def _erase(self, user_id: str, tenant_id: str, reason: str | None) -> Erasure:
-        admitted = self._admitted(tenant_id, Action.ERASURE, user_id)
-        return self._recorded(admitted, lambda: self._erase_admitted(admitted, user_id, reason))
+    def _export(self, request: ExportRequest, tenant_id: str) -> ExportBundle:
+        admitted = self._admitted(tenant_id, Action.ACCESS_REQUEST, request.user_id)
+        return self._recorded(admitted, lambda: self._export_admitted(admitted, request))
 
-    def _erase_admitted(self, admitted: Admitted, user_id: str, reason: str | None) -> Erasure:
-        tenant_id, erasure_id = admitted.scope.tenant_id, new_event_id()
-        person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
-        if person is None:
-            # An erasure that stopped after the key was destroyed has nobody's name: this may be its caller again.
-            self._finish([erasure for erasure in self._store.unfinished() if erasure.tenant_id == tenant_id])
-            now = self._config.clock()
-            self._audit.record(tenant_id, admitted.draft, Outcome.ALLOWED, reason="nothing_found")
-            return Erasure(erasure_id, tenant_id, None, ErasureState.VERIFIED, {}, now, now)
-        intent = self._audit.draft(
-            admitted.scope,
-            Action.ERASURE_STEP,
-            subject_id=person.subject_id,
-            category=Category.ADMINISTRATION,
-            details={"erasure_id": erasure_id},
-        )
-        erasure = self._store.freeze(
-            admitted.predicate,
-            person.subject_id,
-            reason_sealed=self._sealed_reason(tenant_id, erasure_id, reason),
-            erasure_id=erasure_id,
-            audit=intent,
-        )
-        # Counted once nothing is added any more.
-        counts = self._finder.counts(admitted.predicate, person.subject_id)
-        erasure = self._store.mark(erasure, erasure.state, counts)
-        return self._complete(admitted.predicate, erasure, self._about(admitted, person.subject_id))
-
-    def _complete(self, predicate: TenantPredicate, erasure: Erasure, audit: AuditDraft) -> Erasure:
-        with self._removal.turn():
-            return self._steps(predicate, erasure, audit)
-
-    def _steps(self, predicate: TenantPredicate, erasure: Erasure, audit: AuditDraft) -> Erasure:
-        """Every step after the freeze; each may be done again, so this starts from the beginning of them."""
-        subject_id = erasure.subject_id
-        assert subject_id is not None
-        failpoints.reach("erase.frozen")
-        self._config.keyring.destroy_subject(erasure.tenant_id, subject_id)
-        self._config.keyring.forget(erasure.tenant_id, subject_id)
-        self._config.hot.drop(erasure.tenant_id, subject_id)
-        self._config.read_times.drop(erasure.tenant_id, subject_id)
-        failpoints.reach("erase.key_destroyed")
-        # The control plane knows of it, so a copy of the keyring from before is recognized as one.
-        self._on_key_destroyed()
-        erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, {})
-        left = emptied(
-            lambda: self._remove_rows(predicate, subject_id), lambda: self._finder.counts(predicate, subject_id)
-        )
-        erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED, {})
-        finished = self._store.finish(erasure, ErasureState.INCOMPLETE if left else ErasureState.VERIFIED, audit)
-        if left:
-            raise ErasureIncompleteError(left)
-        return finished
-
-    def _remove_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
-        def remove(placements: Sequence[str]) -> None:
-            self._store.delete_rows(predicate, subject_id)
-            failpoints.reach("erase.ledger_deleted")
-            for placement in placements:
-                self._config.rows.remove_subject(predicate, placement, subject_id)
-
-        self._removal.under_locks(lambda: self._store.placements(predicate), remove)
-        failpoints.reach("erase.rows_deleted")
-
-    def _export(self, user_id: str, tenant_id: str, directory: Path) -> ExportBundle:
-        admitted = self._admitted(tenant_id, Action.ACCESS_REQUEST, user_id)
-        return self._recorded(admitted, lambda: self._export_admitted(admitted, user_id, directory))
-
-    def _export_admitted(self, admitted: Admitted, user_id: str, directory: Path) -> ExportBundle:
+    def _export_admitted(self, admitted: Admitted, request: ExportRequest) -> ExportBundle:
         tenant_id = admitted.scope.tenant_id
-        with empty_directory(directory):
-            person = self._config.keyring.resolve_subject(tenant_id, user_id, create=False)
-            bundle = write_bundle(directory, user_id, person, admitted.predicate, self._config, self._store)
-            draft = self._about(admitted, person.subject_id if person else None)
-            self._audit.record(tenant_id, draft, Outcome.ALLOWED, counts=bundle.counts)
-        return bundle
+        person = self._config.keyring.resolve_subject(tenant_id, request.user_id, create=False)
+        about = self._about(admitted, person.subject_id if person else None)
+        draft = replace(about, details={"encrypted": bool(request.recipients)})
+        return export_person(
+            request,
+            person,
+            admitted.predicate,
+            self._config,
+            self._store,
+            lambda counts: self._audit.record(tenant_id, draft, Outcome.ALLOWED, counts=counts),
+        )
 
     def _admitted(self, tenant_id: str, action: Action, user_id: str) -> Admitted:
         admitted = self._admissions.administer(tenant_id, action, user_id=user_id)
@@ -250,15 +411,6 @@ class CloudGDPRService:
             event_id=draft.event_id,
             started_ns=draft.started_ns,
         )
-
-    def _sealed_reason(self, tenant_id: str, erasure_id: str, reason: str | None) -> bytes | None:
-        if reason is None:
-            return None
-        if len(reason) > _REASON_CHARACTERS:
-            raise ConfigurationError(f"the reason has more than {_REASON_CHARACTERS} characters")
-        key = self._config.keyring.tenant_key(tenant_id).key
-        place = Place(tenant_id, "", erasure_id, "reason")
-        return self._config.sealer.seal(key, reason.encode("utf-8", "surrogatepass"), place=place)
 
 
 async def _in_thread(work: Callable[[], _T]) -> _T:

@@ -4,7 +4,7 @@
 |---|---|---|---|---|---|
 | memories, their import and export | any user | itself | any user | – | – |
 | export of everybody's memories | – | – | yes | – | – |
-| a person's erasure and export | – | – | yes | – | – |
+| a person's erasure, export and fingerprints, requests for them, legal holds | – | – | yes | – | – |
 | usage | – | – | yes | – | yes |
 | reserving units for work of its own | yes | yes | yes | – | yes |
 | proving the usage counters | – | – | – | – | yes |
@@ -12,7 +12,7 @@
 | the system's audit log | – | – | – | – | yes |
 | review of who may enter the tenant | – | – | yes | yes | yes |
 | tenants, API keys, tokens, placements, embedding models, purge | – | – | – | – | yes |
-| the installation: database, keyring, doctor, leak test | – | – | – | – | yes |
+| the installation: database, keyring, backups, doctor, leak test, residue scan | – | – | – | – | yes |
 """
 
 from __future__ import annotations
@@ -40,15 +40,30 @@ class Action(StrEnum):
     MEMORY_LIST = "memory.list"
     MEMORY_COUNT = "memory.count"
     MEMORY_PURGE = "memory.purge"
+    MEMORY_RETAIN = "memory.retain"
     MEMORY_IMPORT = "memory.import"
     MEMORY_IMPORT_STEP = "memory.import.step"
     MEMORY_EXPORT = "memory.export"
     MEMORY_EXPORT_ALL = "memory.export_all"
     MEMORY_EXPORT_STEP = "memory.export.step"
+    ERASURE_REQUEST = "gdpr.request"
+    ERASURE_LIST = "gdpr.list"
+    ERASURE_SHOW = "gdpr.show"
+    ERASURE_VERIFY = "gdpr.verify_identity"
     ERASURE_PREVIEW = "gdpr.preview"
+    ERASURE_CANCEL = "gdpr.cancel"
+    ERASURE_REJECT = "gdpr.reject"
+    ERASURE_EXTEND = "gdpr.extend"
     ERASURE = "gdpr.erase"
     ERASURE_STEP = "gdpr.erase.step"
+    ERASURE_CERTIFICATE = "gdpr.certificate"
+    ERASURE_LEVEL = "gdpr.level"
+    HOLD_PLACE = "gdpr.hold"
+    HOLD_RELEASE = "gdpr.release"
+    HOLD_LIST = "gdpr.holds"
     ACCESS_REQUEST = "gdpr.export"
+    SCAN_TAKE = "gdpr.scan.take"
+    SCAN_SEARCH = "gdpr.scan.search"
     USAGE_READ = "usage.read"
     USAGE_TRACK = "usage.track"
     USAGE_RESERVE = "usage.reserve"
@@ -101,6 +116,16 @@ class Action(StrEnum):
     KEYRING_RECONCILE = "keyring.reconcile"
     KEYRING_DESTROY_ROOT_KEY = "keyring.destroy_root_key"
     KEYRING_STEP = "keyring.step"
+    BACKUP_CREATE = "backup.create"
+    BACKUP_CREATE_STEP = "backup.create.step"
+    BACKUP_LIST = "backup.list"
+    BACKUP_EXPIRE = "backup.expire"
+    BACKUP_RESTORE = "backup.restore"
+    BACKUP_RESTORE_STEP = "backup.restore.step"
+    BACKUP_DRILL = "backup.drill"
+    BACKUP_DRILL_STEP = "backup.drill.step"
+    BACKUP_LEDGER = "backup.ledger"
+    BACKUP_REPLAY = "backup.replay"
     EXTERNAL_EVENT = "external.event"
     SECURITY_EVENT = "security.event"
     AUDIT_TAMPERING = "security.audit_tampering"
@@ -133,7 +158,25 @@ _MEMORY: Final = frozenset(
     }
 )
 _EVERYBODY: Final = frozenset({Action.MEMORY_EXPORT_ALL})
-_PERSON: Final = frozenset({Action.ERASURE_PREVIEW, Action.ERASURE, Action.ACCESS_REQUEST})
+_PERSON: Final = frozenset(
+    {
+        Action.ERASURE_REQUEST,
+        Action.ERASURE_LIST,
+        Action.ERASURE_SHOW,
+        Action.ERASURE_VERIFY,
+        Action.ERASURE_PREVIEW,
+        Action.ERASURE_CANCEL,
+        Action.ERASURE_REJECT,
+        Action.ERASURE_EXTEND,
+        Action.ERASURE,
+        Action.ERASURE_CERTIFICATE,
+        Action.ACCESS_REQUEST,
+        Action.HOLD_PLACE,
+        Action.HOLD_RELEASE,
+        Action.HOLD_LIST,
+        Action.SCAN_TAKE,
+    }
+)
 _AUDIT: Final = frozenset({Action.AUDIT_EXPORT, Action.AUDIT_READ, Action.AUDIT_KEY, Action.AUDIT_CHECKPOINT})
 _USAGE: Final = frozenset({Action.USAGE_READ})
 _HOLDS: Final = frozenset({Action.USAGE_RESERVE, Action.USAGE_COMMIT, Action.USAGE_RELEASE})
@@ -174,14 +217,26 @@ _KEYRING: Final = frozenset(
     }
 )
 _SYSTEM: Final = frozenset({Action.AUDIT_SYSTEM, Action.AUDIT_ROTATE_KEY, Action.AUDIT_ACCEPT, Action.AUDIT_ARCHIVE})
-_INSTALLATION: Final = frozenset({Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST})
+_BACKUPS: Final = frozenset(
+    {
+        Action.BACKUP_CREATE,
+        Action.BACKUP_LIST,
+        Action.BACKUP_EXPIRE,
+        Action.BACKUP_RESTORE,
+        Action.BACKUP_DRILL,
+        Action.BACKUP_LEDGER,
+    }
+)
+_INSTALLATION: Final = frozenset(
+    {Action.DATABASE_UPGRADE, Action.DATABASE_CHECK, Action.DOCTOR, Action.LEAK_TEST, Action.SCAN_SEARCH}
+)
 
 _GRANTS: Final[dict[Role, frozenset[Action]]] = {
     Role.SERVICE: _MEMORY | _HOLDS,
     Role.MEMBER: _MEMORY | _HOLDS,
     Role.TENANT_ADMIN: _MEMORY | _HOLDS | _EVERYBODY | _PERSON | _USAGE | _AUDIT | _REVIEW,
     Role.AUDITOR: _AUDIT | _REVIEW,
-    Role.OPERATOR: _TENANTS | _HOLDS | _USAGE | _BOOKS | _SYSTEM | _REVIEW | _INSTALLATION | _KEYRING,
+    Role.OPERATOR: _TENANTS | _HOLDS | _USAGE | _BOOKS | _SYSTEM | _REVIEW | _INSTALLATION | _KEYRING | _BACKUPS,
 }
 _ANY_USER: Final = frozenset({Role.SERVICE, Role.TENANT_ADMIN})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 from src.errors import (
     ConfigurationError,
@@ -18,10 +19,12 @@ __all__ = [
     "AuthenticationError",
     "ConfigurationError",
     "ErasureIncompleteError",
+    "ErasureRequestError",
     "IdempotencyConflictError",
     "InvalidFilterError",
     "InvalidMemoryError",
     "KeyDestroyedError",
+    "LegalHoldError",
     "LuminescentError",
     "MemoryNotFoundError",
     "OperationInProgressError",
@@ -186,6 +189,46 @@ class ErasureIncompleteError(LuminescentError):
     def __init__(self, places: tuple[str, ...]) -> None:
         super().__init__(f"erasure incomplete: {', '.join(places)} still hold data of the subject; run it again")
         self.places = places
+
+
+class ErasureRequestError(LuminescentError):
+    """This cannot be done to the request for erasure as it is; nothing has changed.
+
+    Attributes:
+        reason: `absent`, which one of another tenant is too, `wrong_state`, `stale_preview`, `overdue` or
+            `not_certified`.
+        state: The request's state, if there is such a request.
+    """
+
+    code = "erasure_request"
+
+    _SAID: Final = {
+        "absent": "there is no such request for erasure, or no such hold",
+        "wrong_state": "the request for erasure is {state}: this cannot be done to it (any more)",
+        "stale_preview": "something came, changed or went since the preview: look at it again and confirm what you see",
+        "not_certified": "the request for erasure is {state}: there is no certificate of it yet",
+        "overdue": "an extension is told to the person within the first month, and lasts two further months at most",
+    }
+
+    def __init__(self, reason: str, *, state: str | None = None) -> None:
+        super().__init__(self._SAID[reason].format(state=state))
+        self.reason = reason
+        self.state = state
+
+
+class LegalHoldError(LuminescentError):
+    """A legal hold keeps what should be removed; nothing was removed.
+
+    Attributes:
+        erasure_id: The request that waits for the release and then goes on, if one does.
+    """
+
+    code = "legal_hold"
+
+    def __init__(self, erasure_id: str | None = None) -> None:
+        waits = f"; request {erasure_id} is held and goes on when it is released" if erasure_id else ""
+        super().__init__(f"a legal hold keeps this{waits}")
+        self.erasure_id = erasure_id
 
 
 class UnreadableFileError(LuminescentError):

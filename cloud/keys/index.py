@@ -74,6 +74,7 @@ class SqliteIndex:
         Raises:
             ConfigurationError: It is missing, damaged, or of another version.
         """
+        self.path = path
         self._journal = path.with_name(path.name + "-journal")
         self._lock = threading.RLock()
         if not path.is_file():
@@ -177,6 +178,19 @@ class SqliteIndex:
         # Through SQLite: to open and close the file beside it would drop the locks that this process has on it.
         with self._lock, _translated():
             return self._db.serialize()
+
+    def stored(self) -> bytes:
+        """The file as it lies on the disk, free pages and all.
+
+        Under the lock: to open and close it beside a transaction would drop the locks that this process has on it.
+        """
+        with self._lock, _translated():
+            return self.path.read_bytes()
+
+    def tag_of(self, subject_id: str) -> bytes | None:
+        """The link tag that stands for a subject."""
+        rows: list[tuple[bytes]] = self.query("SELECT tag FROM subjects WHERE subject_id = ?", (subject_id,))
+        return rows[0][0] if rows else None
 
     def counts(self) -> KeyringCounts:
         """Numbers of rows."""

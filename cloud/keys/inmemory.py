@@ -65,6 +65,11 @@ class InMemoryKeyring:
     def forget(self, tenant_id: str, subject_id: str) -> None:
         """Does nothing: there is no second copy."""
 
+    def remembers(self, tenant_id: str, subject_id: str) -> bool:
+        """Whether there is one: memory is all that there is."""
+        with self._lock:
+            return (tenant_id, subject_id) in self._keys
+
     def subjects(self, tenant_id: str) -> tuple[str, ...]:
         """Sorted ids of the tenant's subjects."""
         with self._lock:

@@ -95,6 +95,19 @@ class KeyringCounts:
     free_slots: int
 
 
+@dataclass(frozen=True, slots=True)
+class KeyTraces:
+    """What the keyring's files hold of one subject; it opens nothing without the keys above.
+
+    Attributes:
+        wrapped: The subject's wrapped data key.
+        tag: The link tag of its user id.
+    """
+
+    wrapped: bytes = field(repr=False)
+    tag: bytes = field(repr=False)
+
+
 class SlotState(IntEnum):
     """First byte of a slot.
 

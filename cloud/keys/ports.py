@@ -90,6 +90,10 @@ class Keyring(Protocol):
         """Drops this process's copy of the subject's key from memory; the key itself stays."""
         ...
 
+    def remembers(self, tenant_id: str, subject_id: str) -> bool:
+        """Whether this process has a copy of the subject's key in memory, be the key destroyed or not."""
+        ...
+
     def subjects(self, tenant_id: str) -> tuple[str, ...]:
         """The ids of all linked subjects of a tenant, sorted; empty for an unknown tenant."""
         ...

@@ -38,6 +38,7 @@ from cloud.keys.layout import (
 from cloud.keys.model import (
     KEY_BYTES,
     KeyringCounts,
+    KeyTraces,
     SlotState,
     SubjectKey,
     TenantKey,
@@ -159,11 +160,26 @@ class FileKeyring:
         self.forget(tenant_id, subject_id)
         return row is not None
 
+    def traces(self, tenant_id: str, subject_id: str) -> KeyTraces | None:
+        """What the files hold of a linked subject, to be looked for once it is destroyed; `None` if there is none."""
+        self._require_usable()
+        with self._lock.held():
+            row = self._index.subject_by_id(tenant_id, subject_id)
+            tag = self._index.tag_of(subject_id)
+            if row is None or tag is None:
+                return None
+            return KeyTraces(parse_slot(self._slots.read(row.slot)).wrapped, tag)
+
     def forget(self, tenant_id: str, subject_id: str) -> None:
         """Drops the cached key, if it is this tenant's."""
         cached = self._subjects.get(subject_id)
         if cached is not None and cached.key.tenant_id == tenant_id:
             self._subjects.drop(subject_id)
+
+    def remembers(self, tenant_id: str, subject_id: str) -> bool:
+        """Whether it is cached, if it is this tenant's."""
+        cached = self._subjects.get(subject_id)
+        return cached is not None and cached.key.tenant_id == tenant_id
 
     def subjects(self, tenant_id: str) -> tuple[str, ...]:
         """One query of the index."""

@@ -107,6 +107,22 @@ class ManagedLedger(Ledger, Protocol):
         ...
 
 
+class RetentionLedger(Protocol):
+    """The ledger as the rules of retention need it, as a role that may change any tenant's rows."""
+
+    def plans(self) -> list[tuple[str, str]]:
+        """(tenant id, name of its plan) of every tenant that is served and not held."""
+        ...
+
+    def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
+        """Every Pixeltable table that may hold rows of the tenant."""
+        ...
+
+    def retain(self, predicate: TenantPredicate, ids: Sequence[str], audit: AuditDraft) -> int:
+        """Delete softly those that are active and not held, with one event for all; returns how many."""
+        ...
+
+
 class PurgeLedger(Protocol):
     """The ledger as purging needs it, as a role that may delete."""
 

@@ -63,8 +63,12 @@ _HISTORY = function("lc_history", **_WHOSE, **_EVENT)
 _TOUCH = function("lc_touch", tenant=sa.Text(), ids=ARRAY(_ID), at=ARRAY(_INSTANT))
 _BEGIN = function("lc_purge_begin", tenant=sa.Text(), batch=sa.Integer(), **_KEPT, **_EVENT)
 _END = function("lc_purge_end", tenant=sa.Text(), ids=ARRAY(_ID), rows=sa.BigInteger(), **_EVENT)
+_RETAIN = function("lc_retain", tenant=sa.Text(), ids=ARRAY(_ID), **_EVENT)
+_PLANS: Final = sa.text("SELECT tenant_id, plan FROM tenants WHERE state = 'active' AND NOT held ORDER BY tenant_id")
 _DUE = sa.text(
-    "SELECT DISTINCT m.tenant_id FROM memories m JOIN subjects s ON s.subject_id = m.subject_id AND s.state = 'active'"
+    "SELECT DISTINCT m.tenant_id FROM memories m"
+    " JOIN subjects s ON s.subject_id = m.subject_id AND s.state = 'active' AND NOT s.held"
+    " JOIN tenants t ON t.tenant_id = m.tenant_id AND NOT t.held"
     " WHERE m.state <> 'active' AND lc_due(m, :deleted, :expired, :superseded)"
     " AND m.tenant_id = coalesce(CAST(:tenant AS text), m.tenant_id) ORDER BY m.tenant_id"
 ).bindparams(*(sa.bindparam(name, type_=kind) for name, kind in _KEPT.items()))
@@ -161,6 +165,23 @@ class PostgresPurgeLedger:
     def end(self, predicate: TenantPredicate, ids: Sequence[str], *, rows: int, audit: AuditDraft) -> int:
         parameters = {"tenant": predicate.tenant_id, "ids": list(ids), "rows": rows, "event": audit.document()}
         return int(str(self._engine.call(_END, parameters, retry_parameter="retry")))
+
+
+class PostgresRetentionLedger:
+    """`RetentionLedger` on the control plane, as the maintenance role."""
+
+    def __init__(self, engine: ControlEngine) -> None:
+        self._engine = engine
+
+    def plans(self) -> list[tuple[str, str]]:
+        return [(str(tenant_id), str(plan)) for tenant_id, plan in self._engine.rows(_PLANS)]
+
+    def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
+        return placements_of(self._engine, predicate.tenant_id)
+
+    def retain(self, predicate: TenantPredicate, ids: Sequence[str], audit: AuditDraft) -> int:
+        parameters = {"tenant": predicate.tenant_id, "ids": list(ids), "event": audit.document()}
+        return int(str(self._engine.call(_RETAIN, parameters, retry_parameter="retry")))
 
 
 def _whose(predicate: TenantPredicate, whose: Whose) -> dict[str, object]:

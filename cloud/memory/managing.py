@@ -200,7 +200,11 @@ class MemoryManager:
             ids, more = page_of(self._passing(snapshot, request).items(), after=after, limit=limit)
             return ids
 
-        memories = self._reader.answer(admitted, person, choose, include_invalid=request.include_invalid)
+        def gone() -> None:
+            nonlocal more
+            more = None
+
+        memories = self._reader.answer(admitted, person, choose, include_invalid=request.include_invalid, gone=gone)
         # Where it goes on was decided by what the page was chosen from, not by what the ledger then left of it.
         following = cursors.cursor(more, walk) if cursors is not None and more is not None else None
         return MemoryPage(tuple(memories), following)
@@ -213,14 +217,16 @@ class MemoryManager:
         """
         counted = 0
 
-        def choose(snapshot: SubjectSnapshot) -> tuple[str, ...]:
+        def tell(number: int) -> None:
             nonlocal counted
-            counted = len(self._passing(snapshot, request))
-            admitted.draft.details["counted"] = counted
+            admitted.draft.details["counted"] = counted = number
+
+        def choose(snapshot: SubjectSnapshot) -> tuple[str, ...]:
+            tell(len(self._passing(snapshot, request)))
             return ()
 
-        admitted.draft.details["counted"] = 0
-        self._reader.answer(admitted, self._reader.person(admitted, user_id), choose)
+        tell(0)
+        self._reader.answer(admitted, self._reader.person(admitted, user_id), choose, gone=lambda: tell(0))
         return counted
 
     def _passing(self, snapshot: SubjectSnapshot, request: SearchRequest) -> dict[str, HotMemory]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -106,6 +107,20 @@ class PixeltableRows:
 
         chunks = [ids[start : start + _IDS_AT_ONCE] for start in range(0, len(ids), _IDS_AT_ONCE)]
         return [row for chunk in chunks for row in self._tables.repeatable(partial(call, chunk))]
+
+    def older(
+        self, predicate: TenantPredicate, placement: str, memory_type: str, before: datetime, *, after: str, limit: int
+    ) -> list[str]:
+        def call() -> list[str]:
+            table = self._tables.existing(placement)
+            if table is None:
+                return []
+            mine = TenantTable(table, (predicate,))
+            due = (table.memory_type == memory_type) & (table.created_at < before) & (table.memory_id > after)
+            found = table.where(mine.where(due)).order_by(table.memory_id).limit(limit).select(table.memory_id)
+            return [row["memory_id"] for row in found.collect()]
+
+        return self._tables.repeatable(call)
 
     def all_revisions(self, predicate: TenantPredicate, placement: str) -> dict[str, int]:
         def call() -> dict[str, int]:

@@ -200,6 +200,15 @@ class Tables:
                 self._tables[placement] = table
         return table
 
+    def physical(self, placements: Sequence[str]) -> list[str]:
+        """Names in the data database of the tables of these placements, as far as they were made."""
+
+        def call() -> list[str]:
+            made = (pxt.get_table(f"{DIRECTORY}.{name}", if_not_exists="ignore") for name in placements)
+            return [f"tbl_{table.get_metadata()['id'].hex}" for table in made if table is not None]
+
+        return self.repeatable(call)
+
     def _made(self, placement: str) -> Table:
         """The table, with its column and index; a process that was killed while making it is continued."""
         path = f"{DIRECTORY}.{placement}"

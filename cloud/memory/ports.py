@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from cloud.audit.model import AuditDraft
@@ -165,6 +166,12 @@ class Rows(Protocol):
 
     def page(self, predicate: TenantPredicate, placement: str, *, after: str, limit: int) -> list[SealedRow]:
         """Rows of the tenant by id from the first one after `after`, at most `limit`, without embeddings."""
+        ...
+
+    def older(
+        self, predicate: TenantPredicate, placement: str, memory_type: str, before: datetime, *, after: str, limit: int
+    ) -> list[str]:
+        """Ids of the tenant's memories of a type that were made before a moment, in order, those after `after`."""
         ...
 
     def all_revisions(self, predicate: TenantPredicate, placement: str) -> dict[str, int]:

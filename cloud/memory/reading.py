@@ -126,9 +126,22 @@ class MemoryReader:
         return {key for key, memory in snapshot.memories.items() if not memory.valid_at(now)}
 
     def answer(
-        self, admitted: Admitted, person: SubjectKey | None, choose: Choice, *, include_invalid: bool = False
+        self,
+        admitted: Admitted,
+        person: SubjectKey | None,
+        choose: Choice,
+        *,
+        include_invalid: bool = False,
+        gone: Callable[[], None] = lambda: None,
     ) -> list[Memory]:
         """The chosen memories that the ledger admits; the read is recorded.
+
+        Args:
+            admitted: The operation.
+            person: Whose memories.
+            choose: Chooses among them; called again if they changed meanwhile.
+            include_invalid: Whether expired ones may be chosen.
+            gone: Called when the person turns out to be erased: whatever `choose` noted is void.
 
         Raises:
             As `retrieve`.
@@ -162,6 +175,7 @@ class MemoryReader:
                     self._config.hot.drop(person.tenant_id, person.subject_id)
                     self._config.keyring.forget(person.tenant_id, person.subject_id)
                     person = None
+                    gone()
                 case QuotaRefusal():
                     raise answer.error()
                 case TenantRefused(reason=reason):

@@ -3,8 +3,10 @@
 Nothing below reads settings or the environment; every adapter is picked here.
 """
 
+from cloud.startup.backups import open_backups
 from cloud.startup.custody import open_custody
-from cloud.startup.installation import Engines, Installation, open_installation, run_worker
+from cloud.startup.engines import Engines
+from cloud.startup.installation import Installation, open_installation, run_worker
 from cloud.startup.runtime import CloudRuntime, init_cloud_extensions
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "Engines",
     "Installation",
     "init_cloud_extensions",
+    "open_backups",
     "open_custody",
     "open_installation",
     "run_worker",

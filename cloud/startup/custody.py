@@ -12,6 +12,7 @@ from pathlib import Path
 from cloud.audit.keyfile import AuditKeyFile
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
+from cloud.backup.marker import RestoreMarker
 from cloud.custody.ports import KeyringPlace
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.service import Custody
@@ -22,7 +23,7 @@ from cloud.keys.rootkeys import RootKeys
 from cloud.keys.sqlite import FileKeyring
 from cloud.settings import CloudSettings
 from cloud.startup.auditing import audit_key_file
-from cloud.startup.installation import Engines, open_engines
+from cloud.startup.engines import Engines, open_engines
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
 from cloud.storage.home import open_home
@@ -48,6 +49,8 @@ def open_custody(settings: CloudSettings, *, with_keyring: bool = True) -> Itera
     with contextlib.ExitStack() as stack:
         presence = Presence(open_home(settings.home).locks)
         stack.callback(presence.close)
+        # What keeps a restore from going on may be the keyring.
+        RestoreMarker(settings.home).check(loaded=True)
         server = open_server(settings)
         stack.callback(server.close)
         with refusals_recorded(server):

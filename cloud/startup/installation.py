@@ -17,8 +17,15 @@ import sqlalchemy as sa
 from cloud.audit.model import Category
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
+from cloud.backup.marker import RestoreMarker
+from cloud.backup.service import NoOperators
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
+from cloud.gdpr.ledger import FileErasureLedger
+from cloud.gdpr.replay import Replayed
+from cloud.gdpr.rewriting import PostgresRewriter
+from cloud.gdpr.scan import Scanner
+from cloud.gdpr.windows import Windows
 from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
@@ -31,27 +38,31 @@ from cloud.keys.sqlite import FileKeyring
 from cloud.memory.config import PixeltableConfig
 from cloud.memory.hot import HotTier
 from cloud.memory.managed_ports import Retention
-from cloud.memory.managed_postgres import PostgresManagedLedger, PostgresPurgeLedger
+from cloud.memory.managed_postgres import PostgresManagedLedger, PostgresPurgeLedger, PostgresRetentionLedger
 from cloud.memory.materializer import Materializer
 from cloud.memory.moves import Mover
 from cloud.memory.placement_store import PlacementStore, adopt, model_of
 from cloud.memory.ports import Columns
 from cloud.memory.purge import Purger
 from cloud.memory.read_times import ReadTimes
+from cloud.memory.retaining import Retainer
 from cloud.memory.vectors import Models, install, uninstall
 from cloud.settings import CloudSettings
 from cloud.startup.auditing import AuditProofs, build_proofs
+from cloud.startup.backups import build_backups
+from cloud.startup.engines import Engines, open_engines
+from cloud.startup.erasures import build_replay, erasure_ledger
 from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.observability import export_telemetry
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
-from cloud.storage.durability import check_durability
-from cloud.storage.engine import ControlEngine, Deadline, check_role
+from cloud.storage.embedded import programs_directory
+from cloud.storage.engine import ControlEngine
 from cloud.storage.home import Home, open_home
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
 from cloud.storage.presence import Presence
-from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
+from cloud.storage.roles import DATA_DATABASE
 from cloud.storage.server import Server
 from cloud.tenancy.placements import Move
 from cloud.tenancy.system import system_predicate
@@ -63,19 +74,32 @@ from src.memory.transformer_embedding import SentenceTransformersEmbedder
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Engines:
-    """One engine per role of the control plane."""
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is other than for serving, while a backup is restored.
 
-    app: ControlEngine
-    worker: ControlEngine
-    keys: ControlEngine
-    maintenance: ControlEngine
+    Attributes:
+        restoring: Whether it is opened by the restore that is under way.
+        without_ledger: Whether the erasure ledger is lost, and begins anew.
+        may_finish: Whether erasures that were under way may be finished, which destroys keys.
+        shares_keyring: Whether the service may have the keyring open meanwhile, for other databases.
+        keyring: How the keyring is opened.
+    """
 
-    def close(self) -> None:
-        """Close all of them."""
-        for engine in (self.app, self.worker, self.keys, self.maintenance):
-            engine.close()
+    restoring: bool = False
+    without_ledger: bool = False
+    may_finish: bool = True
+    shares_keyring: bool = False
+    keyring: type[FileKeyring] = FileKeyring
+
+    def check(self, settings: CloudSettings) -> None:
+        """Nothing is served from databases that are being restored.
+
+        Raises:
+            ConfigurationError: They are.
+        """
+        if not self.restoring:
+            RestoreMarker(settings.home).check()
 
 
 @dataclass(slots=True)
@@ -89,10 +113,13 @@ class Installation:
     keyring: FileKeyring
     root_keys: RootKeys
     columns: Columns
+    tables_of: Callable[[Sequence[str]], Sequence[str]]
     server: Server
     identity: IdentityParts
     proofs: AuditProofs
     presence: Presence
+    ledger: FileErasureLedger
+    replayed: Replayed
     stack: contextlib.ExitStack = field(repr=False)
 
     def logger(self) -> CloudAuditLogger:
@@ -106,8 +133,18 @@ class Installation:
             self.config.rows,
             system_predicates("materializer"),
             chores=(self.identity.refusals.report,),
-            hourly=self.purger().run,
+            hourly=self._hourly,
         )
+
+    def _hourly(self) -> None:
+        """What is due now and then, beside materializing."""
+        self.purger().run()
+        self.retainer().run()
+        engines = self.engines
+        audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), self.keyring)
+        build_backups(
+            self.settings, self.server, engines, self.keyring, self.proofs.keys, self.ledger, NoOperators(), audit
+        ).expire_due()
 
     def placements(self) -> PlacementStore:
         """Which tables there are, and which moves."""
@@ -124,13 +161,49 @@ class Installation:
         predicates = system_predicates("purge")
         return Purger(PostgresPurgeLedger(maintenance), self.config.rows, maintenance, predicates, retention)
 
+    def retainer(self) -> Retainer:
+        """Deletes what the plans keep no longer."""
+        ledger = PostgresRetentionLedger(self.engines.maintenance)
+        rules = {plan.name: plan.retention_days for plan in self.plans.values()}
+        return Retainer(ledger, self.config.rows, rules, system_predicates("retention"), self.config.clock)
+
+    def rewriter(self) -> PostgresRewriter:
+        """Rewrites what deleted rows have left in files and in the write-ahead log."""
+        settings = self.settings
+        at_once = settings.rewrite_at_once
+        return PostgresRewriter(
+            self.server.url,
+            self.tables_of,
+            self.engines.maintenance,
+            self.config.clock,
+            max_wait_ms=settings.rewrite_max_wait_ms,
+            at_once=settings.control_url is None if at_once is None else at_once,
+            windows=Windows.parse(settings.rewrite_windows),
+        )
+
+    def scanner(self) -> Scanner:
+        """Looks for fingerprints in the home and the databases."""
+        is_embedded = self.settings.control_url is None
+        index = self.keyring.files.index
+        return Scanner(
+            self.settings.home,
+            self.server.url,
+            is_embedded=is_embedded,
+            waldump=programs_directory() / "pg_waldump" if is_embedded else None,
+            through={index.path: index.stored},
+        )
+
     def close(self) -> None:
         """Give back everything, in the reverse order of taking it."""
         self.stack.close()
 
 
-def open_installation(settings: CloudSettings) -> Installation:
+def open_installation(settings: CloudSettings, opening: Opening | None = None) -> Installation:
     """Open, check and migrate the installation at `settings.home`, made when missing.
+
+    Args:
+        settings: How it is run.
+        opening: What is other than for serving, while a backup is restored.
 
     Raises:
         ConfigurationError: It cannot be opened; the message says what to change.
@@ -142,15 +215,22 @@ def open_installation(settings: CloudSettings) -> Installation:
         presence = Presence(home.locks)
         # The last to be given back: until then it may end what it began.
         stack.callback(presence.close)
+        opening = opening or Opening()
+        opening.check(settings)
         server = open_server(settings)
         stack.callback(server.close)
         stack.callback(disconnect_pixeltable)
         with refusals_recorded(server):
-            return _opened(settings, home, presence, server, stack)
+            return _opened(settings, home, presence, server, stack, opening)
 
 
 def _opened(
-    settings: CloudSettings, home: Home, presence: Presence, server: Server, stack: contextlib.ExitStack
+    settings: CloudSettings,
+    home: Home,
+    presence: Presence,
+    server: Server,
+    stack: contextlib.ExitStack,
+    opening: Opening,
 ) -> Installation:
     """The installation on a server that is open; what it takes is given back by `stack` until it is returned."""
     # Before the schema is touched: who has to go back to mend the file must not find an upgraded database.
@@ -161,8 +241,10 @@ def _opened(
     write_plans(engines.maintenance, plans)
     is_new = _is_new(engines.maintenance)
     root_keys = find_root_keys(settings, create=is_new)
-    keyring = FileKeyring.open(keyring_directory(settings), root_keys, create=is_new)
+    keyring = opening.keyring.open(keyring_directory(settings), root_keys, create=is_new)
     stack.callback(keyring.close)
+    # Again: whoever restores looks for open keyrings once its marker is there, so that one of the two sees the other.
+    opening.check(settings)
     audit = _logger(engines, keyring, presence)
     admit_keyring(keyring, PostgresCustodyStore(engines.maintenance), audit, system_clock, is_new=is_new)
     proofs = build_proofs(
@@ -214,6 +296,12 @@ def _opened(
         weights=settings.ranking_weights(),
         deleted_retention=retention_of(settings).deleted,
     )
+    # Before anything is served: a database that was restored may know people who were erased since.
+    erased = erasure_ledger(settings, proofs.keys)
+    replay = build_replay(engines, config, audit, erased, first_model=models.first)
+    if opening.without_ledger:
+        replay.rebuild()
+    replayed = replay.run()
     return Installation(
         settings,
         plans,
@@ -222,10 +310,13 @@ def _opened(
         keyring,
         root_keys,
         PixeltableColumns(tables),
+        tables.physical,
         server,
         identity,
         proofs,
         presence,
+        erased,
+        replayed,
         stack.pop_all(),
     )
 
@@ -237,35 +328,6 @@ def retention_of(settings: CloudSettings) -> Retention:
         expired=timedelta(days=settings.expired_retention_days),
         superseded=timedelta(days=settings.superseded_retention_days),
     )
-
-
-def open_engines(settings: CloudSettings, server: Server) -> Engines:
-    """One engine per role on the control plane of `server`, each checked."""
-
-    def engine(role: str, pool_size: int) -> ControlEngine:
-        return ControlEngine(
-            server.url(f"luminescent_{role}", CONTROL_DATABASE),
-            pool_size=pool_size,
-            deadline=Deadline(total_s=settings.deadline_s, statement_s=settings.statement_s),
-            application_name=f"luminescent-cloud {role}",
-            recover=server.recover,
-        )
-
-    engines = Engines(
-        app=engine("app", settings.control_pool_size),
-        worker=engine("worker", settings.background_pool_size),
-        keys=engine("keys", settings.background_pool_size),
-        maintenance=engine("maintenance", settings.background_pool_size),
-    )
-    try:
-        for one in (engines.app, engines.worker, engines.keys, engines.maintenance):
-            check_role(one)
-        with engines.app.connection() as connection:
-            check_durability(connection)
-    except BaseException:
-        engines.close()
-        raise
-    return engines
 
 
 def _is_new(engine: ControlEngine) -> bool:
@@ -321,11 +383,15 @@ def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
 
 
 def work(installation: Installation, stop: threading.Event) -> None:
-    """Materialize until `stop` is set, and beside that sequence and archive the audit log and finish the moves that a
-    process was killed in."""
+    """Materialize until `stop` is set, and beside that sequence and archive the audit log, finish the moves that
+    a process was killed in, and go on with erasures."""
+    # Above this module: it builds the service from an installation.
+    from cloud.startup.erasing import go_on_with_erasures
+
     beside = (
         threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves"),
         threading.Thread(target=installation.proofs.sequencing.run, args=(stop,), name="luminescent-sequencer"),
+        threading.Thread(target=go_on_with_erasures, args=(installation, stop), name="luminescent-erasures"),
         threading.Thread(target=installation.proofs.archiver.work, args=(stop,), name="luminescent-archiver"),
     )
     for thread in beside:

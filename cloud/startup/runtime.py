@@ -20,7 +20,7 @@ from cloud.custody.service import Custody
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.closing_postgres import PostgresClosingStore
 from cloud.gdpr.postgres import PostgresErasureStore
-from cloud.gdpr.service import CloudGDPRService
+from cloud.gdpr.scanning import ResidueScan
 from cloud.kernel.errors import (
     ConfigurationError,
     ErasureIncompleteError,
@@ -33,7 +33,9 @@ from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.purge import MemoryPurge
 from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
+from cloud.startup.backups import build_backups
 from cloud.startup.custody import place_of
+from cloud.startup.erasing import build_gdpr
 from cloud.startup.installation import Installation, open_installation, system_predicates, work
 from cloud.startup.keyring import keyring_directory
 from cloud.startup.observability import export_telemetry
@@ -74,7 +76,9 @@ class CloudRuntime:
         transfer: `CloudTransfer`.
         gdpr: `CloudGDPRService`.
         closing: Closes tenants for good.
+        scan: `ResidueScan`.
         keyring: `Custody` of the keyring: rotation, backup, diagnosis.
+        backups: `DataBackups`: makes, lists and expires backups of both databases.
         leak_test: Sends canaries through every path of reading, in tenants of its own.
         pixeltable_config: What a `CloudMemoryProvider` is built from.
     """
@@ -140,16 +144,33 @@ class CloudRuntime:
         self.memory_purge = MemoryPurge(installation.purger(), admissions, self.audit)
         checkpoints = FileCheckpoints(installation.settings.home / "imports")
         self.transfer = CloudTransfer(config, self.memory, admissions, self.audit, checkpoints)
-        self.gdpr = CloudGDPRService(
-            PostgresErasureStore(engines.maintenance),
+        self.gdpr = build_gdpr(installation, admissions, self.audit, on_key_destroyed=self.keyring.note)
+        self.closing = TenantClosing(
+            PostgresClosingStore(engines.maintenance),
             engines.maintenance,
             config,
+            store,
             admissions,
             self.audit,
-            on_key_destroyed=self.keyring.note,
+            installation.ledger,
         )
-        self.closing = TenantClosing(
-            PostgresClosingStore(engines.maintenance), engines.maintenance, config, store, admissions, self.audit
+        self.backups = build_backups(
+            installation.settings,
+            installation.server,
+            engines,
+            installation.keyring,
+            installation.proofs.keys,
+            installation.ledger,
+            admissions,
+            self.audit,
+        )
+        self.scan = ResidueScan(
+            PostgresErasureStore(engines.maintenance),
+            config,
+            installation.keyring.traces,
+            installation.scanner(),
+            admissions,
+            self.audit,
         )
         self.leak_test = LeakTest(self, admissions, self.audit, engines.maintenance)
 
@@ -175,7 +196,7 @@ class CloudRuntime:
         for resume in (self.gdpr.resume, self.closing.resume):
             try:
                 resume()
-            except (ErasureIncompleteError, ProviderUnavailableError) as error:
+            except (ConfigurationError, ErasureIncompleteError, ProviderUnavailableError) as error:
                 # It is recorded, and what it erases stays frozen: nobody else has to wait for it.
                 _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
         try:

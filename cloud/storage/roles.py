@@ -44,6 +44,15 @@ _ATTRIBUTES: Final = "LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE NORE
 _SCRAM_ITERATIONS: Final = 4096
 
 
+def default_rights() -> tuple[str, ...]:
+    """Statements, which Pixeltable's own role may run too: it makes its tables as they are needed, and a backup must
+    read those as well."""
+    return tuple(
+        f"ALTER DEFAULT PRIVILEGES FOR ROLE {PIXELTABLE_ROLE} GRANT SELECT ON {kind} TO {BACKUP_ROLE}"
+        for kind in ("TABLES", "SEQUENCES")
+    )
+
+
 def _grants() -> tuple[tuple[str, str], ...]:
     """(database, statement), each of which may be repeated without harm."""
     statements = [("postgres", "REVOKE ALL ON DATABASE postgres FROM PUBLIC")]
@@ -55,15 +64,10 @@ def _grants() -> tuple[tuple[str, str], ...]:
             (database, f"REVOKE ALL ON DATABASE {database} FROM PUBLIC"),
             (database, f"GRANT CONNECT ON DATABASE {database} TO {allowed}"),
             (database, f"GRANT EXECUTE ON FUNCTION pg_switch_wal() TO {MAINTENANCE_ROLE}"),
+            # Names and sizes of segments: whether those of before an erasure are gone.
+            (database, f"GRANT EXECUTE ON FUNCTION pg_ls_waldir() TO {MAINTENANCE_ROLE}"),
         ]
-    # Pixeltable makes its tables as they are needed; a backup must read those too.
-    for kind in ("TABLES", "SEQUENCES"):
-        statements.append(
-            (
-                DATA_DATABASE,
-                f"ALTER DEFAULT PRIVILEGES FOR ROLE {PIXELTABLE_ROLE} GRANT SELECT ON {kind} TO {BACKUP_ROLE}",
-            )
-        )
+    statements += [(DATA_DATABASE, statement) for statement in default_rights()]
     statements.append((DATA_DATABASE, "CREATE EXTENSION IF NOT EXISTS vector"))
     return tuple(statements)
 

@@ -16,7 +16,13 @@ from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.addresses import Range, parse_ranges
 from cloud.kernel.clock import Clock, system_clock
-from cloud.kernel.errors import ConfigurationError, KeyDestroyedError, SealBrokenError, UnknownTenantError
+from cloud.kernel.errors import (
+    ConfigurationError,
+    KeyDestroyedError,
+    PermissionDeniedError,
+    SealBrokenError,
+    UnknownTenantError,
+)
 from cloud.kernel.ids import SYSTEM_LOG, is_tenant_id
 from cloud.kernel.scope import Role
 from cloud.keys.ports import Keyring
@@ -91,7 +97,7 @@ class ApiKeys:
             UnknownTenantError: There is no such tenant.
             ConfigurationError: No role, an unknown one, or a member without a person.
             InvalidFilterError: The user id or a range is none.
-            PermissionDeniedError: The caller is no operator.
+            PermissionDeniedError: The caller is no operator, or the tenant or the person is being erased.
         """
         draft = self._admissions.operate(Action.API_KEY_CREATE)
         with recorded_failure(self._audit, draft):
@@ -110,7 +116,9 @@ class ApiKeys:
                 ranges,
                 as_utc(expires_at) if expires_at else None,
             )
-        self._store.add_key(record, replace(draft, details={"key_id": record.key_id}))
+        barred = self._store.add_key(record, replace(draft, details={"key_id": record.key_id}))
+        if barred is not None:
+            raise PermissionDeniedError(action=draft.action.value, reason=barred)
         return text
 
     @telemetry.operation()

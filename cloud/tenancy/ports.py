@@ -45,8 +45,8 @@ class TenantStore(Protocol):
         """One tenant."""
         ...
 
-    def add_key(self, record: ApiKeyRecord, audit: AuditDraft) -> None:
-        """Keep a new API key."""
+    def add_key(self, record: ApiKeyRecord, audit: AuditDraft) -> str | None:
+        """Keep a new API key, and return `None`; or why not, as a code: tenant or person is being erased."""
         ...
 
     def revoke_key(self, tenant_id: str, key_id: str, audit: AuditDraft) -> bool:
@@ -59,7 +59,8 @@ class TenantStore(Protocol):
         """Keep `successor` and let the key end at `ends_at`, or earlier where it does so by itself.
 
         Returns:
-            `False`, with nothing changed, if the tenant has no such key that still opens and was not rotated before.
+            `False`, with nothing changed, if the tenant has no such key that still opens and was not rotated before,
+            or the tenant or the key's person is being erased.
         """
         ...
 

@@ -13,7 +13,7 @@ from cloud.audit.model import AuditDraft, Outcome
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import Role
 from cloud.storage.engine import ControlEngine, Row
-from cloud.storage.metadata import api_keys, placements, tenants, usage_counters
+from cloud.storage.metadata import api_keys, placements, subjects, tenants, usage_counters
 from cloud.tenancy.model import ApiKeyRecord, Tenant, TenantState
 
 _APPEND = sa.text("SELECT lc_record(:log, :event, :outcome, :reason, :ids, :counts)").bindparams(
@@ -126,12 +126,17 @@ class PostgresTenantStore:
         rows = self._engine.rows(sa.select(tenants).where(tenants.c.tenant_id == tenant_id))
         return _tenant(rows[0]) if rows else None
 
-    def add_key(self, record: ApiKeyRecord, audit: AuditDraft) -> None:
-        def work(connection: sa.Connection) -> None:
+    def add_key(self, record: ApiKeyRecord, audit: AuditDraft) -> str | None:
+        def work(connection: sa.Connection) -> str | None:
+            barred = _barred(connection, record)
+            if barred is not None:
+                append_event(connection, record.tenant_id, audit, Outcome.DENIED, reason=barred)
+                return barred
             _insert_key(connection, record)
             append_event(connection, record.tenant_id, audit, Outcome.ALLOWED)
+            return None
 
-        self._engine.transaction(work)
+        return self._engine.transaction(work)
 
     def revoke_key(self, tenant_id: str, key_id: str, audit: AuditDraft) -> bool:
         def work(connection: sa.Connection) -> bool:
@@ -152,6 +157,10 @@ class PostgresTenantStore:
     ) -> bool:
         def work(connection: sa.Connection) -> bool:
             key = api_keys.c
+            barred = _barred(connection, successor)
+            if barred is not None:
+                append_event(connection, tenant_id, audit, Outcome.DENIED, reason=barred)
+                return False
             rotated = connection.execute(
                 sa.update(api_keys)
                 .where(
@@ -201,6 +210,24 @@ class PostgresKeyUse:
 
     def used(self, key_ids: Sequence[str]) -> None:
         self._engine.transaction(lambda connection: connection.execute(_USED, {"ids": list(key_ids)}))
+
+
+def _barred(connection: sa.Connection, record: ApiKeyRecord) -> str | None:
+    """Why no key may be added, as a code: its tenant or its person is being erased, or was since the key was made.
+
+    The lock is the one under which they are frozen and their rows deleted, so no row comes after that.
+    """
+    tenant_id, counter = record.tenant_id, usage_counters.c
+    lock = sa.select(counter.used).where(counter.tenant_id == tenant_id, counter.meter == "memories")
+    connection.execute(lock.with_for_update())
+    state = connection.execute(sa.select(tenants.c.state).where(tenants.c.tenant_id == tenant_id)).scalar()
+    if state in (TenantState.CLOSING.value, TenantState.CLOSED.value):
+        return f"tenant_{state}"
+    if record.subject_id is None:
+        return None
+    mine = (subjects.c.tenant_id == tenant_id) & (subjects.c.subject_id == record.subject_id)
+    person = connection.execute(sa.select(subjects.c.state).where(mine)).scalar()
+    return None if person in (None, "active") else "erasure_in_progress"
 
 
 def _insert_key(connection: sa.Connection, record: ApiKeyRecord) -> None:

@@ -17,6 +17,8 @@ from cloud.transfer.ports import Checkpoint
 
 _SCHEMA: Final = 1
 _COUNTS: Final = ("entries", "stored", "repeated", "failed")
+_MORE: Final = ("skipped",)
+"""Counts of some formats."""
 
 
 class FileCheckpoints:
@@ -46,7 +48,8 @@ class FileCheckpoints:
                 "counts": dict(counts),
                 "report_bytes": int(report_bytes),
             } if schema == _SCHEMA and all(type(counts.get(name)) is int for name in _COUNTS):
-                return Checkpoint(Position(number, part), {name: counts[name] for name in _COUNTS}, report_bytes)
+                kept = {name: counts[name] for name in (*_COUNTS, *_MORE) if type(counts.get(name)) is int}
+                return Checkpoint(Position(number, part), kept, report_bytes)
         return None
 
     def save(self, import_id: str, checkpoint: Checkpoint) -> None:

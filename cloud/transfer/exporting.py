@@ -156,7 +156,7 @@ class ExportFile:
         try:
             record()
             failpoints.reach("export.recorded")
-            _named(_part(self._path), self._path)
+            named(part_of(self._path), self._path)
         except BaseException:
             if not self._path.exists():
                 beside.unlink(missing_ok=True)
@@ -172,8 +172,8 @@ def new_export(path: Path) -> Iterator[ExportFile]:
         ConfigurationError: There is a file at `path`, another export is writing it, or it cannot be written.
     """
     try:
-        part = _part(path)
-        with _exclusive(part, path) as raw:
+        part = part_of(path)
+        with exclusive(part, path) as raw:
             try:
                 if path.exists():
                     raise ConfigurationError(f"{path} exists; an export never overwrites")
@@ -187,8 +187,13 @@ def new_export(path: Path) -> Iterator[ExportFile]:
 
 
 @contextmanager
-def _exclusive(part: Path, path: Path) -> Iterator[BufferedWriter]:
-    """The file at `part`, this account's own and this export's alone."""
+def exclusive(part: Path, path: Path) -> Iterator[BufferedWriter]:
+    """The file at `part`, which will be at `path`: this account's own and this export's alone.
+
+    Raises:
+        ConfigurationError: Another export is writing it, or it is somebody else's.
+        OSError: It cannot be opened.
+    """
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as raw:
         mine = os.fstat(descriptor)
@@ -205,14 +210,20 @@ def _exclusive(part: Path, path: Path) -> Iterator[BufferedWriter]:
         yield raw
 
 
-def _named(part: Path, path: Path) -> None:
+def named(part: Path, path: Path) -> None:
+    """Give the file at `part` the name `path`, unless there is such a file.
+
+    Raises:
+        ConfigurationError: There is one.
+    """
     try:
         path.hardlink_to(part)
     except FileExistsError as exc:
         raise ConfigurationError(f"{path} exists; an export never overwrites") from exc
 
 
-def _part(path: Path) -> Path:
+def part_of(path: Path) -> Path:
+    """What a file that will be at `path` is called while it grows."""
     return path.with_name(f".{path.name}.part")
 
 

@@ -64,6 +64,7 @@ class _Chunk:
     Attributes:
         last: Its last entry.
         entries: How many entries it has.
+        skipped: How many of them are not wanted.
         people: The batches of each person, in order.
         faults: What is at fault with the others.
         done_bytes: How far in the file it ends.
@@ -71,6 +72,7 @@ class _Chunk:
 
     last: Position
     entries: int
+    skipped: int
     people: list[list[_Batch]]
     faults: list[Fault]
     done_bytes: int
@@ -149,6 +151,8 @@ class Importer:
         named: defaultdict[str, int] = defaultdict(int)
         extent = f"{entries[0].position}-{entries[-1].position}"
         for place, entry in enumerate(entries):
+            if entry.skipped:
+                continue
             person = person_of(entry)
             if person is not None:
                 which, within = divmod(named[person], BATCH_ENTRIES)
@@ -166,7 +170,8 @@ class Importer:
                 batch.positions.append(entry.position)
                 batch.memories.append(memory)
         batches = [[batch for batch in theirs if batch.memories] for theirs in people.values()]
-        return _Chunk(entries[-1].position, len(entries), batches, faults, self._source.done_bytes())
+        skipped = sum(entry.skipped for entry in entries)
+        return _Chunk(entries[-1].position, len(entries), skipped, batches, faults, self._source.done_bytes())
 
     def _key(self, extent: str, person: str, which: int) -> str:
         digest = hashlib.sha256(person.encode("utf-8", "surrogatepass")).hexdigest()
@@ -174,6 +179,7 @@ class Importer:
 
     async def _stored(self, chunk: _Chunk) -> None:
         self._report.entries += chunk.entries
+        self._report.skipped += chunk.skipped
         for fault in chunk.faults:
             self._report_file.add(self._report.fault(fault.position, fault.reason))
         waiting = iter(chunk.people)

@@ -23,6 +23,15 @@ def entries(file: BinaryIO, user_id: str | None) -> Iterator[Entry]:
         file: JSON Lines in UTF-8, with or without a byte order mark.
         user_id: Whose memories those are that name nobody.
     """
+    for position, size, data in lines(file):
+        if data is None:
+            yield Entry(position, size, fault=f"longer than {MAX_LINE_BYTES // 2**20} MiB")
+        else:
+            yield _entry(position, size, data, user_id)
+
+
+def lines(file: BinaryIO) -> Iterator[tuple[Position, int, bytes | None]]:
+    """Place, size and text of each line that is not blank, without its break; no text of one that is too long."""
     number = 0
     while data := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -30,10 +39,9 @@ def entries(file: BinaryIO, user_id: str | None) -> Iterator[Entry]:
         if number == 1:
             data = data.removeprefix(_BYTE_ORDER_MARK)
         if len(data) > MAX_LINE_BYTES and not data.endswith(b"\n"):
-            size += _skip_line(file)
-            yield Entry(Position(number), size, fault=f"longer than {MAX_LINE_BYTES // 2**20} MiB")
+            yield Position(number), size + _skip_line(file), None
         elif data and not data.isspace():
-            yield _entry(Position(number), size, data.rstrip(b"\r\n"), user_id)
+            yield Position(number), size, data.rstrip(b"\r\n")
 
 
 def _entry(position: Position, size: int, data: bytes, user_id: str | None) -> Entry:

@@ -19,6 +19,7 @@ class Format(StrEnum):
     JSONL = "jsonl"
     MEM0 = "mem0"
     CHATGPT = "chatgpt"
+    PERSON = "person"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,6 +52,7 @@ class Entry:
         values: Fields of `Memory`, not validated; `None` if it is at fault.
         id: Its id in the system it comes from, if it has one.
         fault: Why it is no memory.
+        skipped: Whether it is one that is not wanted.
     """
 
     position: Position
@@ -58,6 +60,24 @@ class Entry:
     values: Mapping[str, object] | None = field(repr=False, default=None)
     id: str | None = field(repr=False, default=None)
     fault: str | None = None
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PersonChoice:
+    """What is taken of a person's export.
+
+    Attributes:
+        as_user: Whose the memories become; `None` leaves them whose they were.
+        include_removed: Whether those that were deleted, replaced or expired become memories too.
+    """
+
+    as_user: str | None = field(repr=False, default=None)
+    include_removed: bool = False
+
+
+EVERYTHING_AS_IT_IS: Final = PersonChoice()
+"""Memories in use, of whom they were."""
 
 
 class EntryError(ValueError):
@@ -83,6 +103,7 @@ class ImportReport:
         stored: Memories stored by this run or by a run that it continues.
         repeated: Memories that an earlier import of the same file had stored.
         failed: Entries that were not stored because of what is in them.
+        skipped: Memories of a person's export that were deleted, replaced or expired there, and not asked for.
         faults: The first thousand of those that this run met.
         batches: Calls that stored.
         resumed_after: The entry after which this run went on; `None` if it began at the beginning.
@@ -96,6 +117,7 @@ class ImportReport:
     stored: int = 0
     repeated: int = 0
     failed: int = 0
+    skipped: int = 0
     faults: list[Fault] = field(default_factory=list)
     batches: int = 0
     resumed_after: Position | None = None
@@ -117,6 +139,8 @@ class ImportReport:
             "stored": self.stored,
             "repeated": self.repeated,
             "failed": self.failed,
+            # Of one format alone: elsewhere it would say nothing.
+            **({"skipped": self.skipped} if self.format is Format.PERSON else {}),
         }
 
 

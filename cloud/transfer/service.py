@@ -22,7 +22,7 @@ from cloud.memory.writing import refusal
 from cloud.tenancy.admission import Admissions, Admitted
 from cloud.transfer.exporting import ExportFile, PeoplesMemories, new_export
 from cloud.transfer.importing import Importer
-from cloud.transfer.model import ExportReport, Format, ImportReport, Limits, Manifest
+from cloud.transfer.model import ExportReport, Format, ImportReport, Limits, Manifest, PersonChoice
 from cloud.transfer.ports import Checkpoint, CheckpointStore, MemoryStore, Progress
 from cloud.transfer.records import manifest_path, manifest_text, read_manifest
 from cloud.transfer.reports import ReportFile, report_file
@@ -74,6 +74,8 @@ class CloudTransfer:
         report: Path | str | None = None,
         manifest: Path | str | None = None,
         limits: Limits | None = None,
+        as_user: str | None = None,
+        include_removed: bool = False,
         progress: Progress = _quiet,
     ) -> ImportReport:
         """Store every entry of a file that is a memory; what is at fault with the others is in the report.
@@ -84,11 +86,13 @@ class CloudTransfer:
 
         Args:
             path: A plain file of JSON Lines, mem0's or ChatGPT's; all but a ZIP archive may be compressed with gzip.
-            format: `auto`, `jsonl`, `mem0` or `chatgpt`.
+            format: `auto`, `jsonl`, `mem0`, `chatgpt` or `person`.
             user_id: Whose memories those are that name nobody.
             report: New file for the faults, one JSON object a line; the one of an interrupted run is continued.
             manifest: Manifest that the file must agree with; the one beside the file if there is one.
             limits: Bounds on what a compressed file may become.
+            as_user: Of a person's export: whose the memories become.
+            include_removed: Of a person's export: whether deleted and replaced memories become ordinary ones.
             progress: Is told how many bytes of the file are done.
 
         Raises:
@@ -98,16 +102,17 @@ class CloudTransfer:
             UnreadableFileError: The file is nothing that is known, or disagrees with its manifest; nothing was stored.
             ProviderUnavailableError: A part did not answer.
         """
-        admitted = await asyncio.to_thread(self._admitted, Action.MEMORY_IMPORT, user_id)
+        admitted = await asyncio.to_thread(self._admitted, Action.MEMORY_IMPORT, as_user or user_id)
+        choice = PersonChoice(as_user, include_removed)
         given = Path(report) if report is not None else None
         with (
             recorded_failure(self._audit, admitted.draft, admitted.scope.tenant_id),
-            open_source(Path(path), _wanted(format), limits or Limits()) as source,
+            open_source(Path(path), _wanted(format), limits or Limits(), choice) as source,
         ):
             source.require_person(user_id)
             beside = Path(manifest) if manifest is not None else None
             made, checkpoint = await asyncio.to_thread(
-                self._begun, admitted, source, user_id, beside or _manifest_beside(Path(path))
+                self._begun, admitted, source, user_id, choice, beside or _manifest_beside(Path(path))
             )
             kept = checkpoint.report_bytes if checkpoint else 0
             with report_file(given, made.import_id, resumed=made.resumed_after, keep_bytes=kept) as faults:
@@ -153,11 +158,11 @@ class CloudTransfer:
         )
 
     def _begun(
-        self, admitted: Admitted, source: Source, user_id: str | None, manifest: Path | None
+        self, admitted: Admitted, source: Source, user_id: str | None, choice: PersonChoice, manifest: Path | None
     ) -> tuple[ImportReport, Checkpoint | None]:
         if manifest is not None:
             check(source, read_manifest(manifest))
-        import_id = self._import_id(admitted.scope.tenant_id, source, user_id)
+        import_id = self._import_id(admitted.scope.tenant_id, source, user_id, choice)
         made = ImportReport(source.format, import_id)
         checkpoint = self._checkpoints.load(import_id)
         if checkpoint is not None:
@@ -166,10 +171,14 @@ class CloudTransfer:
                 setattr(made, name, count)
         return made, checkpoint
 
-    def _import_id(self, tenant_id: str, source: Source, user_id: str | None) -> str:
+    def _import_id(self, tenant_id: str, source: Source, user_id: str | None, choice: PersonChoice) -> str:
         # Keyed: the digest of a small file, and a user id, could be guessed from a plain hash of them.
         secret = self._config.keyring.tenant_key(tenant_id).key
-        named = "\0".join(("import", source.digest(), source.format.value, user_id or ""))
+        parts = ["import", source.digest(), source.format.value, user_id or ""]
+        if source.format is Format.PERSON:
+            # The same file taken otherwise is another import.
+            parts += [choice.as_user or "", str(choice.include_removed)]
+        named = "\0".join(parts)
         return hmac.digest(secret, named.encode("utf-8", "surrogatepass"), "sha256")[:_ID_BYTES].hex()
 
     def _ended(self, admitted: Admitted, made: ImportReport, faults: ReportFile) -> None:

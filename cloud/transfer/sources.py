@@ -7,21 +7,23 @@ import io
 import os
 import re
 import stat
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, assert_never
 
 from cloud.kernel.errors import ConfigurationError, UnreadableFileError
-from cloud.transfer import chatgpt, jsonl, mem0
+from cloud.transfer import chatgpt, jsonl, mem0, person
 from cloud.transfer.elements import elements
 from cloud.transfer.json_text import json_object
-from cloud.transfer.model import Entry, EntryError, Format, Limits
-from cloud.transfer.streams import ZIP_MAGIC, conversation_files, text_stream, translated
+from cloud.transfer.model import EVERYTHING_AS_IT_IS, Entry, EntryError, Format, Limits, PersonChoice
+from cloud.transfer.streams import ZIP_MAGIC, conversation_files, member_text, text_stream, translated
 
 _LOOKED_AT_BYTES: Final = 2**16
 _FIRST_NAME: Final = re.compile(rb'\s*\{\s*"([^"\\]{0,64})"')
 _PAGE: Final = frozenset({b"results", b"memories", b"count", b"next", b"previous", b"relations"})
+_AGE: Final = (b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")
 _OTHER_ENCODINGS: Final = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"),
                            (b"\xfe\xff", "UTF-16"))  # fmt: skip
 
@@ -34,8 +36,10 @@ class Source:
         size_bytes: Its size.
     """
 
-    def __init__(self, file: io.BufferedReader, limits: Limits) -> None:
+    def __init__(self, file: io.BufferedReader, limits: Limits, choice: PersonChoice = EVERYTHING_AS_IT_IS) -> None:
         self._file = file
+        self._choice = choice
+        self._zipped = False
         self._limits = limits
         self._found = os.fstat(file.fileno())
         self.size_bytes = self._found.st_size
@@ -50,16 +54,18 @@ class Source:
         with translated():
             head = self._file.peek(4)[:4]
             self._file.seek(0)
-            zipped = head.startswith(ZIP_MAGIC)
-            if zipped and wanted in (None, Format.CHATGPT):
-                self.format = Format.CHATGPT
+            self._zipped = head.startswith(ZIP_MAGIC)
+            if self._zipped:
+                self.format = self._recognized_archive(wanted)
                 return
-            if zipped:
-                raise UnreadableFileError("format", "the file is a ZIP archive, which only ChatGPT's export may be")
             start = self._text().read(_LOOKED_AT_BYTES)
         for mark, name in _OTHER_ENCODINGS:
             if start.startswith(mark):
                 raise UnreadableFileError("encoding", f"the file is {name}: save it as UTF-8")
+        if start.startswith(_AGE):
+            raise UnreadableFileError(
+                "encryption", "the file is encrypted with age: decrypt it first (age -d -i KEYFILE)"
+            )
         if b"\0" in start[:8]:
             raise UnreadableFileError("encoding", "the file is no UTF-8 text")
         self.format = wanted or self._recognized(start)
@@ -96,11 +102,13 @@ class Source:
                 yield line
 
     def require_person(self, user_id: str | None) -> None:
-        """Somebody is named where the format names nobody.
+        """Somebody is named where the format names nobody, and nothing is chosen that the format does not have.
 
         Raises:
-            ConfigurationError: Nobody is.
+            ConfigurationError: Nobody is, or something is.
         """
+        if self.format is not Format.PERSON and self._choice != EVERYTHING_AS_IT_IS:
+            raise ConfigurationError("--as-user and --include-removed are for a person's export alone")
         if self.format is Format.CHATGPT and user_id is None:
             raise ConfigurationError("ChatGPT's export names no user id: say whose it is with --user")
 
@@ -134,12 +142,41 @@ class Source:
                 else:
                     files = iter((self._text().read1,))
                 yield from chatgpt.entries(files, user_id)
+            case Format.PERSON:
+                yield from person.entries(self._text(), user_id, self._choice)
             case _:
                 assert_never(self.format)
 
     def _text(self) -> io.BufferedReader:
         self._file.seek(0)
+        if self._zipped:
+            text = member_text(self._file, person.MEMORIES, self._limits, self.size_bytes)
+            assert text is not None
+            return text
         return text_stream(self._file, self._limits, self.size_bytes)
+
+    def _recognized_archive(self, wanted: Format | None) -> Format:
+        self._file.seek(0)
+        if wanted is Format.CHATGPT:
+            return wanted
+        if wanted not in (None, Format.PERSON):
+            raise UnreadableFileError(
+                "format", "the file is a ZIP archive, which only the exports of ChatGPT and of a person may be"
+            )
+        try:
+            found = member_text(self._file, person.MEMORIES, self._limits, self.size_bytes) is not None
+        except (UnreadableFileError, zipfile.BadZipFile):
+            if wanted is not None:
+                raise
+            found = False
+        if not found and wanted is None:
+            return Format.CHATGPT
+        if not found:
+            raise UnreadableFileError("format", f"the archive holds no {person.MEMORIES}: it is no person's export")
+        schema = member_text(self._file, person.SCHEMA, self._limits, self.size_bytes)
+        if schema is not None:
+            person.check_schema(schema.read(person.SCHEMA_BYTES))
+        return Format.PERSON
 
     def _recognized(self, start: bytes) -> Format:
         text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -148,6 +185,8 @@ class Source:
         first = _FIRST_NAME.match(text)
         if first is not None and first[1] in _PAGE:
             return Format.MEM0
+        if first is not None and first[1] == person.FIRST_NAME:
+            return Format.PERSON
         # Anything else is read line by line: an empty file holds nothing, and every line of a text is a fault.
         return Format.JSONL
 
@@ -170,13 +209,17 @@ class Source:
 
 
 @contextmanager
-def open_source(path: Path, wanted: Format | None, limits: Limits) -> Iterator[Source]:
-    """The file at `path`, open and recognized.
+def open_source(
+    path: Path, wanted: Format | None, limits: Limits, choice: PersonChoice = EVERYTHING_AS_IT_IS
+) -> Iterator[Source]:
+    """The file at `path`, open and recognized; of a directory that is a person's export, its memories.
 
     Raises:
-        ConfigurationError: It is no plain file.
+        ConfigurationError: It is no plain file, and no such directory.
         UnreadableFileError: It cannot be opened, or is nothing that is known.
     """
+    if path.is_dir():
+        path, wanted = _memories_in(path, wanted), Format.PERSON
     try:
         # A pipe would wait for its writer, and a device may have effects.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -186,6 +229,25 @@ def open_source(path: Path, wanted: Format | None, limits: Limits) -> Iterator[S
         os.close(descriptor)
         raise ConfigurationError(f"{path} is no plain file; an import reads its file more than once")
     with os.fdopen(descriptor, "rb") as file:
-        source = Source(file, limits)
+        source = Source(file, limits, choice)
         source.recognize(wanted)
         yield source
+
+
+def _memories_in(directory: Path, wanted: Format | None) -> Path:
+    """The memories of the person's export that a directory is.
+
+    Raises:
+        ConfigurationError: It is none.
+        UnreadableFileError: It is of a version that is not known.
+    """
+    memories, schema = directory / person.MEMORIES, directory / person.SCHEMA
+    if wanted not in (None, Format.PERSON) or not memories.is_file():
+        raise ConfigurationError(f"{directory} is a directory, and no export of a person: name the file to import")
+    if schema.is_file():
+        try:
+            with schema.open("rb") as file:
+                person.check_schema(file.read(person.SCHEMA_BYTES))
+        except OSError as exc:
+            raise UnreadableFileError("io", f"{schema} cannot be read: {exc.strerror}") from exc
+    return memories

@@ -122,6 +122,24 @@ def conversation_files(raw: BinaryIO, limits: Limits, size_bytes: int) -> Iterat
             yield io.BufferedReader(_Bounded(file, bounds), _BUFFER_BYTES).read1  # type: ignore[arg-type]
 
 
+def member_text(raw: BinaryIO, name: str, limits: Limits, size_bytes: int) -> io.BufferedReader | None:
+    """The text of the archive's member of this name, which stands at its top; `None` if there is none.
+
+    Raises:
+        UnreadableFileError: It is no whole archive, or the member cannot be read.
+    """
+    with _readable():
+        archive = zipfile.ZipFile(raw)
+        member = next((one for one in archive.infolist() if one.filename == name), None)
+    if member is None:
+        return None
+    _check(member)
+    with _readable():
+        opened = archive.open(member)
+    bounded: io.RawIOBase = _Bounded(opened, Bounds(limits, size_bytes))  # type: ignore[arg-type]
+    return io.BufferedReader(bounded, _BUFFER_BYTES)
+
+
 @contextmanager
 def _readable() -> Iterator[None]:
     """What `zipfile` raises over the structure of an archive that it does not understand."""
@@ -151,7 +169,7 @@ def _check(member: zipfile.ZipInfo) -> None:
     if ".." in re.split(r"[/\\]", member.filename) or member.filename.startswith("/"):
         raise UnreadableFileError("format", "the archive has a member that leads out of it")
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        raise UnreadableFileError("format", "the archive's conversations are no plain file")
+        raise UnreadableFileError("format", "what is read of the archive is no plain file")
     if member.flag_bits & _ENCRYPTED:
         raise UnreadableFileError("format", "the archive is encrypted: unpack it first")
     if member.compress_type not in _METHODS:

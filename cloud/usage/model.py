@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
 from cloud.audit.retention import FOREVER, AuditRetention
+from src.memory.schemas import MemoryType
 
 UNLIMITED: Final = -1
 MAX_LIMIT: Final = 2**53 - 1
@@ -68,11 +69,14 @@ class Plan:
     Attributes:
         name: Its name.
         limits: Limit of each meter in its unit; `None` is unlimited.
+        retention_days: How many days after it was made a memory is deleted, by memory type; types that are missing
+            are kept.
         audit: How long the audit logs of its tenants are kept; no meter, and no tenant's own limits change it.
     """
 
     name: str
     limits: Mapping[Meter, int | None]
+    retention_days: Mapping[MemoryType, int] = field(default_factory=dict)
     audit: AuditRetention = FOREVER
 
 

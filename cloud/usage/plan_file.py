@@ -13,12 +13,16 @@ from typing import Final
 from cloud.audit.retention import FLOOR, MAX_DAYS, AuditRetention
 from cloud.kernel.errors import ConfigurationError
 from cloud.usage.model import MAX_LIMIT, UNLIMITED, Meter, Plan
+from src.memory.schemas import MemoryType
 
+RETENTION: Final = "retention"
+"""Table of a plan: how many days memories of each type are kept."""
+_MOST_DAYS: Final = 36_500
 REQUIRED: Final = (Meter.MEMORIES,)
 """Meters that a plan must speak of. The others came later: an older file does not limit them."""
 ONLINE: Final = "audit_online_days"
 KEPT: Final = "audit_retention_days"
-_RETENTION: Final = (ONLINE, KEPT)
+_AUDIT: Final = (ONLINE, KEPT)
 """Keys that are no meters. An older file has none of them: nothing is archived then, and nothing deleted."""
 
 
@@ -46,26 +50,33 @@ def parse_plans(text: str, source: str, *, audit_minimum_days: int = 0) -> dict[
                 f"{source}, {_line(text, None, name)}: {name!r} is not a table; write limits below a plan's name in"
                 " brackets"
             )
-        limits = {}
-        days: dict[str, int | None] = {}
-        for key, value in values.items():
-            place = f"{source}, {_line(text, name, key)}, plan {name!r}"
-            if key in _RETENTION:
-                days[key] = _days(place, key, value, least=FLOOR.days if key == ONLINE else audit_minimum_days)
-            else:
-                limits.update(parse_limits(place, {key: value}))
-        missing = [meter.value for meter in REQUIRED if meter not in limits]
-        if missing:
-            place = f"{source}, {_line(text, name, None)}, plan {name!r}"
-            raise ConfigurationError(f"{place}: no limit for {', '.join(missing)}")
-        retention = AuditRetention(days.get(ONLINE), days.get(KEPT))
-        if _is_shorter(retention.kept_days, retention.online_days):
-            place = f"{source}, {_line(text, name, KEPT)}, plan {name!r}"
-            raise ConfigurationError(f"{place}: {KEPT!r} is less than {ONLINE!r}, or that is not set")
-        plans[name] = Plan(name, {meter: limits.get(meter) for meter in Meter}, retention)
+        plans[name] = _plan(text, source, name, values, audit_minimum_days)
     if not plans:
         raise ConfigurationError(f"{source}: no plan in it")
     return plans
+
+
+def _plan(text: str, source: str, name: str, values: Mapping[str, object], audit_minimum_days: int) -> Plan:
+    limits: dict[Meter, int | None] = {}
+    retention_days: dict[MemoryType, int] = {}
+    days: dict[str, int | None] = {}
+    for key, value in values.items():
+        place = f"{source}, {_line(text, name, key)}, plan {name!r}"
+        if key == RETENTION:
+            retention_days = parse_retention(place, value)
+        elif key in _AUDIT:
+            days[key] = _days(place, key, value, least=FLOOR.days if key == ONLINE else audit_minimum_days)
+        else:
+            limits.update(parse_limits(place, {key: value}))
+    missing = [meter.value for meter in REQUIRED if meter not in limits]
+    if missing:
+        place = f"{source}, {_line(text, name, None)}, plan {name!r}"
+        raise ConfigurationError(f"{place}: no limit for {', '.join(missing)}")
+    retention = AuditRetention(days.get(ONLINE), days.get(KEPT))
+    if _is_shorter(retention.kept_days, retention.online_days):
+        place = f"{source}, {_line(text, name, KEPT)}, plan {name!r}"
+        raise ConfigurationError(f"{place}: {KEPT!r} is less than {ONLINE!r}, or that is not set")
+    return Plan(name, {meter: limits.get(meter) for meter in Meter}, retention_days, retention)
 
 
 def parse_limits(source: str, values: Mapping[str, object]) -> dict[Meter, int | None]:
@@ -83,7 +94,7 @@ def parse_limits(source: str, values: Mapping[str, object]) -> dict[Meter, int |
         try:
             meter = Meter(name)
         except ValueError as exc:
-            known = ", ".join((*(meter.value for meter in Meter), *_RETENTION))
+            known = ", ".join((*(meter.value for meter in Meter), *_AUDIT))
             raise ConfigurationError(f"{source}: unknown meter {name!r}; known are: {known}") from exc
         if value is None:
             limits[meter] = None
@@ -92,6 +103,36 @@ def parse_limits(source: str, values: Mapping[str, object]) -> dict[Meter, int |
         else:
             limits[meter] = None if value == UNLIMITED else value
     return limits
+
+
+def parse_retention(source: str, value: object) -> dict[MemoryType, int]:
+    """Days that memories are kept, by type, as a plan file gives them.
+
+    Args:
+        source: Where they stand, for the message.
+        value: Memory type to days; -1 is forever.
+
+    Raises:
+        ConfigurationError: It is no table, a memory type is unknown, or its days are no whole number from 1 to 36,500.
+    """
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{source}: {RETENTION!r} is a table of memory types and days")
+    days: dict[MemoryType, int] = {}
+    for name, number in value.items():
+        try:
+            memory_type = MemoryType(name)
+        except ValueError as exc:
+            known = ", ".join(one.value for one in MemoryType)
+            raise ConfigurationError(f"{source}: unknown memory type {name!r}; known are: {known}") from exc
+        # Not from 0: what is stored would be gone within the hour.
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        if not whole or not (number == UNLIMITED or 1 <= number <= _MOST_DAYS):
+            raise ConfigurationError(
+                f"{source}: {name!r} is kept a whole number of days from 1 to {_MOST_DAYS:,}, or -1 for ever"
+            )
+        if number != UNLIMITED:
+            days[memory_type] = number
+    return days
 
 
 def _days(place: str, key: str, value: object, *, least: int) -> int | None:

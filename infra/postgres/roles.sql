@@ -75,12 +75,14 @@ GRANT CONNECT ON DATABASE luminescent_data TO luminescent_backup, luminescent_ma
 \if :{?managed}
 \else
     GRANT EXECUTE ON FUNCTION pg_switch_wal() TO luminescent_maintenance;
+    GRANT EXECUTE ON FUNCTION pg_ls_waldir() TO luminescent_maintenance;
 \endif
 
 \connect luminescent_data
 \if :{?managed}
 \else
     GRANT EXECUTE ON FUNCTION pg_switch_wal() TO luminescent_maintenance;
+    GRANT EXECUTE ON FUNCTION pg_ls_waldir() TO luminescent_maintenance;
 \endif
 -- Pixeltable makes its tables as they are needed; a backup must read those too.
 ALTER DEFAULT PRIVILEGES FOR ROLE luminescent_pixeltable GRANT SELECT ON TABLES TO luminescent_backup;

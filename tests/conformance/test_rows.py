@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from cloud import CloudRuntime, request_context
+from cloud.gdpr.holds_postgres import PostgresHoldStore
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.errors import TenantIsolationError
@@ -235,10 +236,12 @@ class TestTheWayOut:
             assert [(m.id, m.content) for m in await memory.retrieve(*asked)] == before
             erased = await CloudGDPRService(
                 PostgresErasureStore(engines.maintenance),
+                PostgresHoldStore(engines.maintenance),
                 engines.maintenance,
                 out,
                 runtime.gdpr._admissions,
                 runtime.audit,
+                ledger=runtime._installation.ledger,
             ).delete_user_data("bob", tenant_id, confirmed=True, reason="request 17")
         memory.close()
         assert erased is not None

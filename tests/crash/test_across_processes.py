@@ -80,7 +80,7 @@ def test_a_person_erased_by_one_is_gone_for_the_other_and_comes_back_as_somebody
     (many,) = pair.installation.journal.of(tenant_id, "store_many")
     former = pair.b.ask("subject", tenant=tenant_id, user="alice")
     assert pair.found_by_b(tenant_id) == {"fact 1", "fact 2"}
-    assert pair.a.ask("erase", tenant=tenant_id, user="alice")["state"] == "verified"
+    assert pair.a.ask("erase", tenant=tenant_id, user="alice")["state"] in ("verified", "certified")
     assert pair.b.ask("get", tenant=tenant_id, user="alice", memory_id=many.answer[0]) is None
     assert pair.found_by_b(tenant_id) == set()
     assert not pair.b.ask("has_key", tenant=tenant_id, subject=former)

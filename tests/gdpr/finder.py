@@ -16,6 +16,7 @@ Columns = Mapping[str, Set[str]]
 
 PIXELTABLES_OWN = frozenset({"systeminfo", "dirs", "tables", "tableversions", "tableschemaversions", "pendingtableops"})
 """Pixeltable's catalog: names, types and expressions of our tables, no rows of theirs."""
+QUEUES = frozenset({"Queue", "SimpleQueue", "LifoQueue", "PriorityQueue", "JoinableQueue", "deque"})
 CACHE_NAME = re.compile(r"cache|hot|snapshot|readtimes", re.IGNORECASE)
 
 
@@ -51,6 +52,39 @@ def relations(connection: sa.Connection) -> dict[str, set[str]]:
     return found
 
 
+def unowned_storage(connection: sa.Connection, known: Set[str]) -> set[str]:
+    """Everything of a database that has a file, outside PostgreSQL's own schemas, and belongs to no known table.
+
+    An index and a TOAST table belong to the table whose values they hold, an index of a TOAST table to that of the
+    TOAST table; a partition to the table that it is a part of; everything else to itself.
+    """
+    rows = connection.execute(
+        sa.text(
+            "WITH RECURSIVE stored AS ("
+            " SELECT c.oid, coalesce(i.indrelid, t.oid, c.oid) AS owner FROM pg_class c"
+            " LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_class t ON t.reltoastrelid = c.oid"
+            " WHERE pg_relation_filenode(c.oid) IS NOT NULL AND c.relkind <> 'S'),"
+            " owned AS (SELECT oid, owner FROM stored WHERE oid = owner UNION"
+            " SELECT s.oid, o.owner FROM stored s JOIN owned o ON s.owner = o.oid)"
+            " SELECT n.nspname, c.relname, coalesce(pg_partition_root(o.owner), o.owner)::regclass::text, w.nspname"
+            " FROM owned o"
+            " JOIN pg_class c ON c.oid = o.oid JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " JOIN pg_class r ON r.oid = o.owner JOIN pg_namespace w ON w.oid = r.relnamespace"
+        )
+    ).all()
+    assert (
+        len(rows)
+        == connection.execute(
+            sa.text("SELECT count(*) FROM pg_class WHERE pg_relation_filenode(oid) IS NOT NULL AND relkind <> 'S'")
+        ).scalar()
+    ), "some storage belongs to nothing"
+    return {
+        f"{schema}.{name} of {owner}"
+        for schema, name, owner, owners in rows
+        if owners not in ("pg_catalog", "information_schema") and owner not in known
+    }
+
+
 def unlisted_data_tables(connection: sa.Connection, known: Set[str]) -> set[str]:
     """Tables of the data database that are neither Pixeltable's catalog nor the rows of a known table.
 
@@ -69,6 +103,26 @@ def unlisted_files(home: Path, places: Iterable[Place]) -> set[str]:
         for path in home.rglob("*")
         if path not in roots and not any(root in path.parents for root in roots)
     }
+
+
+def queues(source: str, module: str) -> set[str]:
+    """What a source keeps a queue in: attributes and variables to which one is assigned."""
+    return {f"{module}.{name}" for name in _queues(ast.parse(source), "")}
+
+
+def _queues(node: ast.AST, within: str) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.ClassDef(name=name):
+                yield from _queues(child, f"{within}{name}.")
+            case (
+                ast.Assign(targets=[target, *_], value=ast.Call(func=made))
+                | ast.AnnAssign(target=target, value=ast.Call(func=made))
+            ):
+                if (made.attr if isinstance(made, ast.Attribute) else getattr(made, "id", "")) in QUEUES:
+                    yield f"{within}{target.attr if isinstance(target, ast.Attribute) else getattr(target, 'id', '?')}"
+            case _:
+                yield from _queues(child, within)
 
 
 def caches(source: str, module: str) -> set[str]:

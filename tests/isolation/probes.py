@@ -11,10 +11,13 @@ import psycopg
 import sqlalchemy as sa
 
 from cloud import CloudRuntime
+from cloud.gdpr.evidence import Evidence
+from cloud.gdpr.holds_postgres import PostgresHoldStore
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
 from cloud.kernel.ids import new_event_id
 from cloud.memory import read_times
+from cloud.startup.certificates import certificates
 from cloud.storage.engine import ControlEngine
 from cloud.storage.metadata import TENANT_TABLES
 from cloud.storage.roles import CONTROL_DATABASE
@@ -97,7 +100,16 @@ class Onlooker:
         directory = PostgresTenantStore(engines.maintenance)
         admissions = Administration(tenant_provider, config.identities, self.runtime.audit, directory)
         store = PostgresErasureStore(engines.maintenance)
-        return CloudGDPRService(store, engines.maintenance, config, admissions, self.runtime.audit)
+        holds = PostgresHoldStore(engines.maintenance)
+        return CloudGDPRService(
+            store,
+            holds,
+            engines.maintenance,
+            config,
+            admissions,
+            self.runtime.audit,
+            evidence=Evidence(ledger=self.installation.ledger, certifier=certificates(self.installation)),
+        )
 
 
 @contextmanager
@@ -108,7 +120,7 @@ def statements_of(engine: ControlEngine) -> Iterator[list[tuple[int, str, Mappin
     def remember(
         connection: sa.Connection, cursor: object, statement: str, parameters: object, context: object, many: bool
     ) -> None:
-        if threading.current_thread().name == read_times.THREAD:
+        if threading.current_thread().name in (read_times.THREAD, "luminescent-erasures"):
             # Not of the operation that is looked at.
             return
         assert isinstance(parameters, Mapping)

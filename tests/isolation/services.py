@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from cloud import CloudRuntime
+from cloud.gdpr.fingerprints import Fingerprint, FingerprintSet, Trace, write
 from cloud.leaktest.service import Size
 from cloud.tenancy.placements import own_placement
 from src.testing.samples import sample_memory
@@ -77,6 +79,13 @@ def _file(_: CloudRuntime, stage: Stage) -> str:
     path = stage.directory / "import.jsonl"
     path.write_text(sample_memory(stage.user_id).model_dump_json(exclude={"id"}) + "\n")
     return str(path)
+
+
+def _fingerprints(_: CloudRuntime, stage: Stage) -> Path:
+    path = stage.directory / "fingerprints"
+    pattern = Fingerprint(Trace.PLAINTEXT, "utf-8", 0, b"nowhere to be found")
+    write(FingerprintSet(stage.tenant_id, NOW, (pattern,)), path)
+    return path
 
 
 _OF_FOREIGN: Final = {"user_id": "zuleika.quartermain@example.org", "note": "tabs"}
@@ -236,6 +245,20 @@ SERVICE_OPERATIONS: Final = (
         _migrated,
         names_tenant=False,
     ),
+    ServiceOperation(
+        "backups.create",
+        "backup.create",
+        lambda r, s, _: r.backups.create(s.directory / "backup"),
+        names_tenant=False,
+    ),
+    ServiceOperation("backups.list", "backup.list", lambda r, _, __: r.backups.list(), names_tenant=False),
+    ServiceOperation("backups.expire", "backup.expire", lambda r, _, __: r.backups.expire(), names_tenant=False),
+    ServiceOperation(
+        "backups.rebuild_ledger",
+        "backup.ledger",
+        lambda r, _, __: r.backups.rebuild_ledger(),
+        names_tenant=False,
+    ),
     ServiceOperation("keyring.status", "keyring.status", lambda r, _, __: r.keyring.status(), names_tenant=False),
     ServiceOperation("keyring.backups", "keyring.status", lambda r, _, __: r.keyring.backups(), names_tenant=False),
     ServiceOperation(
@@ -270,6 +293,13 @@ SERVICE_OPERATIONS: Final = (
     ),
     ServiceOperation("keyring.accept", "keyring.accept", lambda r, _, __: r.keyring.accept(), names_tenant=False),
     ServiceOperation(
+        "scan.take",
+        "gdpr.scan.take",
+        lambda r, s, _: r.scan.take(s.user_id, s.tenant_id, s.directory / "fingerprints"),
+        role="tenant_admin",
+    ),
+    ServiceOperation("scan.search", "gdpr.scan.search", lambda r, _, path: r.scan.search(path), _fingerprints),
+    ServiceOperation(
         "leak_test.run",
         "leak_test.run",
         lambda r, _, __: r.leak_test.run(Size(tenants=0)),
@@ -285,10 +315,12 @@ _CONSTANT: Final = "tells what this process was made with"
 NO_OPERATIONS: Final[Mapping[str, str]] = {
     "memory.close": "ends the provider",
     "gdpr.resume": _RESUMES,
+    "gdpr.upkeep": _RESUMES,
     "closing.resume": _RESUMES,
     "keyring.resume": _RESUMES,
     "keyring.now": _CONSTANT,
     "keyring.note": _PART,
+    **dict.fromkeys(("backups.now", "backups.level", "backups.expire_due"), _PART),
     "embeddings.embedder": _CONSTANT,
     **dict.fromkeys((f"usage.{name}" for name in ("check_quota", "observed", "denied", "exceeded")), _PART),
     **dict.fromkeys(("usage.use_admission", "usage.use_books", "audit.use_admission", "audit.use_evidence"), _PART),

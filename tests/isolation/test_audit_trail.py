@@ -59,7 +59,7 @@ COUNTS: dict[str, dict[str, int]] = {
 
 def final(events: list[Event], operation: Operation) -> Event:
     """The one event of an operation; an erasure also leaves its intent."""
-    if operation.label == "delete_user_data:confirmed":
+    if operation.label in ("delete_user_data:confirmed", "confirm"):
         intent, *events = events
         assert (intent["action"], intent["reason"]) == ("gdpr.erase.step", "intent")
     (event,) = events
@@ -70,7 +70,7 @@ def final(events: list[Event], operation: Operation) -> Event:
 async def test_an_event_says_who_did_what_to_which_memories_and_how_it_ended(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, tmp_path: Path
 ) -> None:
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     began = datetime.now(UTC)
     with (
         trace.use_span(trace.NonRecordingSpan(_TRACE)),
@@ -123,7 +123,7 @@ async def test_an_event_says_who_did_what_to_which_memories_and_how_it_ended(
 async def test_every_repetition_is_an_operation_of_its_own(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, tmp_path: Path
 ) -> None:
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     for _ in range(3):
         with (
             onlooker.new_events() as events,

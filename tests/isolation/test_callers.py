@@ -43,7 +43,7 @@ async def refused(
 async def test_without_a_scope_nothing_happens(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, tmp_path: Path
 ) -> None:
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     _, event = await refused(runtime, onlooker, operation, stage, AuthenticationError)
     assert (event["log_id"], event["category"], event["reason"]) == ("_system", "security", "authentication:no_scope")
     assert event["actor"] == {"kind": None, "id": None, "roles": []}
@@ -54,7 +54,7 @@ async def test_without_a_scope_nothing_happens(
 async def test_an_unknown_tenant_is_nobody(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, unknown: str, tmp_path: Path
 ) -> None:
-    stage = replace(await staged(runtime, tenant_id, tmp_path), tenant_id=unknown)
+    stage = replace(await staged(runtime, tenant_id, tmp_path, operation=operation), tenant_id=unknown)
     with request_context(tenant_id=unknown, user_id="alice", roles={operation.role}):
         _, event = await refused(runtime, onlooker, operation, stage, AuthenticationError)
     assert event["log_id"] == "_system"
@@ -66,7 +66,7 @@ async def test_an_unknown_tenant_is_nobody(
 async def test_a_suspended_tenant_is_refused_until_it_is_resumed(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, roles: set[str], tmp_path: Path
 ) -> None:
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     runtime.tenants.suspend(tenant_id)
     people = runtime.pixeltable_config.keyring.subjects(tenant_id)
     with request_context(tenant_id=tenant_id, user_id="alice", roles=roles):
@@ -101,7 +101,7 @@ async def test_a_role_opens_what_its_row_of_the_table_says(
         "operator": False,
         None: False,
     }[role]
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     with request_context(tenant_id=tenant_id, user_id=stage.user_id, roles={role} if role else ()):
         if allowed:
             await operation.call(runtime.memory, runtime.gdpr, stage)
@@ -117,7 +117,7 @@ async def test_a_role_opens_what_its_row_of_the_table_says(
 async def test_an_administrator_administers_its_own_tenant_alone(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, tmp_path: Path
 ) -> None:
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     runtime.tenants.create("neighbour", plan="free")
     with request_context(tenant_id="neighbour", user_id="admin", roles={"tenant_admin"}):
         await refused(runtime, onlooker, operation, stage, PermissionDeniedError)

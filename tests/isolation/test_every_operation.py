@@ -115,7 +115,7 @@ def test_every_public_method_of_the_provider_is_an_operation_or_known_not_to_be(
 async def test_the_tenant_filter_is_asked_for(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, tmp_path: Path
 ) -> None:
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     tenants = FilterOf(runtime)
     memory = CloudMemoryProvider(runtime.pixeltable_config, tenants, runtime.audit, runtime.usage)
     with request_context(tenant_id=tenant_id, roles={operation.role}):
@@ -128,7 +128,7 @@ async def test_the_tenant_filter_is_asked_for(
 async def test_the_quota_is_asked_for_by_writes_alone(
     runtime: CloudRuntime, tenant_id: str, operation: Operation, tmp_path: Path
 ) -> None:
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     usage = spying_tracker(runtime)
     memory = CloudMemoryProvider(runtime.pixeltable_config, runtime.tenant_provider, runtime.audit, usage)
     with request_context(tenant_id=tenant_id, roles={operation.role}):
@@ -143,7 +143,7 @@ async def test_a_filter_that_is_not_the_tenants_own_stops_everything(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, label: str, tmp_path: Path
 ) -> None:
     answer, reason = BAD_FILTERS[label]
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     tenants = FilterOf(runtime, answer, bad=True)
     memory = CloudMemoryProvider(runtime.pixeltable_config, tenants, runtime.audit, runtime.usage)
     before = onlooker.counts(), onlooker.used(tenant_id)
@@ -174,7 +174,7 @@ async def test_every_statement_of_the_request_path_names_the_tenant(
     temperature: str,
     tmp_path: Path,
 ) -> None:
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     if temperature == "cold":
         await runtime.drain()
         runtime.pixeltable_config.hot.clear()
@@ -199,7 +199,7 @@ async def test_every_statement_of_the_request_path_names_the_tenant(
 async def test_every_statement_of_administration_on_a_person_names_the_tenant(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, operation: Operation, tmp_path: Path
 ) -> None:
-    stage = await staged(runtime, tenant_id, tmp_path)
+    stage = await staged(runtime, tenant_id, tmp_path, operation=operation)
     engines = onlooker.installation.engines
     with (
         statements_of(engines.app) as on_app,

@@ -34,6 +34,8 @@ WITHOUT_TENANT = {
     "placements": "tables and embedding models, the same for every tenant",
     "refusals": "counts of strangers, who belong to no tenant",
     "keyring_state": "which keyring was seen last; the request path may not read it",
+    "data_backups": "ids, times and places of backups; the request path may not read it",
+    "erasure_ledger": "a place in a file; the request path may not read it",
     "keyring_backups": "ids and times of backups; the request path may not read it",
 }
 """Tables without row-level security, and why they need none."""

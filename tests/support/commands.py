@@ -40,6 +40,7 @@ def app_over(runtime: CloudRuntime, home: Path) -> typer.Typer:
             settings=settings,
             open=lambda _: contextlib.nullcontext(runtime),
             open_custody=open_custody,
+            open_backups=lambda _: contextlib.nullcontext(runtime.backups),
             run_worker=run_worker,
             upkeep=upkeep,
         )

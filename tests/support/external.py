@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 
 from cloud.storage.account import ServerAccount, server_account
-from cloud.storage.embedded import _programs
+from cloud.storage.embedded import programs_directory
 from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 from tests.support.processes import ROOT
 from tests.support.tls import Authority, tls_door
@@ -133,7 +133,7 @@ def password(role: str) -> str:
 @contextlib.contextmanager
 def external_server(*, with_roles: bool = True) -> Iterator[ExternalServer]:
     """A server of its own, gone afterwards."""
-    account, binaries = server_account(), _programs()
+    account, binaries = server_account(), programs_directory()
     directory = Path(tempfile.mkdtemp(prefix="lum-ext-", dir="/tmp"))
     try:
         account.let_pass_to(binaries)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -45,6 +46,14 @@ class PlainRows:
         query = sa.select(table).where(self._mine(table, (predicate,)))
         found = self._engine.rows(query.where(table.c.subject_id == subject_id, table.c.generation > since))
         return [SealedRow(**row._mapping) for row in found]
+
+    def older(
+        self, predicate: TenantPredicate, placement: str, memory_type: str, before: datetime, *, after: str, limit: int
+    ) -> list[str]:
+        table = self._table(placement)
+        query = sa.select(table.c.memory_id).where(self._mine(table, (predicate,)))
+        query = query.where(table.c.memory_type == memory_type, table.c.created_at < before, table.c.memory_id > after)
+        return [str(row[0]) for row in self._engine.rows(query.order_by(table.c.memory_id).limit(limit))]
 
     def revisions(
         self, predicates: Sequence[TenantPredicate], placement: str, memory_ids: Collection[str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloud.startup.doctor import audit, database, host, keys, memories
+from cloud.startup.doctor import audit, backups, database, host, keys, memories
 from cloud.startup.doctor.context import Check, Context, examine
 
 __all__ = ["CHECKS", "DATABASE_CHECKS", "Check", "Context", "examine"]
@@ -23,5 +23,6 @@ CHECKS: Final[tuple[Check, ...]] = (
     *keys.CHECKS,
     *memories.CHECKS,
     *audit.CHECKS,
+    *backups.CHECKS,
 )
 """What `doctor` looks at, in this order."""

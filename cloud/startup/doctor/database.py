@@ -161,14 +161,15 @@ def maintenance_rights(context: Context) -> Iterator[Finding]:
     with _connected(context, MAINTENANCE_ROLE, CONTROL_DATABASE) as connection:
         row = connection.execute(
             "SELECT pg_has_role('pg_checkpoint', 'USAGE'), has_function_privilege('pg_switch_wal()', 'EXECUTE')"
+            " AND has_function_privilege('pg_ls_waldir()', 'EXECUTE')"
         ).fetchone()
     if row == (True, True):
-        yield ok("maintenance rights", "may write checkpoints and close WAL segments")
+        yield ok("maintenance rights", "may write checkpoints, and close and list WAL segments")
         return
     yield warning(
         "maintenance rights",
-        f"{MAINTENANCE_ROLE} may not write checkpoints or close WAL segments: bytes of erased rows, unreadable without"
-        " their key, stay in the log until the server reuses it",
+        f"{MAINTENANCE_ROLE} may not write checkpoints, or close or list WAL segments: bytes of erased rows,"
+        " unreadable without their key, stay in the log until the server reuses it",
         f"{_ROLES_SQL} as a superuser, where the server has one",
     )
 

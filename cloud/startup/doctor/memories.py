@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from cloud.gdpr.states import UNDER_WAY
 from cloud.kernel.errors import SealBrokenError
 from cloud.kernel.findings import Finding, Level, ok, problem, warning
 from cloud.keys.sealing import AesGcmSealer
@@ -52,7 +53,8 @@ def erasures(context: Context) -> Iterator[Finding]:
     context.require("revision")
     rows = context.rows(
         MAINTENANCE_ROLE,
-        "SELECT tenant_id, state, count(*) FROM erasures WHERE state <> 'verified' GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT tenant_id, state, count(*) FROM erasures WHERE state = ANY(:under_way) GROUP BY 1, 2 ORDER BY 1, 2",
+        under_way=sorted(state.value for state in UNDER_WAY),
     )
     for tenant_id, state, count in rows:
         yield problem(

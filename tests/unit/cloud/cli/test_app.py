@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cloud import CloudSettings
+from cloud.backup.service import DataBackups
 from cloud.cli import app
 from cloud.cli.ports import Program, Runtime
 from cloud.custody.service import Custody
@@ -32,7 +33,17 @@ def failing(error: Exception) -> Program:
     def open_custody(_: CloudSettings, *, with_keyring: bool) -> contextlib.AbstractContextManager[Custody]:
         raise error
 
-    return Program(settings=CloudSettings, open=open_, open_custody=open_custody, run_worker=run_worker, upkeep=upkeep)
+    def open_backups(_: CloudSettings) -> contextlib.AbstractContextManager[DataBackups]:
+        raise error
+
+    return Program(
+        settings=CloudSettings,
+        open=open_,
+        open_custody=open_custody,
+        open_backups=open_backups,
+        run_worker=run_worker,
+        upkeep=upkeep,
+    )
 
 
 def test_a_defect_is_reported_by_kind_and_place_without_its_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -237,7 +237,14 @@ def test_it_uses_an_installation_of_its_own_with_the_weights_of_the_environment(
     monkeypatch.setenv("LUMINESCENT_CLOUD_PLANS_FILE", str(tmp_path / "of-another"))
     monkeypatch.setenv("LUMINESCENT_CLOUD_DATE_WEIGHT", "0.25")
     app = build_app(
-        Program(settings=CloudSettings, open=open_, open_custody=open_, run_worker=lambda *_: None, upkeep=upkeep)
+        Program(
+            settings=CloudSettings,
+            open=open_,
+            open_custody=open_,
+            open_backups=open_,
+            run_worker=lambda *_: None,
+            upkeep=upkeep,
+        )
     )
     arguments = ["bench", "recall", "--data", str(write(document))]
     assert CliRunner().invoke(app, arguments).exit_code == 0

@@ -14,9 +14,11 @@ import pytest
 
 import cloud.cli as commands
 from cloud.cli import (
+    backup,
     bench,
     embeddings,
     gdpr,
+    gdpr_requests,
     keyring,
     leak_test,
     memory_changing,
@@ -89,12 +91,18 @@ def test_no_command_has_a_bar_of_its_own() -> None:
 @pytest.mark.parametrize(
     "command",
     [
+        backup.create,
+        backup.drill,
+        backup.expire,
+        backup.restore,
         bench.recall,
         embeddings.finish,
         embeddings.migrate,
         embeddings.rollback,
         gdpr.erase,
         gdpr.export,
+        gdpr_requests.confirm,
+        gdpr_requests.resume,
         keyring.backup,
         keyring.reconcile,
         keyring.restore,

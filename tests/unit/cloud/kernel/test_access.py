@@ -26,7 +26,23 @@ MEMORY = {
     "memory.count",
 }
 EVERYBODY = {"memory.export_all"}
-PERSON = {"gdpr.preview", "gdpr.erase", "gdpr.export"}
+PERSON = {
+    "gdpr.request",
+    "gdpr.list",
+    "gdpr.show",
+    "gdpr.verify_identity",
+    "gdpr.preview",
+    "gdpr.cancel",
+    "gdpr.reject",
+    "gdpr.extend",
+    "gdpr.erase",
+    "gdpr.certificate",
+    "gdpr.export",
+    "gdpr.hold",
+    "gdpr.release",
+    "gdpr.holds",
+    "gdpr.scan.take",
+}
 AUDIT = {"audit.export", "audit.read", "audit.key", "audit.checkpoint"}
 TENANTS = {
     "tenant.create",
@@ -50,9 +66,11 @@ TENANTS = {
     "access.review_all",
 }
 REVIEW = {"access.review"}
-INSTALLATION = {"db.upgrade", "db.check", "doctor.run", "leak_test.run"}
+INSTALLATION = {"db.upgrade", "db.check", "doctor.run", "leak_test.run", "gdpr.scan.search"}
 NOBODY = {
     "gdpr.erase.step",
+    "gdpr.level",
+    "memory.retain",
     "memory.import.step",
     "memory.export.step",
     "keyring.step",
@@ -74,6 +92,10 @@ NOBODY = {
     "audit.archive.step",
     "audit.archive_delete",
     "audit.archive_delete.step",
+    "backup.create.step",
+    "backup.restore.step",
+    "backup.drill.step",
+    "backup.replay",
     "service.start",
 }
 KEYRING = {
@@ -84,6 +106,14 @@ KEYRING = {
     "keyring.accept",
     "keyring.reconcile",
     "keyring.destroy_root_key",
+}
+BACKUPS = {
+    "backup.create",
+    "backup.list",
+    "backup.expire",
+    "backup.restore",
+    "backup.drill",
+    "backup.ledger",
 }
 HOLDS = {"usage.reserve", "usage.commit", "usage.release"}
 """Steps and reports of the service itself: no caller asks for them by name."""
@@ -98,6 +128,7 @@ GRANTED: dict[Role, set[str]] = {
     | REVIEW
     | INSTALLATION
     | KEYRING
+    | BACKUPS
     | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept", "audit.archive"},
 }
 KNOWN = (
@@ -110,6 +141,7 @@ KNOWN = (
     | REVIEW
     | INSTALLATION
     | KEYRING
+    | BACKUPS
     | NOBODY
     | {"usage.read", "usage.reconcile", "audit.system", "audit.rotate_key", "audit.accept", "audit.archive"}
 )

@@ -1,0 +1,223 @@
+"""Replays the erasure ledger: whoever a restored database brought back is erased again, before anything is served.
+
+It runs at every start. The control plane keeps how far it has followed the ledger, so a start reads what is younger;
+a database that was restored, by whatever means, is behind by what it does not know. What is under way in the control
+plane itself is left to its own resumption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+from cloud.audit.model import AuditDraft, Category
+from cloud.audit.ports import TransactionalAuditLogger
+from cloud.gdpr.catalog import Kind
+from cloud.gdpr.ledger import Entry, FileErasureLedger, LedgerPlace, LedgerRecord
+from cloud.gdpr.model import ErasureState
+from cloud.gdpr.places import DataMap
+from cloud.gdpr.ports import Confirmation, ErasureStore, Received
+from cloud.gdpr.rebuilding import ErasedView, rebuild_ledger, seed_ledger
+from cloud.gdpr.removal import Removal, emptied
+from cloud.gdpr.states import MONTHS, months_later
+from cloud.kernel import failpoints, telemetry
+from cloud.kernel.access import Action
+from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
+from cloud.kernel.ids import new_event_id
+from cloud.kernel.scope import TenantPredicate
+from cloud.memory.config import PixeltableConfig
+from cloud.memory.materializer import advisory_locks
+from cloud.storage.engine import ControlEngine
+from cloud.tenancy.system import system_predicate
+
+_LOCK: Final = (0x6C6C, 0)  # 'll': one process at a time replays
+_LOCK_WAIT_S: Final = 120.0
+_CHUNK: Final = 5_000
+_COMPONENT: Final = "restore"
+_INSTALLATION: Final = "operator"
+
+
+class LedgerView(ErasedView, Protocol):
+    """What the control plane knows of the ledger, and of whom it names."""
+
+    def place(self) -> LedgerPlace | None:
+        """How far it has followed the ledger; `None` if it never has."""
+        ...
+
+    def back(self, predicate: TenantPredicate, subject_ids: Collection[str]) -> tuple[str, ...]:
+        """Which of these subjects are active here; who is frozen is being erased by this database itself."""
+        ...
+
+    def add_backup(self, record: LedgerRecord) -> None:
+        """Know of a backup; harmless when repeated."""
+        ...
+
+    def backup_gone(self, record: LedgerRecord) -> None:
+        """Know that a backup was deleted; harmless when repeated."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay found.
+
+    Attributes:
+        records: How many records were followed.
+        erased_again: People who had come back.
+        closed_again: Tenants that had come back.
+    """
+
+    records: int
+    erased_again: int
+    closed_again: int
+
+    def counts(self) -> dict[str, int]:
+        """The same, as an audit event has it."""
+        return {"records": self.records, "erased_again": self.erased_again, "closed_again": self.closed_again}
+
+
+class Replay:
+    """Lets the databases follow the ledger.
+
+    Args:
+        ledger: The ledger.
+        view: What the control plane knows.
+        store: Erasures and rows of the control plane.
+        engine: Engine that holds locks while rows are removed.
+        config: The installation.
+        audit: The log.
+        close_again: Closes a tenant that had been closed.
+    """
+
+    def __init__(
+        self,
+        ledger: FileErasureLedger,
+        view: LedgerView,
+        store: ErasureStore,
+        engine: ControlEngine,
+        config: PixeltableConfig,
+        audit: TransactionalAuditLogger,
+        *,
+        close_again: Callable[[str], None],
+    ) -> None:
+        self._ledger = ledger
+        self._view = view
+        self._store = store
+        self._engine = engine
+        self._config = config
+        self._audit = audit
+        self._close_again = close_again
+        self._map = DataMap(store, config)
+        self._removal = Removal(engine, "replay")
+
+    def run(self) -> Replayed:
+        """Nobody whom the ledger names is in these databases when this returns.
+
+        Raises:
+            ConfigurationError: The ledger does not hold, or is shorter than it was.
+            ErasureIncompleteError: Something of somebody is left; calling again continues.
+            ProviderUnavailableError: A part did not answer; calling again continues.
+        """
+        known = self._view.place()
+        if known is not None and known == self._ledger.end():
+            return Replayed(0, 0, 0)
+        with advisory_locks(self._engine, (_LOCK,), wait_s=_LOCK_WAIT_S) as held:
+            if not held:
+                raise ProviderUnavailableError("erasure ledger", reason="is being replayed by another process")
+            return self._follow(self._view.place())
+
+    def rebuild(self) -> None:
+        """Begin a new ledger with what these databases know; the present one is set aside.
+
+        Raises:
+            ConfigurationError: It cannot be written.
+            ProviderUnavailableError: The control plane did not answer.
+        """
+        rebuild_ledger(self._ledger, self._view, self._config.clock())
+
+    def _follow(self, known: LedgerPlace | None) -> Replayed:
+        found = self._ledger.since(known or LedgerPlace())
+        records = [record for _, record in found]
+        closed = self._close(records)
+        erased = self._erase(records)
+        for record in records:
+            if record.entry is Entry.BACKUP:
+                self._view.add_backup(record)
+            elif record.entry is Entry.BACKUP_GONE:
+                self._view.backup_gone(record)
+        if known is None:
+            # Of before there was a ledger, or of a database that never had one.
+            seed_ledger(self._ledger, self._view, self._config.clock())
+        replayed = Replayed(len(records), erased, closed)
+        end = found[-1][0] if found else known or self._ledger.end()
+        draft = self._draft() if erased or closed else None
+        self._view.keep_place(end, self._config.clock(), draft, replayed.counts())
+        return replayed
+
+    def _close(self, records: Sequence[LedgerRecord]) -> int:
+        closed = {record.tenant_id for record in records if record.entry is Entry.CLOSING}
+        back = [tenant_id for tenant_id in self._view.tenants(closed=False) if tenant_id in closed]
+        for tenant_id in back:
+            self._close_again(tenant_id)
+        return len(back)
+
+    def _erase(self, records: Sequence[LedgerRecord]) -> int:
+        named: dict[str, dict[str, str]] = {}
+        for record in records:
+            if record.entry is Entry.ERASURE and record.tenant_id and record.subject_id:
+                named.setdefault(record.tenant_id, {})[record.subject_id] = record.reference or new_event_id()
+        done = 0
+        for tenant_id, erasures in named.items():
+            predicate = system_predicate(tenant_id, _COMPONENT)
+            subject_ids = sorted(erasures)
+            for start in range(0, len(subject_ids), _CHUNK):
+                for subject_id in self._view.back(predicate, subject_ids[start : start + _CHUNK]):
+                    again = partial(self._erase_again, predicate, subject_id, erasures[subject_id])
+                    telemetry.named(Action.ERASURE.value, tenant_id, again)
+                    done += 1
+        return done
+
+    def _erase_again(self, predicate: TenantPredicate, subject_id: str, erasure_id: str) -> None:
+        """As the erasure did, from its freeze on; each step may be done again."""
+        details: dict[str, str] = {"erasure_id": erasure_id, "of": "erasure_ledger"}
+
+        def draft(action: Action) -> AuditDraft:
+            return self._audit.draft(
+                predicate.scope, action, subject_id=subject_id, category=Category.ADMINISTRATION, details=dict(details)
+            )
+
+        now, audit = self._config.clock(), draft(Action.ERASURE)
+        received = Received(erasure_id, subject_id, now, months_later(now, MONTHS), None, None)
+        with self._removal.turn():
+            erasure = self._store.freeze(
+                predicate,
+                received,
+                Confirmation(audit.actor.id, None, None),
+                intent=draft(Action.ERASURE_STEP),
+                audit=audit,
+            )
+            # Whatever state that found it in, a legal hold of then included: its key is destroyed since.
+            counts = self._map.counts(predicate, subject_id)
+            for kind in (Kind.KEYRING, Kind.CACHE):
+                self._map.erase(kind, predicate, subject_id)
+            erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, counts=counts)
+            left = emptied(lambda: self._remove(predicate, subject_id), lambda: self._map.counts(predicate, subject_id))
+            if not left:
+                erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED)
+            self._store.finish(erasure, ErasureState.FAILED if left else ErasureState.VERIFIED, audit)
+        failpoints.reach("replay.erased")
+        if left:
+            raise ErasureIncompleteError(left)
+
+    def _remove(self, predicate: TenantPredicate, subject_id: str) -> None:
+        def remove(_: Sequence[str]) -> None:
+            self._map.erase(Kind.CONTROL_TABLE, predicate, subject_id)
+            self._map.erase(Kind.PIXELTABLE_TABLE, predicate, subject_id)
+
+        self._removal.under_locks(lambda: self._store.placements(predicate), remove)
+
+    def _draft(self) -> AuditDraft:
+        scope = system_predicate(_INSTALLATION, _COMPONENT).scope
+        return self._audit.draft(scope, Action.BACKUP_REPLAY, category=Category.ADMINISTRATION)

@@ -1,0 +1,141 @@
+"""The databases follow the erasure ledger. Whoever it names and they know came back with a restored database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+
+from cloud import CloudRuntime, request_context
+from cloud.gdpr.ledger import LedgerPlace
+from cloud.gdpr.model import Erasure, ErasureState
+from cloud.gdpr.replay import Replay
+from cloud.kernel import failpoints
+from cloud.kernel.errors import ConfigurationError, PermissionDeniedError
+from cloud.kernel.ids import new_event_id
+from cloud.startup.erasures import build_replay
+from cloud.tenancy.system import system_predicate
+from src.testing.samples import sample_memory
+
+
+def replay(runtime: CloudRuntime) -> Replay:
+    """What a start runs."""
+    installation = runtime._installation
+    return build_replay(
+        installation.engines, installation.config, runtime.audit, installation.ledger, first_model="wordllama"
+    )
+
+
+async def stored(runtime: CloudRuntime, tenant_id: str, *users: str) -> None:
+    """Two memories of each: one in Pixeltable, one that may wait."""
+    with request_context(tenant_id=tenant_id, roles={"service"}):
+        for user in users:
+            await runtime.memory.store(sample_memory(user, content=f"{user} likes {user}ish things"), {})
+        await runtime.drain()
+        for user in users:
+            await runtime.memory.store(sample_memory(user, content=f"{user} likes more of it"), {})
+
+
+async def found(runtime: CloudRuntime, tenant_id: str, user: str) -> int:
+    with request_context(tenant_id=tenant_id, roles={"service"}):
+        return len(await runtime.memory.search(user, {"query": f"{user}ish things"}))
+
+
+def subject_of(runtime: CloudRuntime, tenant_id: str, user: str) -> str:
+    person = runtime.pixeltable_config.keyring.resolve_subject(tenant_id, user, create=False)
+    assert person is not None
+    return person.subject_id
+
+
+def erased_once(runtime: CloudRuntime, tenant_id: str, user: str) -> str:
+    """The ledger says that the person was erased, and the databases are of before."""
+    subject_id, now = subject_of(runtime, tenant_id, user), datetime.now(UTC)
+    erasure = Erasure(new_event_id(), tenant_id, subject_id, ErasureState.VERIFIED, {}, now, now)
+    runtime._installation.ledger.append(erasure)
+    return subject_id
+
+
+async def test_whoever_came_back_is_erased_in_both_planes_and_nobody_else(
+    runtime: CloudRuntime, tenant_id: str
+) -> None:
+    await stored(runtime, tenant_id, "alice", "bob")
+    subject_id = erased_once(runtime, tenant_id, "alice")
+    done = replay(runtime).run()
+    assert done.erased_again == 1
+    config, predicate = runtime.pixeltable_config, system_predicate(tenant_id, "test")
+    (placement,) = runtime.gdpr._requests._store.placements(predicate)
+    assert config.rows.count_subject(predicate, placement, subject_id) == 0
+    assert config.keyring.subject_key(tenant_id, subject_id) is None
+    rows = runtime._installation.engines.maintenance.rows
+    for table in ("memories", "intake", "memory_changes"):
+        query = sa.text(f"SELECT count(*) FROM {table} WHERE subject_id = :subject")
+        assert rows(query, {"subject": subject_id})[0][0] == 0
+    assert await found(runtime, tenant_id, "alice") == 0
+    assert await found(runtime, tenant_id, "bob") == 2
+    # It is followed: nothing is done twice.
+    assert replay(runtime).run().records == 0
+    events = rows(
+        sa.text(
+            "SELECT event->>'action' FROM audit_events WHERE log_id = :log AND event->>'subject_id' = :subject"
+            " AND event->'details'->>'of' = 'erasure_ledger' ORDER BY 1"
+        ),
+        {"log": tenant_id, "subject": subject_id},
+    )
+    assert [action for (action,) in events] == ["gdpr.erase", "gdpr.erase.step"]
+
+
+async def test_a_tenant_that_came_back_is_closed_again(runtime: CloudRuntime, tenant_id: str) -> None:
+    await stored(runtime, tenant_id, "alice")
+    runtime._installation.ledger.append_closing(tenant_id)
+    assert replay(runtime).run().closed_again == 1
+    with pytest.raises(PermissionDeniedError):
+        await found(runtime, tenant_id, "alice")
+    assert runtime.pixeltable_config.keyring.subjects(tenant_id) == ()
+
+
+async def test_a_replay_that_is_cut_off_goes_on(runtime: CloudRuntime, tenant_id: str) -> None:
+    await stored(runtime, tenant_id, "alice", "bob")
+    for user in ("alice", "bob"):
+        erased_once(runtime, tenant_id, user)
+
+    class CutOff(BaseException):
+        pass
+
+    def cut_off() -> None:
+        raise CutOff
+
+    failpoints.arm("replay.erased", cut_off)
+    try:
+        with pytest.raises(CutOff):
+            replay(runtime).run()
+    finally:
+        failpoints.disarm_all()
+    assert replay(runtime).run().erased_again == 1
+    assert [await found(runtime, tenant_id, user) for user in ("alice", "bob")] == [0, 0]
+
+
+async def test_an_erasure_is_in_the_ledger_once_it_returns(runtime: CloudRuntime, tenant_id: str) -> None:
+    await stored(runtime, tenant_id, "alice")
+    subject_id = subject_of(runtime, tenant_id, "alice")
+    erasure = await runtime.gdpr.delete_user_data("alice", tenant_id, confirmed=True)
+    assert isinstance(erasure, Erasure)
+    records = [record for _, record in runtime._installation.ledger.since(LedgerPlace())]
+    assert (subject_id, erasure.erasure_id) in [(record.subject_id, record.reference) for record in records]
+
+
+async def test_a_ledger_that_is_shorter_than_it_was_is_refused_and_can_be_made_anew(
+    runtime: CloudRuntime, tenant_id: str
+) -> None:
+    await stored(runtime, tenant_id, "alice")
+    await runtime.gdpr.delete_user_data("alice", tenant_id, confirmed=True)
+    replay(runtime).run()
+    ledger = runtime._installation.ledger
+    whole = ledger.path.read_bytes()
+    before = {record.subject_id for _, record in ledger.since(LedgerPlace())}
+    ledger.path.write_bytes(whole[: whole.rstrip(b"\n").rfind(b"\n") + 1])
+    with pytest.raises(ConfigurationError, match="does not hold"):
+        replay(runtime).run()
+    runtime.backups.rebuild_ledger()
+    assert before - {None} <= {record.subject_id for _, record in ledger.since(LedgerPlace())} | {None}
+    assert replay(runtime).run().records == 0
