@@ -28,7 +28,7 @@ from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
 from cloud.kernel.ids import new_event_id
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.config import PixeltableConfig
-from cloud.memory.materializer import advisory_locks
+from cloud.storage.advisory import advisory_locks
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.system import system_predicate
 

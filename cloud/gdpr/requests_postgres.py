@@ -228,6 +228,9 @@ class PostgresRequestStore:
                 # Another process may be further with the same erasure: what is recorded only moves forward.
                 values["state"] = state.value
                 values["failed_step"] = failed_step.value if failed_step else None
+                if state is ErasureState.KEY_DESTROYED:
+                    # Nobody can open it any more; as a row version it would outlive the person's rows.
+                    values["user_sealed"] = None
                 if certificate is not None:
                     values["certificate"] = certificate
             return erasure_of(_update(connection, erasure.tenant_id, erasure.erasure_id, values))

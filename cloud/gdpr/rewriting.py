@@ -39,9 +39,10 @@ _SMALL_DATA: Final = "systeminfo"
 CONTROL_TABLES: Final = tuple(
     place.location
     for place in CATALOG
-    if place.kind is Kind.CONTROL_TABLE and (place.on_erasure is OnErasure.DELETED or place.location == "subjects")
+    if place.kind is Kind.CONTROL_TABLE
+    and (place.on_erasure is OnErasure.DELETED or place.location in ("subjects", "erasures"))
 )
-"""Tables that an erasure or a closing deletes rows from."""
+"""Tables that an erasure or a closing deletes rows or values from."""
 
 
 class PostgresRewriter:
