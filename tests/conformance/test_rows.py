@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from cloud import CloudRuntime, request_context
+from cloud.gdpr.evidence import Evidence
 from cloud.gdpr.holds_postgres import PostgresHoldStore
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.service import CloudGDPRService
@@ -241,7 +242,7 @@ class TestTheWayOut:
                 out,
                 runtime.gdpr._admissions,
                 runtime.audit,
-                ledger=runtime._installation.ledger,
+                evidence=Evidence(ledger=runtime._installation.ledger),
             ).delete_user_data("bob", tenant_id, confirmed=True, reason="request 17")
         memory.close()
         assert erased is not None

@@ -175,10 +175,11 @@ async def staged(
         deleted_id = await runtime.memory.store(sample_memory(user_id), {})
         await runtime.memory.delete(deleted_id)
     stage = Stage(tenant_id, user_id, memory_id, deleted_id, directory)
-    return stage if operation is None or not operation.needs else await _prepared(runtime.gdpr, stage, operation.needs)
+    return stage if operation is None or not operation.needs else await prepared(runtime.gdpr, stage, operation.needs)
 
 
-async def _prepared(gdpr: CloudGDPRService, stage: Stage, needs: str) -> Stage:
+async def prepared(gdpr: CloudGDPRService, stage: Stage, needs: str) -> Stage:
+    """The stage with a hold, or a request in the state that is needed; the caller may erase."""
     if needs == "hold":
         return replace(stage, hold_id=(await _hold(gdpr, stage)).hold_id)
     if needs == "certified":
