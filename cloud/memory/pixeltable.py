@@ -117,8 +117,9 @@ class PixeltableRows:
                 return []
             mine = TenantTable(table, (predicate,))
             due = (table.memory_type == memory_type) & (table.created_at < before) & (table.memory_id > after)
-            found = table.where(mine.where(due)).order_by(table.memory_id).limit(limit).select(table.memory_id)
-            return [row["memory_id"] for row in found.collect()]
+            ids = table.memory_id
+            found = table.where(mine.where(due)).order_by(ids).limit(limit).select(ids).collect()
+            return [row["memory_id"] for row in found]
 
         return self._tables.repeatable(call)
 

@@ -25,9 +25,11 @@ from cloud.tenancy.system import system_predicate
 _MODULES = ("pixeltable.py", "pixeltable_columns.py", "pixeltable_handles.py")
 _SOURCES = [Path(cloud.__file__).parent / "memory" / name for name in _MODULES]
 _PLACEMENT = "isolation_test"
+_LATER = datetime(2024, 5, 2, tzinfo=UTC)
 _QUERIES = {
     "newer",
     "page",
+    "older",
     "named",
     "revisions",
     "all_revisions",
@@ -164,6 +166,7 @@ def test_pages_revisions_and_removals_of_a_tenant_are_its_own(runtime: CloudRunt
         for found in (page, named):
             assert {row.memory_id for row in found} == ids
             assert {row.tenant_id for row in found} <= {tenant_id}
+        assert set(rows.older(predicate(tenant_id), _PLACEMENT, "fact", _LATER, after="", limit=100)) == ids
         assert rows.all_revisions(predicate(tenant_id), _PLACEMENT).keys() == ids
         assert rows.count_tenant(predicate(tenant_id), _PLACEMENT) == len(ids)
     assert rows.remove(predicate("acme"), _PLACEMENT, held.ids()) == 2
@@ -207,6 +210,7 @@ def test_what_is_no_predicate_opens_nothing(runtime: CloudRuntime, held: TwoTena
             "remove_subject": lambda forged=forged: rows.remove_subject(forged, _PLACEMENT, held.subject_id),
             "count_subject": lambda forged=forged: rows.count_subject(forged, _PLACEMENT, held.subject_id),
             "page": lambda forged=forged: rows.page(forged, _PLACEMENT, after="", limit=9),
+            "older": lambda forged=forged: rows.older(forged, _PLACEMENT, "fact", _LATER, after="", limit=9),
             "all_revisions": lambda forged=forged: rows.all_revisions(forged, _PLACEMENT),
             "remove": lambda forged=forged: rows.remove(forged, _PLACEMENT, held.ids()),
             "remove_tenant": lambda forged=forged: rows.remove_tenant(forged, _PLACEMENT),
