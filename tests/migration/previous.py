@@ -45,12 +45,13 @@ def versions_before_a_change_of_schema() -> list[Version]:
     found: dict[str, Version] = {}
     try:
         for name in revisions[1:]:
-            # Along the line of what was released; what lies on a branch that was merged, nobody ever had.
+            # Along the line of what was released; what lies on a branch that was merged, or was taken back before it
+            # came again, nobody ever had.
             path = f"migrations/versions/{name}"
             added = _git("log", "--first-parent", "-m", "--diff-filter=A", "--format=%H", "--", path).split()
             if not added:
                 continue  # not committed yet
-            commit = _git("rev-parse", f"{added[-1].decode()}^").decode().strip()
+            commit = _git("rev-parse", f"{added[0].decode()}^").decode().strip()
             there = _git("ls-tree", "--name-only", commit, "migrations/versions/").decode().splitlines()
             heads = sorted(Path(path).name[:4] for path in there if Path(path).name[:4].isdigit())
             found.setdefault(commit, Version(commit, heads[-1]))

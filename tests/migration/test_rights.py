@@ -16,7 +16,7 @@ EVERYTHING = (
     "memory_changes", "intake", "idempotency_keys", "audit_events", "api_keys", "revoked_tokens", "refusals",
     "erasures", "placements", "placement_moves", "tenant_closings", "alembic_version", "keyring_state",
     "keyring_backups", "audit_pending", "audit_intents", "audit_leaves", "audit_archives", "audit_tiles",
-    "audit_trees",
+    "audit_trees", "data_backups", "erasure_ledger", "legal_holds",
 )  # fmt: skip
 READ = {"SELECT"}
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -63,6 +63,9 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "plan_limits": READ | {"INSERT", "UPDATE", "DELETE"},
         "api_keys": READ | {"INSERT", "UPDATE", "DELETE"},
         "erasures": READ | {"INSERT", "UPDATE", "DELETE"},
+        "erasure_ledger": READ | {"INSERT", "UPDATE"},
+        "data_backups": READ | {"INSERT", "UPDATE"},
+        "legal_holds": READ | {"INSERT", "UPDATE"},
         "tenants": READ | {"INSERT", "UPDATE"},
         "placements": READ | {"INSERT", "UPDATE"},
         "placement_moves": READ | {"INSERT", "UPDATE"},
@@ -70,7 +73,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "tenant_closings": READ | {"INSERT", "UPDATE"},
         "subjects": READ | {"INSERT", "UPDATE", "DELETE"},
         "memories": READ | {"DELETE"},
-        "memory_changes": READ | {"DELETE"},
+        "memory_changes": READ | {"INSERT", "DELETE"},
         "intake": READ | {"DELETE"},
         "idempotency_keys": READ | {"DELETE"},
         "usage_events": READ | {"INSERT", "DELETE"},
@@ -108,6 +111,7 @@ COLUMN_RIGHTS = {
     ("luminescent_app", "memories", "last_accessed_at", "UPDATE"),
     ("luminescent_maintenance", "memories", "state", "UPDATE"),
     ("luminescent_maintenance", "memories", "purge_started_at", "UPDATE"),
+    ("luminescent_maintenance", "memories", "deleted_at", "UPDATE"),
     ("luminescent_maintenance", "memories", "generation", "UPDATE"),
     ("luminescent_app", "memories", "deleted_at", "UPDATE"),
     ("luminescent_app", "memories", "generation", "UPDATE"),
