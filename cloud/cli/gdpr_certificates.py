@@ -83,7 +83,7 @@ def verify(
                 *((level, f"due {due_at}" if due_at else "to come") for level, due_at in result.to_come.items()),
             ],
         ),
-        f"certificate {result.number} of erasure {result.erasure_id} in {result.tenant}: holds",
+        f"certificate {result.number} of {verifier.WHAT[result.of]} {result.erasure_id} in {result.tenant}: holds",
     )
     for note in result.notes:
         run.output.note(note)

@@ -316,11 +316,16 @@ def request_document(one: Erasure) -> dict[str, object]:
         "preview_digest": one.preview_digest,
         "confirmed_at": one.confirmed_at,
         "completed_at": one.completed_at,
-        "levels": {
-            level.value: {"reached_at": state.reached_at, "due_at": state.due_at, "evidence": dict(state.evidence)}
-            for level, state in one.levels.items()
-        },
+        "levels": level_documents(one),
         "certificate": one.certificate,
+    }
+
+
+def level_documents(one: Erasure) -> dict[str, dict[str, object]]:
+    """The levels as JSON."""
+    return {
+        level.value: {"reached_at": state.reached_at, "due_at": state.due_at, "evidence": dict(state.evidence)}
+        for level, state in one.levels.items()
     }
 
 

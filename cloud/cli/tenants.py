@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import RenderableType
 
+from cloud.cli.gdpr_certificates import claimed
+from cloud.cli.gdpr_requests import level_documents
 from cloud.cli.invocation import invocation, somebody_can_be_asked
 from cloud.cli.output import moment, table
 from cloud.cli.progress import progress
+from cloud.gdpr.model import Erasure
 from cloud.tenancy.model import Tenant
 
 app = typer.Typer(no_args_is_help=True, help="Tenants: the boundary of isolation and billing.")
@@ -110,23 +114,62 @@ def close(
     ctx: typer.Context,
     tenant: TenantId,
     yes: Annotated[bool, typer.Option("--yes", help="Close without asking.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, metavar="FILE", help="Where to write the certificate; must not exist."),
+    ] = None,
 ) -> None:
     """Close a tenant, irrevocably: everything of its people is erased when this returns, and its name stays taken.
 
-    What the tenant shall keep is exported before: `memory export` and `audit export`.
+    What the tenant shall keep is exported before: `memory export` and `audit export`. One whose closing was cut off is
+    finished by the same command, by the next start, or by the worker.
     """
     run = invocation(ctx)
     if not yes and (run.output.as_json or not somebody_can_be_asked()):
         raise typer.BadParameter("a tenant is closed with --yes where nobody can be asked", param_hint="--yes")
-    with run.opened() as runtime:
+    with claimed(out), run.opened() as runtime:
         if not yes:
             found = runtime.closing.close(tenant)
             run.output.result({}, _erased(found.counts, "would erase"))
             typer.confirm(f"Close tenant {tenant}? It cannot be undone.", abort=True)
         with progress(run.output, f"Closing {tenant}"):
             closed = runtime.closing.close(tenant, confirmed=True)
-    document = {"tenant_id": tenant, "state": "closed", "counts": closed.counts}
-    run.output.result(document, _erased(closed.counts, "erased"), f"Tenant {tenant} is closed.")
+        assert isinstance(closed, Erasure)
+        if out is not None and closed.certificate is not None:
+            out.write_text(closed.certificate, "utf-8")
+    document = {
+        "tenant_id": tenant,
+        "state": "closed",
+        "counts": closed.counts,
+        "levels": level_documents(closed),
+        "certificate": closed.certificate,
+        "file": out,
+    }
+    run.output.result(
+        document,
+        _erased(closed.counts, "erased"),
+        f"Tenant {tenant} is closed.",
+        f"Certificate written to {out}; luminescent-cloud gdpr verify {out} --key VKEY checks it anywhere."
+        if out is not None
+        else f"Its certificate: luminescent-cloud tenants certificate {tenant} --out FILE",
+    )
+
+
+@app.command()
+def certificate(
+    ctx: typer.Context,
+    tenant: TenantId,
+    out: Annotated[Path, typer.Option(dir_okay=False, metavar="FILE", help="Where to; must not exist.")],
+) -> None:
+    """Write the newest certificate of a closed tenant to FILE; a later level that is reached gets a new one."""
+    run = invocation(ctx)
+    with claimed(out), run.opened() as runtime:
+        found = runtime.closing.certificate(tenant)
+        out.write_text(found, "utf-8")
+    run.output.result(
+        {"tenant_id": tenant, "file": out, "certificate": found},
+        f"Written to {out}; luminescent-cloud gdpr verify {out} --key VKEY checks it anywhere.",
+    )
 
 
 @app.command()

@@ -285,6 +285,7 @@ CATALOG: Final[tuple[Place, ...]] = (
             "certificate": Holds.SUBJECT,
             "commitment_sealed": Holds.SEALED_TENANT,
             "changed_at": Holds.FACT,
+            "whole_tenant": Holds.NOTHING,
         },
         OnErasure.ANONYMOUS,
         basis=_ACCOUNTABILITY,
@@ -466,13 +467,6 @@ CATALOG: Final[tuple[Place, ...]] = (
         dict.fromkeys(
             ("move_id", "tenant_id", "source", "target", "state", "copied", "started_at", "finished_at"), Holds.NOTHING
         ),
-        OnErasure.UNTOUCHED,
-    ),
-    Place(
-        "control.tenant_closings",
-        Kind.CONTROL_TABLE,
-        "tenant_closings",
-        dict.fromkeys(("tenant_id", "counts", "requested_at", "completed_at"), Holds.NOTHING),
         OnErasure.UNTOUCHED,
     ),
     Place(

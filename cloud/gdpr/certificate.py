@@ -27,7 +27,7 @@ SCRYPT: Final = {"n": 1 << 16, "r": 8, "p": 2}
 """64 MiB and a quarter of a second for each guess; one of the equivalent settings of OWASP's password storage sheet."""
 
 KEPT: Final = {place.name: place.basis for place in CATALOG if place.on_erasure is OnErasure.ANONYMOUS}
-"""Places that still hold the subject id, and why."""
+"""Places that still hold the subject ids, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +108,11 @@ def certificate_body(
             "requested_at": instant(erasure.requested_at),
             "completed_at": instant(erasure.completed_at),
         },
+        "of": "tenant" if erasure.whole_tenant else "person",
         "subject": erasure.subject_id,
         "person": person,
         "counts": dict(erasure.counts),
-        "kept": {} if erasure.subject_id is None else KEPT,
+        "kept": KEPT if erasure.whole_tenant or erasure.subject_id is not None else {},
         "levels": _levels(erasure.levels),
         "intent": None if intent is None else _witness(intent),
         "outcome": _witness(outcome),

@@ -110,14 +110,15 @@ class Certificates:
         about = {"subject_id": erasure.subject_id, "details": {"erasure_id": erasure.erasure_id}}
         outcome = {
             **about,
-            "action": Action.ERASURE.value,
+            "action": (Action.TENANT_CLOSE if erasure.whole_tenant else Action.ERASURE).value,
             "outcome": Outcome.ALLOWED.value,
             # One that only joined another names no counts.
             "counts": dict(erasure.counts),
         }
         wanted = [outcome]
-        if erasure.subject_id is not None:
-            wanted.insert(0, {**about, "action": Action.ERASURE_STEP.value, "reason": "intent"})
+        if erasure.whole_tenant or erasure.subject_id is not None:
+            begun = Action.TENANT_CLOSE_STEP if erasure.whole_tenant else Action.ERASURE_STEP
+            wanted.insert(0, {**about, "action": begun.value, "reason": "intent"})
         found = [self._log.latest(erasure.tenant_id, like) for like in wanted]
         leaves = [leaf for leaf in found if leaf is not None]
         if len(leaves) != len(wanted):

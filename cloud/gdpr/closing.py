@@ -1,41 +1,29 @@
-"""`TenantClosing`: closes a tenant for good and erases everything of it.
+"""`TenantClosing`: closes a tenant for good and erases everybody of it, with the same evidence as a person's erasure.
 
-Steps, each durable before the next and harmless when repeated, so that a crash resumes where it was:
-
-1. Freeze: from this commit on every operation of the tenant is refused. There is no way back from here.
-2. Destroy the tenant's key and with it every person's: nothing of the tenant can be read, wherever a copy may be.
-3. Delete its rows in both planes, under the materializer's lock.
-4. Look whether anything is left, and record the end.
-
-What stays is the tenant's name, which is not given again, its audit log, and what it used: they hold nothing of a
-person any more.
+From its freeze on it is an erasure whose extent is the tenant: `cloud.gdpr.erasing` takes the steps, goes on after a
+crash, reaches the later levels and certifies. What stays is the tenant's name, which is not given again, its audit log,
+and what it used: they hold nothing of a person any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.gdpr.evidence import ErasureLedger
-from cloud.gdpr.model import ClosedTenant, ClosingPreview
-from cloud.gdpr.ports import ClosingStore
-from cloud.gdpr.removal import Removal, emptied
-from cloud.kernel import failpoints, telemetry
+from cloud.gdpr.erasing import Erasing
+from cloud.gdpr.model import ClosingPreview, Erasure
+from cloud.gdpr.ports import ClosingStore, Received
+from cloud.gdpr.states import MONTHS, months_later
+from cloud.kernel import telemetry
 from cloud.kernel.access import Action
-from cloud.kernel.errors import (
-    ConfigurationError,
-    ErasureIncompleteError,
-    UnknownTenantError,
-)
-from cloud.kernel.ids import is_tenant_id
+from cloud.kernel.clock import Clock
+from cloud.kernel.errors import ConfigurationError, ErasureRequestError, UnknownTenantError
+from cloud.kernel.ids import is_tenant_id, new_event_id
 from cloud.kernel.scope import TenantPredicate
-from cloud.memory.config import PixeltableConfig
-from cloud.storage.engine import ControlEngine
 from cloud.tenancy.administration import Administration
-from cloud.tenancy.model import TenantState
+from cloud.tenancy.model import Tenant, TenantState
 from cloud.tenancy.ports import TenantDirectory
 from cloud.tenancy.system import system_predicate
 
@@ -44,62 +32,82 @@ class TenantClosing:
     """Closes tenants.
 
     Args:
-        store: The control plane's rows.
-        engine: Engine that holds a placement's lock while rows are removed.
-        config: The installation.
+        store: Closings.
+        erasing: Takes them to their end.
         tenants: Which tenants there are.
         admissions: The door.
         audit: The log.
-        ledger: Keeps outside the databases which tenants were closed.
+        clock: The present, UTC.
     """
 
     def __init__(
         self,
         store: ClosingStore,
-        engine: ControlEngine,
-        config: PixeltableConfig,
+        erasing: Erasing,
         tenants: TenantDirectory,
         admissions: Administration,
         audit: TransactionalAuditLogger,
-        ledger: ErasureLedger,
+        clock: Clock,
     ) -> None:
         self._store = store
-        self._config = config
+        self._erasing = erasing
         self._tenants = tenants
         self._admissions = admissions
         self._audit = audit
-        self._ledger = ledger
-        self._removal = Removal(engine, "closing")
+        self._clock = clock
 
     @telemetry.operation()
-    def close(self, tenant_id: str, *, confirmed: bool = False) -> ClosingPreview | ClosedTenant:
+    def close(self, tenant_id: str, *, confirmed: bool = False) -> ClosingPreview | Erasure:
         """Without `confirmed`, what would go; with it, the tenant is closed and erased when this returns.
 
         Args:
             tenant_id: The tenant.
             confirmed: Whether to close it, for good.
 
+        Returns:
+            The closing with the levels that it has reached and its certificate.
+
         Raises:
             PermissionDeniedError: The caller is no operator.
             UnknownTenantError: There is no such tenant.
             ConfigurationError: It is closed already.
+            LegalHoldError: A hold keeps it, or somebody of it; nothing has changed.
             ErasureIncompleteError: Something is left; it is recorded, and calling again continues.
             ProviderUnavailableError: A part did not answer; calling again continues.
         """
         draft = self._admissions.operate(Action.TENANT_CLOSE)
         with recorded_failure(self._audit, draft):
-            tenant = self._tenants.get(tenant_id) if is_tenant_id(tenant_id) else None
-            if tenant is None:
-                raise UnknownTenantError()
-            if tenant.state is TenantState.CLOSED:
+            if self._found(tenant_id).state is TenantState.CLOSED:
                 raise ConfigurationError(f"tenant {tenant_id!r} is closed already")
         predicate = system_predicate(tenant_id, "closing")
         with recorded_failure(self._audit, draft, tenant_id):
             if not confirmed:
-                preview = ClosingPreview(tenant_id, self._counts(predicate))
+                preview = ClosingPreview(tenant_id, self._erasing.seen(predicate))
                 self._audit.record(tenant_id, draft, Outcome.ALLOWED, reason="preview", counts=preview.counts)
                 return preview
-            return self._complete(predicate, draft)
+            return self._erasing.handed_out(self._complete(predicate, draft))
+
+    @telemetry.operation()
+    def certificate(self, tenant_id: str) -> str:
+        """The newest certificate of a closing; a new one is issued whenever a later level is reached.
+
+        Raises:
+            PermissionDeniedError: The caller is no operator.
+            UnknownTenantError: There is no such tenant.
+            ErasureRequestError: It is not closed, or there is no certificate of that yet.
+        """
+        draft = self._admissions.operate(Action.TENANT_CERTIFICATE)
+        with recorded_failure(self._audit, draft):
+            self._found(tenant_id)
+        with recorded_failure(self._audit, draft, tenant_id):
+            closing = self._store.get(system_predicate(tenant_id, "closing"))
+            if closing is None:
+                raise ErasureRequestError("not_closed")
+            certificate = self._erasing.handed_out(closing).certificate
+            if certificate is None:
+                raise ErasureRequestError("not_certified", state=closing.state.value)
+        self._audit.record(tenant_id, draft, Outcome.ALLOWED)
+        return certificate
 
     def resume(self) -> int:
         """Finish the closings that a process was killed in; returns how many.
@@ -110,54 +118,42 @@ class TenantClosing:
         """
         unfinished = self._store.unfinished()
         for tenant_id in unfinished:
-            telemetry.named(Action.TENANT_CLOSE.value, tenant_id, partial(self._resume, tenant_id))
+            self.again(tenant_id)
         return len(unfinished)
 
-    def again(self, tenant_id: str) -> None:
-        """Close a tenant once more that a restored backup brought back.
+    def again(self, tenant_id: str, closing_id: str | None = None) -> None:
+        """Go on with a closing, or close a tenant once more that a restored backup brought back.
+
+        Whatever a legal hold of then says: the keys are destroyed since.
+
+        Args:
+            tenant_id: The tenant.
+            closing_id: Which closing it was, if that is known.
 
         Raises:
             ErasureIncompleteError: Something is left; calling again continues.
             ProviderUnavailableError: A part did not answer; calling again continues.
         """
-        telemetry.named(Action.TENANT_CLOSE.value, tenant_id, partial(self._resume, tenant_id))
+        telemetry.named(Action.TENANT_CLOSE.value, tenant_id, partial(self._again, tenant_id, closing_id))
 
-    def _resume(self, tenant_id: str) -> None:
+    def _again(self, tenant_id: str, closing_id: str | None) -> None:
         predicate = system_predicate(tenant_id, "closing")
-        self._complete(predicate, self._audit.draft(predicate.scope, Action.TENANT_CLOSE))
+        draft = self._audit.draft(predicate.scope, Action.TENANT_CLOSE)
+        self._complete(predicate, draft, closing_id, held_too=True)
 
-    def _complete(self, predicate: TenantPredicate, audit: AuditDraft) -> ClosedTenant:
-        with self._removal.turn():
-            return self._steps(predicate, audit)
-
-    def _steps(self, predicate: TenantPredicate, audit: AuditDraft) -> ClosedTenant:
-        tenant_id, keyring = predicate.tenant_id, self._config.keyring
+    def _complete(
+        self, predicate: TenantPredicate, audit: AuditDraft, closing_id: str | None = None, *, held_too: bool = False
+    ) -> Erasure:
+        now = self._clock()
+        closing = Received(closing_id or new_event_id(), None, now, months_later(now, MONTHS), None, None)
         intent = self._audit.draft(predicate.scope, Action.TENANT_CLOSE_STEP)
-        self._store.freeze(predicate, intent)
-        # Counted once nothing is added any more.
-        counts = self._store.keep_counts(predicate, self._counts(predicate))
-        failpoints.reach("close.frozen")
-        keyring.destroy_tenant(tenant_id)
-        self._config.hot.drop_tenant(tenant_id)
-        failpoints.reach("close.key_destroyed")
-        self._ledger.append_closing(tenant_id)
-        left = emptied(lambda: self._remove_rows(predicate), lambda: self._counts(predicate))
-        failpoints.reach("close.rows_deleted")
-        self._store.finish(predicate, audit, counts, complete=not left)
-        if left:
-            raise ErasureIncompleteError(left)
-        return ClosedTenant(tenant_id, counts)
+        erasure = self._store.freeze(predicate, closing, intent, held_too=held_too)
+        if erasure.is_done:
+            return self._erasing.joined(erasure, audit)
+        return self._erasing.complete(predicate, erasure, audit)
 
-    def _remove_rows(self, predicate: TenantPredicate) -> None:
-        def remove(placements: Sequence[str]) -> None:
-            self._store.delete_rows(predicate)
-            failpoints.reach("close.ledger_deleted")
-            for placement in placements:
-                self._config.rows.remove_tenant(predicate, placement)
-
-        self._removal.under_locks(lambda: self._store.placements(predicate), remove)
-
-    def _counts(self, predicate: TenantPredicate) -> dict[str, int]:
-        rows = sum(self._config.rows.count_tenant(predicate, name) for name in self._store.placements(predicate))
-        subjects = len(self._config.keyring.subjects(predicate.tenant_id))
-        return {**self._store.count(predicate), "pixeltable.memories": rows, "keyring.subject": subjects}
+    def _found(self, tenant_id: str) -> Tenant:
+        tenant = self._tenants.get(tenant_id) if is_tenant_id(tenant_id) else None
+        if tenant is None:
+            raise UnknownTenantError()
+        return tenant

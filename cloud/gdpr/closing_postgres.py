@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
-
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from cloud.audit.model import AuditDraft, Outcome
-from cloud.gdpr.model import ErasureState
-from cloud.gdpr.postgres import give_back
-from cloud.gdpr.requests_postgres import lock_tenant
-from cloud.gdpr.states import ENDED
-from cloud.kernel.access import Action
+from cloud.gdpr.model import Erasure, ErasureState
+from cloud.gdpr.ports import Received
+from cloud.gdpr.requests_postgres import erasure_of, lock_tenant, of_request
 from cloud.kernel.errors import LegalHoldError
 from cloud.kernel.scope import TenantPredicate
-from cloud.memory.placement_store import placements_of
 from cloud.storage.engine import ControlEngine
-from cloud.storage.metadata import (
-    api_keys,
-    erasures,
-    idempotency_keys,
-    intake,
-    legal_holds,
-    memories,
-    memory_changes,
-    subjects,
-    tenant_closings,
-    tenants,
-)
+from cloud.storage.metadata import erasures, legal_holds, tenants
 from cloud.tenancy.model import TenantState
 from cloud.tenancy.postgres import append_event
-
-_ENDED: Final = sorted(state.value for state in ENDED)
-_ABOUT_PEOPLE: Final = (intake, memory_changes, memories, idempotency_keys, api_keys, subjects)
-"""Tables with rows about people, each before those that it refers to."""
 
 
 class PostgresClosingStore:
@@ -44,108 +22,52 @@ class PostgresClosingStore:
     def __init__(self, engine: ControlEngine) -> None:
         self._engine = engine
 
-    def freeze(self, predicate: TenantPredicate, audit: AuditDraft) -> None:
+    def freeze(self, predicate: TenantPredicate, closing: Received, audit: AuditDraft, *, held_too: bool) -> Erasure:
         tenant_id = predicate.tenant_id
 
-        def work(connection: sa.Connection) -> None:
+        def work(connection: sa.Connection) -> Erasure:
             # A write looks at the state again once it holds this lock, so none commits after the freeze.
             lock_tenant(connection, tenant_id)
-            if _is_held(connection, tenant_id):
-                raise LegalHoldError()
-            connection.execute(
-                sa.update(tenants).where(tenants.c.tenant_id == tenant_id).values(state=TenantState.CLOSING.value)
-            )
-            first = connection.execute(
-                insert(tenant_closings)
-                .values(tenant_id=tenant_id)
-                .on_conflict_do_nothing()
-                .returning(tenant_closings.c.tenant_id)
-            ).scalar()
-            append_event(connection, tenant_id, audit, Outcome.ALLOWED, reason="intent" if first else "resumed")
-
-        self._engine.transaction(work)
-
-    def keep_counts(self, predicate: TenantPredicate, counts: Mapping[str, int]) -> dict[str, int]:
-        mine = tenant_closings.c.tenant_id == predicate.tenant_id
-
-        def work(connection: sa.Connection) -> dict[str, int]:
-            found = connection.execute(sa.select(tenant_closings.c.counts).where(mine).with_for_update()).scalar_one()
-            kept = {name: max(count, found.get(name, 0)) for name, count in counts.items()}
-            connection.execute(sa.update(tenant_closings).where(mine).values(counts=kept))
-            return kept
+            row = connection.execute(_of(tenant_id)).one_or_none()
+            found = None if row is None else erasure_of(row)
+            if found is None or not found.is_done:
+                if not held_too and _is_held(connection, tenant_id):
+                    raise LegalHoldError()
+                connection.execute(
+                    sa.update(tenants).where(tenants.c.tenant_id == tenant_id).values(state=TenantState.CLOSING.value)
+                )
+            reason = "intent" if found is None else "resumed"
+            frozen = found or _begun(connection, tenant_id, closing, audit.actor.id)
+            append_event(connection, tenant_id, of_request(audit, frozen.erasure_id), Outcome.ALLOWED, reason=reason)
+            return frozen
 
         return self._engine.transaction(work)
 
-    def delete_rows(self, predicate: TenantPredicate) -> None:
-        tenant_id = predicate.tenant_id
-
-        def work(connection: sa.Connection) -> None:
-            lock_tenant(connection, tenant_id)
-            stock, size_bytes = connection.execute(
-                sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(memories.c.size_bytes), 0)).where(
-                    memories.c.tenant_id == tenant_id, memories.c.state == "active"
-                )
-            ).one()
-            for table in _ABOUT_PEOPLE:
-                connection.execute(sa.delete(table).where(table.c.tenant_id == tenant_id))
-            if stock:
-                give_back(connection, tenant_id, Action.TENANT_CLOSE, stock, int(size_bytes))
-
-        self._engine.transaction(work)
-
-    def count(self, predicate: TenantPredicate) -> dict[str, int]:
-        tenant_id = predicate.tenant_id
-
-        def work(connection: sa.Connection) -> dict[str, int]:
-            return {
-                f"control.{table.name}": int(
-                    connection.execute(
-                        sa.select(sa.func.count()).select_from(table).where(table.c.tenant_id == tenant_id)
-                    ).scalar_one()
-                )
-                for table in _ABOUT_PEOPLE
-            }
-
-        return self._engine.transaction(work)
-
-    def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
-        return placements_of(self._engine, predicate.tenant_id)
-
-    def finish(
-        self, predicate: TenantPredicate, audit: AuditDraft, counts: Mapping[str, int], *, complete: bool
-    ) -> None:
-        tenant_id = predicate.tenant_id
-
-        def work(connection: sa.Connection) -> None:
-            if complete:
-                connection.execute(
-                    sa.update(tenants).where(tenants.c.tenant_id == tenant_id).values(state=TenantState.CLOSED.value)
-                )
-                connection.execute(
-                    sa.update(tenant_closings)
-                    .where(tenant_closings.c.tenant_id == tenant_id)
-                    .values(completed_at=sa.func.clock_timestamp())
-                )
-                # What its people asked for is done with it.
-                connection.execute(
-                    sa.update(erasures)
-                    .where(erasures.c.tenant_id == tenant_id, erasures.c.state.not_in(_ENDED))
-                    .values(
-                        state=ErasureState.VERIFIED.value,
-                        user_sealed=None,
-                        completed_at=sa.func.clock_timestamp(),
-                        changed_at=sa.func.clock_timestamp(),
-                    )
-                )
-            outcome = Outcome.ALLOWED if complete else Outcome.FAILED
-            reason = None if complete else "erasure_incomplete"
-            append_event(connection, tenant_id, audit, outcome, reason=reason, counts=counts)
-
-        self._engine.transaction(work)
+    def get(self, predicate: TenantPredicate) -> Erasure | None:
+        rows = self._engine.rows(_of(predicate.tenant_id))
+        return erasure_of(rows[0]) if rows else None
 
     def unfinished(self) -> list[str]:
         query = sa.select(tenants.c.tenant_id).where(tenants.c.state == TenantState.CLOSING.value)
         return [str(tenant_id) for (tenant_id,) in self._engine.rows(query.order_by(tenants.c.tenant_id))]
+
+
+def _of(tenant_id: str) -> sa.Select[tuple[object, ...]]:
+    return sa.select(erasures).where(erasures.c.tenant_id == tenant_id, erasures.c.whole_tenant)
+
+
+def _begun(connection: sa.Connection, tenant_id: str, closing: Received, by: str | None) -> Erasure:
+    statement = sa.insert(erasures).values(
+        erasure_id=closing.erasure_id,
+        tenant_id=tenant_id,
+        whole_tenant=True,
+        state=ErasureState.FROZEN.value,
+        received_at=closing.received_at,
+        due_at=closing.due_at,
+        confirmed_at=sa.func.clock_timestamp(),
+        confirmed_by=by,
+    )
+    return erasure_of(connection.execute(statement.returning(erasures)).one())
 
 
 def _is_held(connection: sa.Connection, tenant_id: str) -> bool:

@@ -1,5 +1,7 @@
 """The steps of an erasure, from the freeze to the certificate, and what is reached after it has returned.
 
+Of a person or of a whole tenant: what differs is its extent (`cloud.gdpr.extents`).
+
 Each step is durable before the next and harmless when repeated. Going on with an erasure does the steps before again:
 they cost little, and a keyring or a table that was restored in between from a backup holds again what was destroyed.
 From the freeze on nothing of the subject is found; from the destroyed key on nothing of it can be read, wherever a copy
@@ -19,18 +21,23 @@ from typing import Final
 from cloud.audit.model import AuditDraft, Category
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
-from cloud.gdpr.catalog import Kind
 from cloud.gdpr.evidence import Evidence
+from cloud.gdpr.extents import Extent, Extents
 from cloud.gdpr.levels import AT_ONCE, Level, LevelState
 from cloud.gdpr.model import Erasure, ErasureState
-from cloud.gdpr.places import DataMap
 from cloud.gdpr.ports import ErasureStore
 from cloud.gdpr.removal import Removal, emptied
 from cloud.gdpr.sealing import person_of
 from cloud.gdpr.states import UNDER_WAY
 from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
-from cloud.kernel.errors import ErasureIncompleteError, LegalHoldError, LuminescentError, ProviderUnavailableError
+from cloud.kernel.errors import (
+    ErasureIncompleteError,
+    LegalHoldError,
+    LuminescentError,
+    PermissionDeniedError,
+    ProviderUnavailableError,
+)
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.config import PixeltableConfig
 from cloud.storage.engine import ControlEngine
@@ -52,7 +59,7 @@ class Erasing:
         config: The installation.
         audit: The log.
         evidence: What shows how deep an erasure went.
-        on_key_destroyed: Called when a person's key is destroyed, before that is recorded.
+        on_key_destroyed: Called when a key is destroyed, before that is recorded.
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class Erasing:
         self._audit = audit
         self._evidence = evidence
         self._on_key_destroyed = on_key_destroyed
-        self._map = DataMap(store, config)
+        self._extents = Extents(store, config)
         self._removal = Removal(engine, "erasure")
 
     def complete(
@@ -140,7 +147,7 @@ class Erasing:
     def finish(self, erasures: Sequence[Erasure]) -> int:
         """Finish these as the service itself; returns how many."""
         for erasure in erasures:
-            telemetry.named(Action.ERASURE.value, erasure.tenant_id, partial(self._finish, erasure))
+            telemetry.named(_action(erasure).value, erasure.tenant_id, partial(self._finish, erasure))
         return len(erasures)
 
     def upkeep(self) -> None:
@@ -179,31 +186,34 @@ class Erasing:
 
     def counted(self, predicate: TenantPredicate, erasure: Erasure) -> Erasure:
         """The erasure with what there is to remove, counted once nothing is added any more."""
-        assert erasure.subject_id is not None
-        counts = self._map.counts(predicate, erasure.subject_id)
-        return self._store.mark(erasure, erasure.state, counts=counts)
+        return self._store.mark(erasure, erasure.state, counts=self._extents.of(predicate, erasure).counts())
+
+    def seen(self, predicate: TenantPredicate) -> dict[str, int]:
+        """What closing the tenant would remove."""
+        return self._extents.of_tenant(predicate).counts()
 
     def _finish(self, erasure: Erasure) -> None:
         predicate = system_predicate(erasure.tenant_id, "erasure")
-        draft = self._audit.draft(predicate.scope, Action.ERASURE, subject_id=erasure.subject_id)
-        with suppress(LegalHoldError):
+        draft = self._audit.draft(predicate.scope, _action(erasure), subject_id=erasure.subject_id)
+        # Whose tenant is being closed is erased with it.
+        with suppress(LegalHoldError, PermissionDeniedError):
             self.go_on(predicate, erasure, draft)
 
     def _steps(self, predicate: TenantPredicate, erasure: Erasure, audit: AuditDraft, user_id: str | None) -> Erasure:
-        subject_id = erasure.subject_id
-        assert subject_id is not None
+        extent = self._extents.of(predicate, erasure)
         if user_id is None:
             # While its key is there: the certificate commits to it.
             user_id = person_of(self._config, erasure, self._store.sealed(predicate, erasure.erasure_id).user)
         step = ErasureState.KEY_DESTROYED
         try:
-            failpoints.reach("erase.frozen")
+            if not erasure.counts:
+                # It was cut off before anybody counted, or is asked for by the erasure ledger.
+                erasure = self.counted(predicate, erasure)
+            failpoints.reach(f"{extent.step}.frozen")
             erasure = self._store.mark(erasure, erasure.state, levels=(self._reached(Level.LOGICAL),))
-            erasure = self._destroy_key(predicate, erasure, subject_id)
+            erasure = self._destroy_keys(erasure, extent)
             step = ErasureState.ROWS_DELETED
-            left = emptied(
-                lambda: self._remove_rows(predicate, subject_id), lambda: self._map.counts(predicate, subject_id)
-            )
+            left = emptied(lambda: self._remove_rows(predicate, extent), extent.counts)
             if not left:
                 rows = sum(erasure.counts.values())
                 level = self._reached(Level.STORE, {"removed": rows, "left": 0})
@@ -214,39 +224,32 @@ class Erasing:
             with suppress(ProviderUnavailableError):
                 self._store.mark(erasure, ErasureState.FAILED, failed_step=step)
             raise
-        failpoints.reach("erase.rewritten")
+        failpoints.reach(f"{extent.step}.rewritten")
         if left:
             self._store.finish(erasure, ErasureState.FAILED, audit)
             raise ErasureIncompleteError(left)
         erasure = self._store.finish(erasure, ErasureState.VERIFIED, audit, (self._of_backups(erasure),))
-        failpoints.reach("erase.verified")
+        failpoints.reach(f"{extent.step}.verified")
         return self.certify(erasure, user_id)
 
-    def _destroy_key(self, predicate: TenantPredicate, erasure: Erasure, subject_id: str) -> Erasure:
-        tenant_id, keyring = predicate.tenant_id, self._config.keyring
+    def _destroy_keys(self, erasure: Erasure, extent: Extent) -> Erasure:
         if self._evidence.ledger is not None:
-            # Before anything is destroyed: a backup that is restored from now on must not bring the person back.
+            # Before anything is destroyed: a backup that is restored from now on must bring nobody back.
             self._evidence.ledger.append(erasure)
-        found = int(keyring.subject_key(tenant_id, subject_id) is not None)
-        self._map.erase(Kind.KEYRING, predicate, subject_id)
-        self._map.erase(Kind.CACHE, predicate, subject_id)
-        failpoints.reach("erase.key_destroyed")
+        found = extent.keys()
+        extent.destroy_keys()
+        failpoints.reach(f"{extent.step}.key_destroyed")
         # The control plane knows of it, so a copy of the keyring from before is recognized as one.
         self._on_key_destroyed()
-        linked = int(keyring.subject_key(tenant_id, subject_id) is not None)
-        if linked:
+        left = extent.keys()
+        if left:
             raise ErasureIncompleteError(("keyring.subject",))
-        level = self._reached(Level.CRYPTOGRAPHIC, {"destroyed_now": found, "left": linked})
+        level = self._reached(Level.CRYPTOGRAPHIC, {"destroyed_now": found, "left": left})
         return self._store.mark(erasure, ErasureState.KEY_DESTROYED, levels=(level,))
 
-    def _remove_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
-        def remove(_: Sequence[str]) -> None:
-            self._map.erase(Kind.CONTROL_TABLE, predicate, subject_id)
-            failpoints.reach("erase.ledger_deleted")
-            self._map.erase(Kind.PIXELTABLE_TABLE, predicate, subject_id)
-
-        self._removal.under_locks(lambda: self._store.placements(predicate), remove)
-        failpoints.reach("erase.rows_deleted")
+    def _remove_rows(self, predicate: TenantPredicate, extent: Extent) -> None:
+        self._removal.under_locks(lambda: self._store.placements(predicate), extent.remove_rows)
+        failpoints.reach(f"{extent.step}.rows_deleted")
 
     def _rewrite(self, predicate: TenantPredicate, erasure: Erasure) -> Erasure:
         """Reach the levels of the storage at once, or say when that will be."""
@@ -300,6 +303,10 @@ class Erasing:
 
     def _reached(self, level: Level, evidence: dict[str, int | str] | None = None) -> LevelState:
         return LevelState(level, self._config.clock(), evidence=evidence or {})
+
+
+def _action(erasure: Erasure) -> Action:
+    return Action.TENANT_CLOSE if erasure.whole_tenant else Action.ERASURE
 
 
 def _told(work: Callable[[], object], message: str) -> None:

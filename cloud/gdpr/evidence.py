@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from cloud.gdpr.levels import LevelState
+from cloud.gdpr.levels import Level, LevelState
 from cloud.gdpr.model import Erasure
+from cloud.kernel.clock import Clock
 from cloud.kernel.scope import TenantPredicate
 
 
@@ -42,19 +43,39 @@ class Backups(Protocol):
         ...
 
 
+class DueNow:
+    """`StorageRewriter` and `Backups` of an erasure that is done again before anything is served: the levels of the
+    storage are due at once, and are reached by the upkeep of whoever opens the installation then.
+
+    Args:
+        clock: The present, UTC.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def at_once(self) -> bool:
+        """Never."""
+        return False
+
+    def due(self) -> datetime:
+        """Now."""
+        return self._clock()
+
+    def rewrite(self, predicate: TenantPredicate, placements: Sequence[str]) -> Sequence[LevelState]:
+        """Nothing is rewritten yet."""
+        return [LevelState(level, None, self._clock()) for level in (Level.FILE, Level.WAL)]
+
+    def level(self, before: datetime) -> LevelState:
+        """Due now: which backups there are is looked up then."""
+        return LevelState(Level.BACKUPS, None, self._clock())
+
+
 class ErasureLedger(Protocol):
     """Erasures, kept signed outside the databases, so that a restored backup brings nobody back."""
 
     def append(self, erasure: Erasure) -> None:
-        """Keep that this subject is erased, durably; harmless when repeated.
-
-        Raises:
-            ConfigurationError: It cannot be written.
-        """
-        ...
-
-    def append_closing(self, tenant_id: str) -> None:
-        """Keep that this tenant is closed for good, durably; harmless when repeated.
+        """Keep that this subject is erased, or this tenant closed for good, durably; harmless when repeated.
 
         Raises:
             ConfigurationError: It cannot be written.

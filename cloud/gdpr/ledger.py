@@ -61,7 +61,7 @@ class LedgerRecord:
         at: When it was written (UTC).
         tenant_id: The tenant, for an erasure and a closing.
         subject_id: The subject that was erased.
-        reference: Id of the erasure or of the backup.
+        reference: Id of the erasure, of the closing or of the backup.
         expires_at: Until when the backup may be kept (UTC).
         location: Where the backup is.
     """
@@ -152,12 +152,12 @@ class FileErasureLedger:
         return self._path.exists()
 
     def append(self, erasure: Erasure) -> None:
-        if erasure.subject_id is None:
-            return  # Nothing was kept of the person, so no backup brings anything back.
-        self.add(LedgerRecord(Entry.ERASURE, self._clock(), erasure.tenant_id, erasure.subject_id, erasure.erasure_id))
-
-    def append_closing(self, tenant_id: str) -> None:
-        self.add(LedgerRecord(Entry.CLOSING, self._clock(), tenant_id))
+        tenant_id, subject_id, erasure_id = erasure.tenant_id, erasure.subject_id, erasure.erasure_id
+        if erasure.whole_tenant:
+            self.add(LedgerRecord(Entry.CLOSING, self._clock(), tenant_id, reference=erasure_id))
+        elif subject_id is not None:
+            self.add(LedgerRecord(Entry.ERASURE, self._clock(), tenant_id, subject_id, erasure_id))
+        # Of nobody nothing was kept, so no backup brings anything back.
 
     def add(self, *records: LedgerRecord) -> None:
         """Keep these, durably; one that says the same as one that is there is left out.

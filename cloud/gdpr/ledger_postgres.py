@@ -70,6 +70,14 @@ class PostgresLedgerView:
         query = sa.select(tenants.c.tenant_id).where(is_closed if closed else ~is_closed)
         return tuple(str(row[0]) for row in self._engine.rows(query.order_by(tenants.c.tenant_id)))
 
+    def tenants_back(self, tenant_ids: Collection[str]) -> tuple[str, ...]:
+        ended = (TenantState.CLOSING.value, TenantState.CLOSED.value)
+        query = sa.select(tenants.c.tenant_id).where(
+            tenants.c.tenant_id == sa.any_(sa.cast(sorted(tenant_ids), sa.ARRAY(sa.Text))),
+            tenants.c.state.not_in(ended),
+        )
+        return tuple(str(row[0]) for row in self._engine.rows(query.order_by(tenants.c.tenant_id)))
+
     def kept_backups(self) -> Sequence[LedgerRecord]:
         query = sa.select(data_backups).where(data_backups.c.deleted_at.is_(None)).order_by(data_backups.c.made_at)
         return [

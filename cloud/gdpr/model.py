@@ -75,12 +75,12 @@ class ErasurePreview:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """A request for the erasure of a person, and how far it got.
+    """A request for the erasure of a person, or the closing of a tenant, and how far it got.
 
     Attributes:
         erasure_id: Its id.
         tenant_id: The tenant.
-        subject_id: The subject that is erased; `None` if nothing was kept of the person.
+        subject_id: The subject that is erased; `None` if nothing was kept of the person, and for a whole tenant.
         state: How far it got.
         counts: What was removed, by entry of the data map.
         requested_at: When it was recorded here (UTC).
@@ -100,6 +100,7 @@ class Erasure:
         certificate: The newest certificate, as it is kept; as it is handed out in what callers get.
         commitment_sealed: The certificate's commitment to the user id, made when it was confirmed; `None` if nobody
             named the person.
+        whole_tenant: Whether it is the closing of the tenant: everybody of it is erased.
     """
 
     erasure_id: str
@@ -123,6 +124,7 @@ class Erasure:
     levels: Mapping[Level, LevelState] = field(default_factory=dict)
     certificate: str | None = field(default=None, repr=False)
     commitment_sealed: bytes | None = field(default=None, repr=False)
+    whole_tenant: bool = False
 
     @property
     def memories(self) -> int:
@@ -189,19 +191,6 @@ class ClosingPreview:
     Attributes:
         tenant_id: The tenant.
         counts: What was found, by entry of the data map.
-    """
-
-    tenant_id: str
-    counts: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedTenant:
-    """A tenant that is closed: nothing of its people is left.
-
-    Attributes:
-        tenant_id: Its name, which is not given again.
-        counts: What was erased, by entry of the data map.
     """
 
     tenant_id: str

@@ -14,36 +14,26 @@ from cloud.kernel.scope import TenantPredicate
 
 
 class ClosingStore(Protocol):
-    """The control plane's rows of a tenant that is being closed."""
+    """Closings of tenants: each is an erasure of everybody, with one row that stays."""
 
-    def freeze(self, predicate: TenantPredicate, audit: AuditDraft) -> None:
+    def freeze(self, predicate: TenantPredicate, closing: Received, audit: AuditDraft, *, held_too: bool) -> Erasure:
         """Refuse every operation of the tenant from the commit on, and record the intent, once.
+
+        Goes on with a closing that is there already; one that is done stays as it is.
+
+        Args:
+            predicate: The tenant.
+            closing: The closing, if there is none yet.
+            audit: The event of the intent.
+            held_too: Whether also what a legal hold keeps: where its keys are destroyed, nothing is left to keep.
 
         Raises:
             LegalHoldError: The tenant or one of its people is held; nothing has changed.
         """
         ...
 
-    def keep_counts(self, predicate: TenantPredicate, counts: Mapping[str, int]) -> dict[str, int]:
-        """Record what there is to erase; returns it with what an earlier attempt had found."""
-        ...
-
-    def delete_rows(self, predicate: TenantPredicate) -> None:
-        """Delete every row about a person of the tenant and give the stock back, in one transaction."""
-        ...
-
-    def count(self, predicate: TenantPredicate) -> dict[str, int]:
-        """Rows about people of the tenant, by entry of the data map."""
-        ...
-
-    def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
-        """The Pixeltable tables in which the tenant may have rows."""
-        ...
-
-    def finish(
-        self, predicate: TenantPredicate, audit: AuditDraft, counts: Mapping[str, int], *, complete: bool
-    ) -> None:
-        """Record the end together with its event; the tenant is closed if it is `complete`."""
+    def get(self, predicate: TenantPredicate) -> Erasure | None:
+        """The tenant's closing, if it has begun."""
         ...
 
     def unfinished(self) -> list[str]:
@@ -155,7 +145,7 @@ class RequestStore(Protocol):
         ...
 
     def requests(self, predicate: TenantPredicate, *, owed: bool) -> list[Erasure]:
-        """The tenant's requests, what is due first before; only those that are still owed if `owed`."""
+        """What the tenant's people asked for, what is due first before; only what is still owed if `owed`."""
         ...
 
     def sealed(self, predicate: TenantPredicate, erasure_id: str) -> SealedTexts:
@@ -240,7 +230,10 @@ class RequestStore(Protocol):
     def finish(
         self, erasure: Erasure, state: ErasureState, audit: AuditDraft, levels: Sequence[LevelState] = ()
     ) -> Erasure:
-        """Record the end, or that it failed, together with its audit event; the sealed user id goes."""
+        """Record the end, or that it failed, together with its audit event; the sealed user id goes.
+
+        With a whole tenant's end the tenant is closed, and what its people had asked for is done.
+        """
         ...
 
     def note_level(self, erasure: Erasure, levels: Sequence[LevelState], audit: AuditDraft) -> Erasure:
@@ -307,6 +300,14 @@ class ErasureStore(RequestStore, Protocol):
 
     def delete_rows(self, predicate: TenantPredicate, subject_id: str) -> None:
         """Delete every row of the subject and give its stock back, in one transaction."""
+        ...
+
+    def delete_tenant(self, predicate: TenantPredicate) -> None:
+        """Delete every row about a person of the tenant and give the stock back, in one transaction."""
+        ...
+
+    def count_tenant(self, predicate: TenantPredicate) -> dict[str, int]:
+        """Rows about people of the tenant, by entry of the data map."""
         ...
 
     def erased_places(self) -> Collection[str]:

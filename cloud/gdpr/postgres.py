@@ -15,10 +15,10 @@ from cloud.gdpr.subject_rows import ERASED_ROWS, ROWS
 from cloud.kernel.access import Action
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.placement_store import placements_of
-from cloud.storage.metadata import (
-    memories,
-    subjects,
-)
+from cloud.storage.metadata import erasures, memories, subjects
+
+_ABOUT_PEOPLE: Final = (*(ROWS[place].table for place in ERASED_ROWS), subjects)
+"""What a closing empties: what an erasure does, and the rows that refuse late writes, which the tenant itself does."""
 
 _GIVE_BACK: Final = sa.text("SELECT lc_charge(:tenant, :event, :deltas, :subjects)").bindparams(
     *(sa.bindparam(name, type_=JSONB) for name in ("event", "deltas", "subjects"))
@@ -50,6 +50,41 @@ class PostgresErasureStore(PostgresRequestStore):
             )
 
         self._engine.transaction(work)
+
+    def delete_tenant(self, predicate: TenantPredicate) -> None:
+        tenant_id = predicate.tenant_id
+
+        def work(connection: sa.Connection) -> None:
+            lock_tenant(connection, tenant_id)
+            stock, size_bytes = connection.execute(
+                sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(memories.c.size_bytes), 0))
+                .where(memories.c.tenant_id == tenant_id)
+                .where(memories.c.state == "active")
+            ).one()
+            for table in _ABOUT_PEOPLE:
+                connection.execute(sa.delete(table).where(table.c.tenant_id == tenant_id))
+            # Of requests that are open: as row versions they would outlive their people's rows.
+            connection.execute(
+                sa.update(erasures)
+                .where(erasures.c.tenant_id == tenant_id, erasures.c.user_sealed.is_not(None))
+                .values(user_sealed=None)
+            )
+            if stock:
+                give_back(connection, tenant_id, Action.TENANT_CLOSE, stock, int(size_bytes))
+
+        self._engine.transaction(work)
+
+    def count_tenant(self, predicate: TenantPredicate) -> dict[str, int]:
+        tenant_id = predicate.tenant_id
+
+        def work(connection: sa.Connection) -> dict[str, int]:
+            found = {}
+            for table in _ABOUT_PEOPLE:
+                query = sa.select(sa.func.count()).select_from(table).where(table.c.tenant_id == tenant_id)
+                found[f"control.{table.name}"] = int(connection.execute(query).scalar_one())
+            return found
+
+        return self._engine.transaction(work)
 
     def erased_places(self) -> Collection[str]:
         return ERASED_ROWS

@@ -14,17 +14,14 @@ from typing import Final, Protocol
 
 from cloud.audit.model import AuditDraft, Category
 from cloud.audit.ports import TransactionalAuditLogger
-from cloud.gdpr.catalog import Kind
+from cloud.gdpr.erasing import Erasing
 from cloud.gdpr.ledger import Entry, FileErasureLedger, LedgerPlace, LedgerRecord
-from cloud.gdpr.model import ErasureState
-from cloud.gdpr.places import DataMap
 from cloud.gdpr.ports import Confirmation, ErasureStore, Received
 from cloud.gdpr.rebuilding import ErasedView, rebuild_ledger, seed_ledger
-from cloud.gdpr.removal import Removal, emptied
 from cloud.gdpr.states import MONTHS, months_later
 from cloud.kernel import failpoints, telemetry
 from cloud.kernel.access import Action
-from cloud.kernel.errors import ErasureIncompleteError, ProviderUnavailableError
+from cloud.kernel.errors import ProviderUnavailableError
 from cloud.kernel.ids import new_event_id
 from cloud.kernel.scope import TenantPredicate
 from cloud.memory.config import PixeltableConfig
@@ -48,6 +45,10 @@ class LedgerView(ErasedView, Protocol):
 
     def back(self, predicate: TenantPredicate, subject_ids: Collection[str]) -> tuple[str, ...]:
         """Which of these subjects are active here; who is frozen is being erased by this database itself."""
+        ...
+
+    def tenants_back(self, tenant_ids: Collection[str]) -> tuple[str, ...]:
+        """Which of these tenants are here and not closed; one that is being closed goes on by itself."""
         ...
 
     def add_backup(self, record: LedgerRecord) -> None:
@@ -79,16 +80,18 @@ class Replayed:
 
 
 class Replay:
-    """Lets the databases follow the ledger.
+    """Lets the databases follow the ledger. What it erases reaches the levels of the storage later, as due at once: a
+    database that was read in anew holds no remains, and nobody has measured that.
 
     Args:
         ledger: The ledger.
         view: What the control plane knows.
-        store: Erasures and rows of the control plane.
-        engine: Engine that holds locks while rows are removed.
+        store: Erasures of the control plane.
+        engine: Engine that holds a lock while this goes on.
         config: The installation.
+        erasing: Takes the erasures to their end; keeps nothing in the ledger and certifies nothing.
         audit: The log.
-        close_again: Closes a tenant that had been closed.
+        close_again: Closes a tenant that had been closed, by the id of the closing if the ledger has it.
     """
 
     def __init__(
@@ -98,9 +101,10 @@ class Replay:
         store: ErasureStore,
         engine: ControlEngine,
         config: PixeltableConfig,
+        erasing: Erasing,
         audit: TransactionalAuditLogger,
         *,
-        close_again: Callable[[str], None],
+        close_again: Callable[[str, str | None], None],
     ) -> None:
         self._ledger = ledger
         self._view = view
@@ -109,8 +113,7 @@ class Replay:
         self._config = config
         self._audit = audit
         self._close_again = close_again
-        self._map = DataMap(store, config)
-        self._removal = Removal(engine, "replay")
+        self._erasing = erasing
 
     def run(self) -> Replayed:
         """Nobody whom the ledger names is in these databases when this returns.
@@ -157,10 +160,10 @@ class Replay:
         return replayed
 
     def _close(self, records: Sequence[LedgerRecord]) -> int:
-        closed = {record.tenant_id for record in records if record.entry is Entry.CLOSING}
-        back = [tenant_id for tenant_id in self._view.tenants(closed=False) if tenant_id in closed]
+        closed = {record.tenant_id: record.reference for record in records if record.entry is Entry.CLOSING}
+        back = self._view.tenants_back([tenant_id for tenant_id in closed if tenant_id is not None])
         for tenant_id in back:
-            self._close_again(tenant_id)
+            self._close_again(tenant_id, closed[tenant_id])
         return len(back)
 
     def _erase(self, records: Sequence[LedgerRecord]) -> int:
@@ -190,33 +193,16 @@ class Replay:
 
         now, audit = self._config.clock(), draft(Action.ERASURE)
         received = Received(erasure_id, subject_id, now, months_later(now, MONTHS), None, None)
-        with self._removal.turn():
-            erasure = self._store.freeze(
-                predicate,
-                received,
-                Confirmation(audit.actor.id, None, None),
-                intent=draft(Action.ERASURE_STEP),
-                audit=audit,
-            )
-            # Whatever state that found it in, a legal hold of then included: its key is destroyed since.
-            counts = self._map.counts(predicate, subject_id)
-            for kind in (Kind.KEYRING, Kind.CACHE):
-                self._map.erase(kind, predicate, subject_id)
-            erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, counts=counts)
-            left = emptied(lambda: self._remove(predicate, subject_id), lambda: self._map.counts(predicate, subject_id))
-            if not left:
-                erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED)
-            self._store.finish(erasure, ErasureState.FAILED if left else ErasureState.VERIFIED, audit)
+        erasure = self._store.freeze(
+            predicate,
+            received,
+            Confirmation(audit.actor.id, None, None),
+            intent=draft(Action.ERASURE_STEP),
+            audit=audit,
+        )
+        # Whatever state that found it in, a legal hold of then included: its key is destroyed since.
+        self._erasing.complete(predicate, erasure, audit)
         failpoints.reach("replay.erased")
-        if left:
-            raise ErasureIncompleteError(left)
-
-    def _remove(self, predicate: TenantPredicate, subject_id: str) -> None:
-        def remove(_: Sequence[str]) -> None:
-            self._map.erase(Kind.CONTROL_TABLE, predicate, subject_id)
-            self._map.erase(Kind.PIXELTABLE_TABLE, predicate, subject_id)
-
-        self._removal.under_locks(lambda: self._store.placements(predicate), remove)
 
     def _draft(self) -> AuditDraft:
         scope = system_predicate(_INSTALLATION, _COMPONENT).scope

@@ -72,7 +72,7 @@ class PostgresRequestStore:
 
     def requests(self, predicate: TenantPredicate, *, owed: bool) -> list[Erasure]:
         deadline = sa.func.coalesce(erasures.c.extended_until, erasures.c.due_at)
-        query = sa.select(erasures).where(erasures.c.tenant_id == predicate.tenant_id)
+        query = sa.select(erasures).where(erasures.c.tenant_id == predicate.tenant_id, ~erasures.c.whole_tenant)
         if owed:
             query = query.where(_OPEN)
         return [erasure_of(row) for row in self._engine.rows(query.order_by(deadline, erasures.c.erasure_id))]
@@ -251,6 +251,8 @@ class PostgresRequestStore:
             failed = state is ErasureState.FAILED
             values |= {"failed_step": ErasureState.VERIFIED.value} if failed else {"user_sealed": None}
             row = _update(connection, erasure.tenant_id, erasure.erasure_id, values)
+            if found.whole_tenant and not failed:
+                _close_tenant(connection, erasure.tenant_id)
             append_event(
                 connection,
                 erasure.tenant_id,
@@ -488,6 +490,25 @@ def _frozen(
     row = _update(connection, tenant_id, erasure_id, {**values, "state": ErasureState.FROZEN.value})
     append_event(connection, tenant_id, of_request(intent, erasure_id), Outcome.ALLOWED, reason="intent")
     return erasure_of(row)
+
+
+def _close_tenant(connection: sa.Connection, tenant_id: str) -> None:
+    connection.execute(
+        sa.update(tenants).where(tenants.c.tenant_id == tenant_id).values(state=TenantState.CLOSED.value)
+    )
+    # What its people asked for is done with it. How deep, its own row says; theirs have no event of an end to certify.
+    connection.execute(
+        sa.update(erasures)
+        .where(erasures.c.tenant_id == tenant_id, _OPEN)
+        .values(
+            state=ErasureState.VERIFIED.value,
+            user_sealed=None,
+            levels={},
+            next_level_at=None,
+            completed_at=_NOW,
+            changed_at=_NOW,
+        )
+    )
 
 
 def _open_request(connection: sa.Connection, tenant_id: str, received: Received) -> Row | None:

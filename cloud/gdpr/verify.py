@@ -7,8 +7,8 @@ of it. `docs/certificate-format.md` describes the format, so that another progra
 
 What holds when it ends with 0: the holder of VKEY signed every byte of what the certificate claims; the events that
 announced and ended the erasure are leaves of the tenant's audit log, whose head is signed too, and say of the same
-request, the same subject and the same counts what the certificate says; and, where they were given, the certificate is
-about USER and follows OLD.
+request, the same subject or the whole tenant, and the same counts what the certificate says; and, where they were
+given, the certificate is about USER and follows OLD.
 
 Exit codes: 0 all of it holds; 1 something does not; 2 the call cannot be understood; 3 everything fits together, but
 without `--key` it is not established who signed it.
@@ -37,7 +37,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FORMAT = "luminescent-erasure-certificate/1"
 ROTATION = "luminescent audit key rotation"
-BEGUN, ENDED = "gdpr.erase.step", "gdpr.erase"
+ACTIONS = {"person": ("gdpr.erase.step", "gdpr.erase"), "tenant": ("tenant.close.step", "tenant.close")}
+WHAT = {"person": "erasure", "tenant": "closing"}
 LEVELS = ("logical", "cryptographic", "store", "file", "wal", "backups")
 ALWAYS_REACHED = LEVELS[:3]
 SALT_BYTES = DIGEST_BYTES = 32
@@ -62,7 +63,8 @@ class Result:
     Attributes:
         tenant: The tenant.
         erasure_id: The request.
-        subject_id: The subject that was erased; `None` if nothing was kept of the person.
+        of: `person`, or `tenant` if everybody of the tenant was erased with it.
+        subject_id: The subject that was erased; `None` if nothing was kept of the person, and for a tenant.
         number: Which certificate of this request it is, from 1 on.
         counts: What was removed, by entry of the data map.
         reached: Levels that are reached, each with its time.
@@ -74,6 +76,7 @@ class Result:
 
     tenant: str
     erasure_id: str
+    of: str
     subject_id: str | None
     number: int
     counts: Mapping[str, int]
@@ -106,6 +109,8 @@ def verify_certificate(
         _fail(f"{where}.log", f"{body['log']!r} is not the log of tenant {body['tenant']!r} under this key")
     _require_witnesses(body, keys)
     salt = _require_salt(certificate)
+    if user_id is not None and body["of"] == "tenant":
+        _fail("certificate.of", "it is about a whole tenant, and names nobody of it")
     matches = None if user_id is None else _require_user(body["person"], salt, user_id)
     if previous is not None:
         _require_follows(body, previous, keys)
@@ -114,6 +119,7 @@ def verify_certificate(
     return Result(
         tenant=body["tenant"],
         erasure_id=body["request"]["id"],
+        of=body["of"],
         subject_id=body["subject"],
         number=body["number"],
         counts=body["counts"],
@@ -128,9 +134,11 @@ def verify_certificate(
 def _remarks(body: Mapping[str, Any], key: str | None, user_id: str | None, previous: bytes | None) -> Iterator[str]:
     if key is None:
         yield "origin not established: give the log's verifier key with --key"
-    if user_id is None:
+    if body["of"] == "tenant":
+        yield "it is about the whole tenant: everybody of it was erased when it was closed"
+    elif user_id is None:
         yield "not checked whom it is about: give the person's user id with --user-id"
-    if body["subject"] is None:
+    if body["of"] == "person" and body["subject"] is None:
         yield "nothing was kept of the person when the erasure was asked for"
     if body["number"] > 1 and previous is None:
         yield f"it takes the place of certificate {body['number'] - 1}: give that one with --previous to compare them"
@@ -265,7 +273,7 @@ def _require_shape(document: object) -> None:
         where,
         (
             *("format", "number", "previous", "issued_at", "software", "key", "handovers", "log", "tenant"),
-            *("request", "subject", "person", "counts", "kept", "levels", "intent", "outcome", "checkpoint"),
+            *("request", "of", "subject", "person", "counts", "kept", "levels", "intent", "outcome", "checkpoint"),
         ),
     )
     if body["format"] != FORMAT:
@@ -288,6 +296,11 @@ def _require_shape(document: object) -> None:
     _text(request["id"], f"{where}.request.id", _UUID)
     for name in ("requested_at", "completed_at"):
         _time(request[name], f"{where}.request.{name}")
+    if not isinstance(body["of"], str) or body["of"] not in ACTIONS:
+        _fail(f"{where}.of", f"{body['of']!r} is none of {', '.join(ACTIONS)}")
+    for name in ("subject", "person"):
+        if body["of"] == "tenant" and body[name] is not None:
+            _fail(f"{where}.{name}", "it is about a whole tenant, and names one person")
     if body["subject"] is not None:
         _text(body["subject"], f"{where}.subject", _UUID)
     _require_person_shape(body["person"], f"{where}.person")
@@ -465,11 +478,11 @@ def _require_witnesses(body: Mapping[str, Any], keys: Sequence[VerifierKey]) -> 
         "details.erasure_id": body["request"]["id"],
         "outcome": "allowed",
     }
-    for name, action in (("intent", BEGUN), ("outcome", ENDED)):
+    for name, action in zip(("intent", "outcome"), ACTIONS[body["of"]], strict=True):
         witness, where = body[name], f"certificate.{name}"
         if witness is None:
-            if body["subject"] is not None:
-                _fail(where, "there is none: nobody announced that this subject is erased")
+            if body["of"] == "tenant" or body["subject"] is not None:
+                _fail(where, "there is none: nobody announced what is erased")
             continue
         _require_facts(witness["event"], {**wanted, "action": action}, where)
         proof = [bytes.fromhex(step) for step in witness["proof"]]
@@ -562,7 +575,7 @@ def _require_follows(body: Mapping[str, Any], previous: bytes, keys: Sequence[Ve
     old = earlier["certificate"]
     if body["previous"] != hashlib.sha256(canonical(old)).hexdigest() or body["number"] != old["number"] + 1:
         _fail("certificate.previous", f"it does not follow this certificate {old['number']}")
-    for name in ("tenant", "request", "subject", "person", "counts"):
+    for name in ("tenant", "request", "of", "subject", "person", "counts"):
         if body[name] != old[name]:
             _fail(f"certificate.{name}", "not what the previous certificate says")
     for now, before in zip(body["levels"], old["levels"], strict=True):
@@ -590,7 +603,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{level}: reached {reached_at}\n")
     for level, due_at in result.to_come.items():
         sys.stdout.write(f"{level}: {'due ' + due_at if due_at else 'to come'}\n")
-    sys.stdout.write(f"certificate {result.number} of erasure {result.erasure_id} in {result.tenant}: holds\n")
+    sys.stdout.write(
+        f"certificate {result.number} of {WHAT[result.of]} {result.erasure_id} in {result.tenant}: holds\n"
+    )
     return 0 if result.origin_established else 3
 
 

@@ -90,6 +90,7 @@ class Action(StrEnum):
     TENANT_CHANGE = "tenant.change"
     TENANT_CLOSE = "tenant.close"
     TENANT_CLOSE_STEP = "tenant.close.step"
+    TENANT_CERTIFICATE = "tenant.certificate"
     TENANT_MOVE = "tenant.move"
     TENANT_MOVE_STEP = "tenant.move.step"
     EMBEDDINGS_STATUS = "embeddings.status"
@@ -189,6 +190,7 @@ _TENANTS: Final = frozenset(
         Action.TENANT_LIST,
         Action.TENANT_CHANGE,
         Action.TENANT_CLOSE,
+        Action.TENANT_CERTIFICATE,
         Action.TENANT_MOVE,
         Action.EMBEDDINGS_STATUS,
         Action.EMBEDDINGS_MIGRATE,

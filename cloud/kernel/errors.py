@@ -195,8 +195,8 @@ class ErasureRequestError(LuminescentError):
     """This cannot be done to the request for erasure as it is; nothing has changed.
 
     Attributes:
-        reason: `absent`, which one of another tenant is too, `wrong_state`, `stale_preview`, `overdue` or
-            `not_certified`.
+        reason: `absent`, which one of another tenant is too, `wrong_state`, `stale_preview`, `overdue`,
+            `not_certified` or `not_closed`.
         state: The request's state, if there is such a request.
     """
 
@@ -207,6 +207,7 @@ class ErasureRequestError(LuminescentError):
         "wrong_state": "the request for erasure is {state}: this cannot be done to it (any more)",
         "stale_preview": "something came, changed or went since the preview: look at it again and confirm what you see",
         "not_certified": "the request for erasure is {state}: there is no certificate of it yet",
+        "not_closed": "the tenant is not closed: there is no certificate of that",
         "overdue": "an extension is told to the person within the first month, and lasts two further months at most",
     }
 

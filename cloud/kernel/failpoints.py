@@ -30,6 +30,8 @@ NAMES = (
     "close.key_destroyed",
     "close.ledger_deleted",
     "close.rows_deleted",
+    "close.rewritten",
+    "close.verified",
     "rotate.root.begun",
     "rotate.root.slot",
     "rotate.root.batch",

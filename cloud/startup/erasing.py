@@ -11,6 +11,9 @@ from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.service import Custody
+from cloud.gdpr.closing import TenantClosing
+from cloud.gdpr.closing_postgres import PostgresClosingStore
+from cloud.gdpr.erasing import Erasing
 from cloud.gdpr.evidence import Evidence
 from cloud.gdpr.holds_postgres import PostgresHoldStore
 from cloud.gdpr.postgres import PostgresErasureStore
@@ -64,6 +67,21 @@ def build_gdpr(
         evidence=evidence_of(installation, admissions, audit),
         on_key_destroyed=on_key_destroyed,
     )
+
+
+def build_closing(
+    installation: Installation,
+    admissions: Administration,
+    audit: CloudAuditLogger,
+    tenants: PostgresTenantStore,
+    *,
+    on_key_destroyed: Callable[[], None],
+) -> TenantClosing:
+    """What closes tenants of an installation."""
+    maintenance, config = installation.engines.maintenance, installation.config
+    evidence = evidence_of(installation, admissions, audit)
+    erasing = Erasing(PostgresErasureStore(maintenance), maintenance, config, audit, evidence, on_key_destroyed)
+    return TenantClosing(PostgresClosingStore(maintenance), erasing, tenants, admissions, audit, config.clock)
 
 
 def go_on_with_erasures(installation: Installation, stop: threading.Event) -> None:

@@ -9,6 +9,8 @@ from cloud.audit.keyfile import AuditKeyFile
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.gdpr.closing import TenantClosing
 from cloud.gdpr.closing_postgres import PostgresClosingStore
+from cloud.gdpr.erasing import Erasing
+from cloud.gdpr.evidence import DueNow, Evidence
 from cloud.gdpr.ledger import FileErasureLedger
 from cloud.gdpr.ledger_postgres import PostgresLedgerView
 from cloud.gdpr.postgres import PostgresErasureStore
@@ -49,15 +51,18 @@ def build_replay(
     """What lets the databases follow the ledger."""
     tenants = PostgresTenantStore(engines.maintenance, first_model=first_model)
     admissions = Administration(CloudTenantProvider(config.identities), config.identities, audit, tenants)
+    store, later = PostgresErasureStore(engines.maintenance), DueNow(config.clock)
+    erasing = Erasing(store, engines.maintenance, config, audit, Evidence(rewriter=later, backups=later), lambda: None)
     closing = TenantClosing(
-        PostgresClosingStore(engines.maintenance), engines.maintenance, config, tenants, admissions, audit, ledger
+        PostgresClosingStore(engines.maintenance), erasing, tenants, admissions, audit, config.clock
     )
     return Replay(
         ledger,
         PostgresLedgerView(engines.maintenance),
-        PostgresErasureStore(engines.maintenance),
+        store,
         engines.maintenance,
         config,
+        erasing,
         audit,
         close_again=closing.again,
     )

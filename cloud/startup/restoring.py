@@ -194,14 +194,15 @@ def _finished(
         runtime = CloudRuntime(installation)
         step = dataclasses.replace(draft, action=Action.BACKUP_RESTORE_STEP, event_id=new_event_id())
         runtime.audit.record(SYSTEM_LOG, step, Outcome.ALLOWED, reason="intent")
-        if opening.may_finish:
-            runtime.gdpr.resume()
-            runtime.closing.resume()
         failpoints.reach("data_restore.replayed")
         cut = accept_restored(
             installation.proofs.trees, installation.proofs.outside, installation.proofs.keys.keys, reason
         )
         failpoints.reach("data_restore.accepted")
+        if opening.may_finish:
+            # Once the logs go on: certificates prove events of them.
+            runtime.gdpr.resume()
+            runtime.closing.resume()
         _remembered(installation, backup_id)
         _recorded(runtime.audit, draft, cut, installation.replayed.counts())
     finally:

@@ -17,8 +17,6 @@ from pydantic import SecretStr
 from cloud.audit.archiving import AuditArchives
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.service import Custody
-from cloud.gdpr.closing import TenantClosing
-from cloud.gdpr.closing_postgres import PostgresClosingStore
 from cloud.gdpr.postgres import PostgresErasureStore
 from cloud.gdpr.scanning import ResidueScan
 from cloud.kernel.errors import (
@@ -35,7 +33,7 @@ from cloud.memory.worker import WorkerProcess
 from cloud.settings import CloudSettings
 from cloud.startup.backups import build_backups
 from cloud.startup.custody import place_of
-from cloud.startup.erasing import build_gdpr
+from cloud.startup.erasing import build_closing, build_gdpr
 from cloud.startup.installation import Installation, open_installation, system_predicates, work
 from cloud.startup.keyring import keyring_directory
 from cloud.startup.observability import export_telemetry
@@ -145,15 +143,7 @@ class CloudRuntime:
         checkpoints = FileCheckpoints(installation.settings.home / "imports")
         self.transfer = CloudTransfer(config, self.memory, admissions, self.audit, checkpoints)
         self.gdpr = build_gdpr(installation, admissions, self.audit, on_key_destroyed=self.keyring.note)
-        self.closing = TenantClosing(
-            PostgresClosingStore(engines.maintenance),
-            engines.maintenance,
-            config,
-            store,
-            admissions,
-            self.audit,
-            installation.ledger,
-        )
+        self.closing = build_closing(installation, admissions, self.audit, store, on_key_destroyed=self.keyring.note)
         self.backups = build_backups(
             installation.settings,
             installation.server,

@@ -291,6 +291,7 @@ erasures = Table(
     Column("certificate", Text),
     Column("commitment_sealed", LargeBinary),
     Column("changed_at", _instant, nullable=False, server_default=_now),
+    Column("whole_tenant", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint(
         "state IN ('received', 'identity_verified', 'previewed', 'held', 'confirmed', 'frozen', 'key_destroyed',"
         " 'rows_deleted', 'storage_rewritten', 'verified', 'certified', 'failed', 'rejected', 'cancelled')",
@@ -299,6 +300,7 @@ erasures = Table(
     CheckConstraint(
         "user_sealed IS NULL OR state NOT IN ('verified', 'certified', 'rejected', 'cancelled')", name="user_sealed"
     ),
+    CheckConstraint("NOT whole_tenant OR subject_id IS NULL", name="whole_tenant"),
     Index(None, "tenant_id", "subject_id"),
     Index(
         "uq_erasures_open",
@@ -307,6 +309,7 @@ erasures = Table(
         unique=True,
         postgresql_where=text("state NOT IN ('verified', 'certified', 'rejected', 'cancelled')"),
     ),
+    Index("uq_erasures_whole_tenant", "tenant_id", unique=True, postgresql_where=text("whole_tenant")),
     comment="Requests for erasure and how far each got; a crash resumes at the recorded state.",
 )
 
@@ -432,16 +435,6 @@ audit_trees = Table(
     comment="The head of each log: how many leaves its tree has, and the checkpoint that was signed for them.",
 )
 
-tenant_closings = Table(
-    "tenant_closings",
-    metadata,
-    Column("tenant_id", Text, ForeignKey("tenants.tenant_id"), primary_key=True),
-    Column("counts", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    Column("requested_at", _instant, nullable=False, server_default=_now),
-    Column("completed_at", _instant),
-    comment="Tenants that are closed or being closed, with what was erased; a crash resumes what is not completed.",
-)
-
 keyring_state = Table(
     "keyring_state",
     metadata,
@@ -506,7 +499,6 @@ TENANT_TABLES = (
     erasures,
     legal_holds,
     placement_moves,
-    tenant_closings,
     audit_pending,
     audit_intents,
     audit_leaves,

@@ -1,4 +1,4 @@
-"""Columns are kept so that erased bytes leave the planner's statistics, and are found as they are until then.
+"""What lets an erasure reach the bytes: columns that can be rewritten and searched, and closings that are erasures.
 
 Revision: 0010
 Follows: 0009
@@ -15,5 +15,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Sealed columns are not compressed; columns that name people for good have no statistics."""
+    """Sealed columns are not compressed, columns that name people have no statistics, a closing is an erasure."""
     run_script("0010_rewriting.sql")

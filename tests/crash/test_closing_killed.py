@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 
@@ -24,6 +25,16 @@ def two_people(installation: Installation, tenant_id: str) -> None:
     child.ask("store", tenant=tenant_id, user="alice", contents=["alice's latest", "alice's very latest"])
 
 
+def assert_certified(installation: Installation, tenant_id: str) -> None:
+    """Every level that could be reached is, and the first certificate says so; nothing has to be looked after."""
+    query = "SELECT state, certificate, levels FROM erasures WHERE tenant_id = %s AND whole_tenant"
+    ((state, certificate, levels),) = installation.books().query(query, [tenant_id])
+    assert state == "certified"
+    assert json.loads(certificate)["certificate"]["of"] == "tenant"
+    reached = {level for level, told in levels.items() if told["reached_at"]}
+    assert reached >= {"logical", "cryptographic", "store", "file", "wal"}, levels
+
+
 def assert_closed(installation: Installation, tenant_id: str) -> None:
     """It is closed, both planes are empty, no key is left, and the log says once that it is done."""
     child, books = installation.child(), installation.books()
@@ -39,6 +50,7 @@ def assert_closed(installation: Installation, tenant_id: str) -> None:
     assert child.ask("subject", tenant=tenant_id, user="alice") is None
     done = [event for event in books.events(tenant_id) if event["action"] == "tenant.close"]
     assert [(event["outcome"], event["counts"]["control.memories"]) for event in done] == [("allowed", 12)]
+    assert_certified(installation, tenant_id)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -51,11 +63,12 @@ def test_the_next_start_finishes_a_closing_that_was_killed_at(
     with pytest.raises(Died):
         child.ask("close_tenant", tenant=tenant_id)
     assert child.ended() == -signal.SIGKILL
-    assert installation.books().tenant_state(tenant_id) == "closing"
+    state = "closed" if place == "close.verified" else "closing"
+    assert installation.books().tenant_state(tenant_id) == state
     assert_closed(installation, tenant_id)
 
 
-@pytest.mark.parametrize(("place", "how"), list(zip(PLACES, ["postmaster", "everything"] * 2, strict=True)))
+@pytest.mark.parametrize(("place", "how"), list(zip(PLACES, ["postmaster", "everything"] * 3, strict=True)))
 def test_a_closing_survives_that_the_server_is_killed_at(
     place: str, how: HowKilled, installation: Installation, tenant_id: str
 ) -> None:

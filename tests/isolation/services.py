@@ -64,6 +64,10 @@ def _suspended(runtime: CloudRuntime, stage: Stage) -> None:
     runtime.tenants.suspend(stage.tenant_id)
 
 
+def _closed(runtime: CloudRuntime, stage: Stage) -> None:
+    runtime.closing.close(stage.tenant_id, confirmed=True)
+
+
 def _own_table(runtime: CloudRuntime, stage: Stage) -> str:
     runtime.tenants.move(stage.tenant_id, to="own")
     return own_placement(stage.tenant_id)
@@ -100,6 +104,9 @@ SERVICE_OPERATIONS: Final = (
     ServiceOperation("closing.close:preview", "tenant.close", lambda r, s, _: r.closing.close(s.tenant_id)),
     ServiceOperation(
         "closing.close:confirmed", "tenant.close", lambda r, s, _: r.closing.close(s.tenant_id, confirmed=True)
+    ),
+    ServiceOperation(
+        "closing.certificate", "tenant.certificate", lambda r, s, _: r.closing.certificate(s.tenant_id), _closed
     ),
     ServiceOperation(
         "api_keys.create",
@@ -317,6 +324,7 @@ NO_OPERATIONS: Final[Mapping[str, str]] = {
     "gdpr.resume": _RESUMES,
     "gdpr.upkeep": _RESUMES,
     "closing.resume": _RESUMES,
+    "closing.again": _RESUMES,
     "keyring.resume": _RESUMES,
     "keyring.now": _CONSTANT,
     "keyring.note": _PART,

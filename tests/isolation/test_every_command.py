@@ -50,6 +50,7 @@ TYPED: Final = (
     Typed("tenants list", "tenant.list"),
     Typed("tenants change", "tenant.change", "{tenant} --plan free"),
     Typed("tenants close", "tenant.close", "{tenant} --yes"),
+    Typed("tenants certificate", "tenant.certificate", "{closed} --out {new}"),
     Typed("tenants suspend", "tenant.suspend", "{tenant}"),
     Typed("tenants resume", "tenant.resume", "{suspended}"),
     Typed("tenants access-review", "access.review", "--tenant {tenant}"),
@@ -194,6 +195,10 @@ class Given(dict[str, str]):
 
     def _suspended(self) -> str:
         self._runtime.tenants.suspend(self["tenant"])
+        return self["tenant"]
+
+    def _closed(self) -> str:
+        self._runtime.closing.close(self["tenant"], confirmed=True)
         return self["tenant"]
 
     def _with_own_table(self) -> str:

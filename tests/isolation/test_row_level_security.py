@@ -70,7 +70,7 @@ READABLE: dict[str, set[str]] = {
 }
 """Tenant tables that each role may read at all."""
 
-_OFTEN_EMPTY = {"intake", "erasures", "revoked_tokens", "tenant_closings", "placement_moves", "audit_archives"}
+_OFTEN_EMPTY = {"intake", "erasures", "revoked_tokens", "placement_moves", "audit_archives"}
 _OFTEN_EMPTY |= {"audit_pending", "audit_intents"}
 
 CROSSING_TENANTS = {WORKER, KEYS, BACKUP, MAINTENANCE}

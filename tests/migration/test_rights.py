@@ -14,7 +14,7 @@ from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
 EVERYTHING = (
     "tenants", "plan_limits", "usage_counters", "usage_events", "usage_reservations", "subjects", "memories",
     "memory_changes", "intake", "idempotency_keys", "audit_events", "api_keys", "revoked_tokens", "refusals",
-    "erasures", "placements", "placement_moves", "tenant_closings", "alembic_version", "keyring_state",
+    "erasures", "placements", "placement_moves", "alembic_version", "keyring_state",
     "keyring_backups", "audit_pending", "audit_intents", "audit_leaves", "audit_archives", "audit_tiles",
     "audit_trees", "data_backups", "erasure_ledger", "legal_holds",
 )  # fmt: skip
@@ -70,7 +70,6 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "placements": READ | {"INSERT", "UPDATE"},
         "placement_moves": READ | {"INSERT", "UPDATE"},
         "usage_counters": READ | {"INSERT", "UPDATE"},
-        "tenant_closings": READ | {"INSERT", "UPDATE"},
         "subjects": READ | {"INSERT", "UPDATE", "DELETE"},
         "memories": READ | {"DELETE"},
         "memory_changes": READ | {"INSERT", "DELETE"},

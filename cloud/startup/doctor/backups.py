@@ -51,8 +51,7 @@ def ledger(context: Context) -> Iterator[Finding]:
         if record.entry is Entry.ERASURE and record.tenant_id and record.subject_id:
             named.setdefault(record.tenant_id, []).append(record.subject_id)
     back = sum(len(view.back(system_predicate(tenant_id, "doctor"), people)) for tenant_id, people in named.items())
-    closed = {record.tenant_id for record in records if record.entry is Entry.CLOSING}
-    tenants = closed & set(view.tenants(closed=False))
+    tenants = view.tenants_back({one.tenant_id for one in records if one.entry is Entry.CLOSING and one.tenant_id})
     if back or tenants:
         yield problem(
             "ledger",

@@ -18,7 +18,7 @@ UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 LEVELS = ["logical", "cryptographic", "store", "file", "wal", "backups"]
 TOP = {
     *("format", "number", "previous", "issued_at", "software", "key", "handovers", "log", "tenant", "request"),
-    *("subject", "person", "counts", "kept", "levels", "intent", "outcome", "checkpoint"),
+    *("of", "subject", "person", "counts", "kept", "levels", "intent", "outcome", "checkpoint"),
 }
 
 
@@ -49,10 +49,15 @@ def check(raw: bytes, vkey: str, user_id: str | None) -> None:
     origin, size, root, end = head.split("\n")
     assert (origin, end) == (name, "")
     assert re.fullmatch("[1-9][0-9]*", size)
-    for which, action in (("intent", "gdpr.erase.step"), ("outcome", "gdpr.erase")):
+    begun, ended = {
+        "person": ("gdpr.erase.step", "gdpr.erase"),
+        "tenant": ("tenant.close.step", "tenant.close"),
+    }[body["of"]]
+    for which, action in (("intent", begun), ("outcome", ended)):
         found = body[which]
         if found is None:
             assert which == "intent"
+            assert body["of"] == "person"
             assert body["subject"] is None
             continue
         event = found["event"]
@@ -69,6 +74,7 @@ def check(raw: bytes, vkey: str, user_id: str | None) -> None:
         assert re.fullmatch("[0-9a-f]{64}", document["salt"])
         assert sha(bytes.fromhex(document["salt"])).hex() == body["person"]["salt_sha256"]
     if user_id is not None:
+        assert body["of"] == "person"
         person = body["person"]
         kdf = Scrypt(bytes.fromhex(document["salt"]), 32, person["n"], person["r"], person["p"])
         assert kdf.derive(user_id.encode()).hex() == person["digest"]
@@ -95,6 +101,8 @@ def form(body: Any) -> None:
     assert body["subject"] is None or re.fullmatch(UUID, body["subject"])
     for count in body["counts"].values():
         whole(count, 0)
+    assert body["of"] in ("person", "tenant")
+    assert body["of"] == "person" or (body["subject"], body["person"]) == (None, None)
     person = body["person"]
     if person is not None:
         assert set(person) == {"algorithm", "n", "r", "p", "digest", "salt_sha256"}

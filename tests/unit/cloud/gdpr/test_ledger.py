@@ -39,10 +39,12 @@ def test_what_was_appended_is_there_in_order_and_once(ledger: FileErasureLedger)
     erasures = [erasure() for _ in range(3)]
     for one in (*erasures, erasures[1]):
         ledger.append(one)
-    ledger.append_closing("acme")
-    ledger.append_closing("acme")
+    closing = Erasure(new_event_id(), "acme", None, ErasureState.FROZEN, {}, NOW, None, whole_tenant=True)
+    for _ in range(2):
+        ledger.append(closing)
     assert [record.subject_id for record in records(ledger)] == [*(one.subject_id for one in erasures), None]
-    assert [record.entry for record in records(ledger)][-1] is Entry.CLOSING
+    last = records(ledger)[-1]
+    assert (last.entry, last.tenant_id, last.reference) == (Entry.CLOSING, "acme", closing.erasure_id)
     assert ledger.path.stat().st_mode & 0o777 == 0o600
 
 

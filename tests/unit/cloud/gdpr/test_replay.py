@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from cloud import CloudRuntime, request_context
 from cloud.gdpr.ledger import LedgerPlace
+from cloud.gdpr.levels import Level
 from cloud.gdpr.model import Erasure, ErasureState
 from cloud.gdpr.replay import Replay
+from cloud.gdpr.requests_postgres import erasure_of
+from cloud.gdpr.verify import verify_certificate
 from cloud.kernel import failpoints
 from cloud.kernel.errors import ConfigurationError, PermissionDeniedError
 from cloud.kernel.ids import new_event_id
 from cloud.startup.erasures import build_replay
+from cloud.storage.metadata import erasures
 from cloud.tenancy.system import system_predicate
 from src.testing.samples import sample_memory
 
@@ -85,13 +89,51 @@ async def test_whoever_came_back_is_erased_in_both_planes_and_nobody_else(
     assert [action for (action,) in events] == ["gdpr.erase", "gdpr.erase.step"]
 
 
+def levels_of(runtime: CloudRuntime, tenant_id: str) -> dict[Level, tuple[bool, bool]]:
+    """Of the tenant's one erasure: which levels are reached, and which are due by now."""
+    engine = runtime._installation.engines.maintenance
+    (row,) = engine.rows(sa.select(erasures).where(erasures.c.tenant_id == tenant_id))
+    now = runtime.pixeltable_config.clock()
+    return {
+        level: (state.reached_at is not None, state.due_at is not None and state.due_at <= now)
+        for level, state in erasure_of(row).levels.items()
+    }
+
+
+AT_ONCE = dict.fromkeys((Level.LOGICAL, Level.CRYPTOGRAPHIC, Level.STORE), (True, False))
+DUE = dict.fromkeys((Level.FILE, Level.WAL, Level.BACKUPS), (False, True))
+
+
 async def test_a_tenant_that_came_back_is_closed_again(runtime: CloudRuntime, tenant_id: str) -> None:
+    """Also where a legal hold kept it in those days: it was released, or the keys would not be destroyed."""
     await stored(runtime, tenant_id, "alice")
-    runtime._installation.ledger.append_closing(tenant_id)
+    soon = datetime.now(UTC) + timedelta(days=30)
+    await runtime.gdpr.hold(tenant_id, user_id="alice", reason="a suit", authority="court", review_at=soon)
+    now = datetime.now(UTC)
+    closing = Erasure(new_event_id(), tenant_id, None, ErasureState.FROZEN, {}, now, None, whole_tenant=True)
+    runtime._installation.ledger.append(closing)
     assert replay(runtime).run().closed_again == 1
     with pytest.raises(PermissionDeniedError):
         await found(runtime, tenant_id, "alice")
     assert runtime.pixeltable_config.keyring.subjects(tenant_id) == ()
+    assert levels_of(runtime, tenant_id) == AT_ONCE | DUE
+    # What is due is reached by the upkeep of whoever serves, and certified as that closing.
+    runtime.gdpr.upkeep()
+    assert levels_of(runtime, tenant_id)[Level.FILE] == levels_of(runtime, tenant_id)[Level.WAL] == (True, False)
+    key = runtime._installation.proofs.evidence.verifier_key(tenant_id)
+    result = verify_certificate(runtime.closing.certificate(tenant_id).encode(), key=key)
+    assert (result.of, result.erasure_id, result.counts["control.memories"]) == ("tenant", closing.erasure_id, 2)
+
+
+async def test_the_storage_of_whoever_came_back_is_rewritten_by_the_next_upkeep(
+    runtime: CloudRuntime, tenant_id: str
+) -> None:
+    await stored(runtime, tenant_id, "alice")
+    erased_once(runtime, tenant_id, "alice")
+    assert replay(runtime).run().erased_again == 1
+    assert levels_of(runtime, tenant_id) == AT_ONCE | DUE
+    runtime.gdpr.upkeep()
+    assert levels_of(runtime, tenant_id)[Level.FILE] == levels_of(runtime, tenant_id)[Level.WAL] == (True, False)
 
 
 async def test_a_replay_that_is_cut_off_goes_on(runtime: CloudRuntime, tenant_id: str) -> None:
@@ -132,7 +174,7 @@ async def test_a_ledger_that_is_shorter_than_it_was_is_refused_and_can_be_made_a
     replay(runtime).run()
     ledger = runtime._installation.ledger
     whole = ledger.path.read_bytes()
-    before = {record.subject_id for _, record in ledger.since(LedgerPlace())}
+    before = {record.subject_id for _, record in ledger.since(LedgerPlace()) if record.tenant_id == tenant_id}
     ledger.path.write_bytes(whole[: whole.rstrip(b"\n").rfind(b"\n") + 1])
     with pytest.raises(ConfigurationError, match="does not hold"):
         replay(runtime).run()

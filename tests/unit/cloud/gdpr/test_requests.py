@@ -359,7 +359,9 @@ async def test_a_tenant_that_is_being_closed_takes_no_request_and_ends_those_it_
         await look.runtime.gdpr.request_erasure("bob", look.tenant_id)
     assert refused.value.reason == "tenant_closing"
     assert look.runtime.closing.resume() == 1
-    assert {(row.state, row.user_sealed) for row in look.erasures()} == {("verified", None)}
+    found = {(row.whole_tenant, row.state, row.user_sealed) for row in look.erasures()}
+    assert found == {(True, "certified", None), (False, "verified", None)}
+    assert look.runtime.gdpr.resume() == 0, "the closing's certificate stands for them"
 
 
 @pytest.mark.parametrize(

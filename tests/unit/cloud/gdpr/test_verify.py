@@ -61,13 +61,16 @@ def issued(
     text: str = "intent",
     named: bool = True,
     signers: int = 2,
+    whole_tenant: bool = False,
 ) -> tuple[dict[str, Any], bytes, str]:
     """A certificate's claims, the certificate as it is handed out, and the key to verify it with."""
     keys = AuditKeys(KEYS.installation, KEYS.keys[:signers])
     counts = {"control.memories": 3} if counts is None else counts
     before, between, after = others
-    intent = event("gdpr.erase.step", tenant, subject, {}, text)
-    outcome = event("gdpr.erase", tenant, subject, counts, text)
+    action = "tenant.close" if whole_tenant else "gdpr.erase"
+    subject, named = (None, False) if whole_tenant else (subject, named)
+    intent = event(f"{action}.step", tenant, subject, {}, text)
+    outcome = event(action, tenant, subject, counts, text)
     log: list[dict[str, object]] = [{"n": number} for number in range(before + between + after)]
     log.insert(before, intent)
     log.insert(before + 1 + between, outcome)
@@ -76,7 +79,7 @@ def issued(
     root = root_of(len(log), subtrees(load))
     head = keys.current.checkpoint(Checkpoint(keys.origin(tenant), len(log), root))
     leaves = [Leaf(before + 1 + between, outcome)]
-    if subject is not None:
+    if whole_tenant or subject is not None:
         leaves.insert(0, Leaf(before, intent))
     levels = {
         level: LevelState(level, NOW, None, evidence or {})
@@ -84,7 +87,8 @@ def issued(
         else LevelState(level, None, NOW + timedelta(days=30))
         for level in Level
     }
-    erasure = Erasure(ERASURE, tenant, subject, ErasureState.VERIFIED, counts, NOW, NOW, levels=levels)
+    state = ErasureState.VERIFIED
+    erasure = Erasure(ERASURE, tenant, subject, state, counts, NOW, NOW, levels=levels, whole_tenant=whole_tenant)
     body = certificate_body(
         erasure,
         proven(leaves, Head(len(log), head), load),
@@ -118,6 +122,7 @@ certificates = st.fixed_dictionaries(
         "text": st.text(st.characters(exclude_categories=["Cs"])),
         "named": st.booleans(),
         "signers": st.integers(1, 2),
+        "whole_tenant": st.booleans(),
     }
 )
 
@@ -129,7 +134,7 @@ def test_both_verifiers_accept_what_is_issued(made: dict[str, Any]) -> None:
     result = verify_certificate(raw, key=key)
     assert agrees(raw, key)
     assert result.counts == made["counts"]
-    assert result.subject_id == made["subject"]
+    assert (result.of, result.subject_id) == (("tenant", None) if made["whole_tenant"] else ("person", made["subject"]))
     assert set(result.reached) == {level.value for level in made["reached"]}
     assert verify.canonical(body) == rfc8785.dumps(body)
 
@@ -140,14 +145,20 @@ def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at, *(path for key, one in inner for path in paths(one, (*at, key)))]
 
 
-OTHERS = st.none() | st.booleans() | st.integers(-1, 9) | st.sampled_from(["", "0", "acme", SUBJECT, [], {}, "a" * 64])
+OTHERS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 9)
+    | st.sampled_from(["", "0", "acme", "person", "tenant", SUBJECT, [], {}, "a" * 64])
+)
 
 
 @settings(max_examples=300)
 @given(st.data())
 def test_both_verifiers_agree_on_what_was_changed_and_signed_again(data: st.DataObject) -> None:
     """Whoever holds the key can sign what they like; it must still say what its own proofs say."""
-    body, _, key = issued(subject=data.draw(st.sampled_from([SUBJECT, None])))
+    subject, whole_tenant = data.draw(st.sampled_from([(SUBJECT, False), (None, False), (None, True)]))
+    body, _, key = issued(subject=subject, whole_tenant=whole_tenant)
     changed = copy.deepcopy(body)
     for _ in range(data.draw(st.integers(1, 2))):
         path = data.draw(st.sampled_from([one for one in paths(changed) if one]))
@@ -180,6 +191,34 @@ def test_whom_it_is_about_is_found_by_both() -> None:
         else:
             with pytest.raises(VerificationError, match=r"certificate\.person: it is about another person"):
                 verify_certificate(raw, key=key, user_id=user_id)
+
+
+def test_a_tenants_certificate_names_nobody_and_one_of_nobody_is_no_tenants() -> None:
+    """Nobody can pass off that nothing was kept of a person as the end of a tenant, nor the other way round."""
+    body, raw, key = issued(whole_tenant=True)
+    assert verify_certificate(raw, key=key).of == "tenant"
+    assert agrees(raw, key)
+    assert not agrees(raw, key, "alice@example.com")
+    with pytest.raises(VerificationError, match=r"certificate\.of: it is about a whole tenant"):
+        verify_certificate(raw, key=key, user_id="alice@example.com")
+    changes = [
+        (put("of", value="person"), r"certificate\.intent\.event: action is not"),
+        (put("of", value="everybody"), r"certificate\.of: 'everybody' is none of"),
+        (put("subject", value=SUBJECT), r"certificate\.subject: it is about a whole tenant"),
+        (put("person", value=COMMITTED.document()), r"certificate\.person: it is about a whole tenant"),
+        (put("intent", value=None), r"certificate\.intent: there is none"),
+    ]
+    nobodys, _, _ = issued(subject=None, named=False)
+    for claims, (change, says) in [
+        *((body, one) for one in changes),
+        (nobodys, (put("of", value="tenant"), r"certificate\.intent: there is none")),
+    ]:
+        changed = copy.deepcopy(claims)
+        change(changed)
+        bare = handed_out_text(kept_text(changed, KEYS, None), None).encode()
+        with pytest.raises(VerificationError, match=says):
+            verify_certificate(bare, key=key)
+        assert not agrees(bare, key)
 
 
 # What is wrong, and where
@@ -241,6 +280,8 @@ def drop(*path: Any) -> Callable[[Any], None]:
         (put("person", "n", value=1 << 40), r"certificate\.person: these parameters"),
         (put("person", "algorithm", value="md5"), r"certificate\.person\.algorithm: "),
         (put("person", value=None), r"salt: not the one"),
+        (put("of", value="tenant"), r"certificate\.subject: it is about a whole tenant"),
+        (drop("of"), r"certificate: 'of' is missing"),
         (put("more", value=1), r"certificate: unknown field 'more'"),
         (drop("kept"), r"certificate: 'kept' is missing"),
         (put("kept", value=5), r"certificate\.kept: not an object"),
