@@ -50,6 +50,7 @@ class ErasureLedger(Protocol):
 
         Raises:
             ConfigurationError: It cannot be written.
+            ProviderUnavailableError: The disk is full.
         """
         ...
 
@@ -58,6 +59,7 @@ class ErasureLedger(Protocol):
 
         Raises:
             ConfigurationError: It cannot be written.
+            ProviderUnavailableError: The disk is full.
         """
         ...
 
