@@ -16,6 +16,7 @@ from cloud.audit.model import AuditDraft, Category
 from cloud.audit.ports import TransactionalAuditLogger
 from cloud.gdpr.catalog import Kind
 from cloud.gdpr.ledger import Entry, FileErasureLedger, LedgerPlace, LedgerRecord
+from cloud.gdpr.levels import AT_ONCE, Level, LevelState
 from cloud.gdpr.model import ErasureState
 from cloud.gdpr.places import DataMap
 from cloud.gdpr.ports import Confirmation, ErasureStore, Received
@@ -194,22 +195,39 @@ class Replay:
             erasure = self._store.freeze(
                 predicate,
                 received,
-                Confirmation(audit.actor.id, None, None),
+                Confirmation(audit.actor.id, None, None, again=True),
                 intent=draft(Action.ERASURE_STEP),
                 audit=audit,
             )
-            # Whatever state that found it in, a legal hold of then included: its key is destroyed since.
             counts = self._map.counts(predicate, subject_id)
-            for kind in (Kind.KEYRING, Kind.CACHE):
-                self._map.erase(kind, predicate, subject_id)
-            erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, counts=counts)
+            levels = (self._reached(Level.LOGICAL), self._destroy_key(predicate, subject_id))
+            erasure = self._store.mark(erasure, ErasureState.KEY_DESTROYED, counts=counts, levels=levels)
             left = emptied(lambda: self._remove(predicate, subject_id), lambda: self._map.counts(predicate, subject_id))
             if not left:
-                erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED)
-            self._store.finish(erasure, ErasureState.FAILED if left else ErasureState.VERIFIED, audit)
+                level = self._reached(Level.STORE, {"removed": sum(counts.values()), "left": 0})
+                erasure = self._store.mark(erasure, ErasureState.ROWS_DELETED, levels=(level,))
+            self._store.finish(erasure, ErasureState.FAILED if left else ErasureState.VERIFIED, audit, self._due_now())
         failpoints.reach("replay.erased")
         if left:
             raise ErasureIncompleteError(left)
+
+    def _destroy_key(self, predicate: TenantPredicate, subject_id: str) -> LevelState:
+        """It is destroyed already, unless the keyring is one from before."""
+        keyring = self._config.keyring
+        found = int(keyring.subject_key(predicate.tenant_id, subject_id) is not None)
+        for kind in (Kind.KEYRING, Kind.CACHE):
+            self._map.erase(kind, predicate, subject_id)
+        if keyring.subject_key(predicate.tenant_id, subject_id) is not None:
+            raise ErasureIncompleteError(("keyring.subject",))
+        return self._reached(Level.CRYPTOGRAPHIC, {"destroyed_now": found, "left": 0})
+
+    def _reached(self, level: Level, evidence: dict[str, int | str] | None = None) -> LevelState:
+        return LevelState(level, self._config.clock(), evidence=evidence or {})
+
+    def _due_now(self) -> tuple[LevelState, ...]:
+        """The levels that this database has not reached, whatever the one before had: files and log are new ones."""
+        now = self._config.clock()
+        return tuple(LevelState(level, None, now) for level in Level if level not in AT_ONCE)
 
     def _remove(self, predicate: TenantPredicate, subject_id: str) -> None:
         def remove(_: Sequence[str]) -> None:

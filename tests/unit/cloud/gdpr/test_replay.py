@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from cloud import CloudRuntime, request_context
 from cloud.gdpr.ledger import LedgerPlace
+from cloud.gdpr.levels import AT_ONCE, Level
 from cloud.gdpr.model import Erasure, ErasureState
 from cloud.gdpr.replay import Replay
 from cloud.kernel import failpoints
@@ -83,6 +85,29 @@ async def test_whoever_came_back_is_erased_in_both_planes_and_nobody_else(
         {"log": tenant_id, "subject": subject_id},
     )
     assert [action for (action,) in events] == ["gdpr.erase", "gdpr.erase.step"]
+
+
+async def test_whoever_came_back_under_a_legal_hold_is_erased_and_certified_with_the_levels_of_these_databases(
+    runtime: CloudRuntime, tenant_id: str
+) -> None:
+    await stored(runtime, tenant_id, "alice")
+    with request_context(tenant_id=tenant_id, user_id="admin", roles={"tenant_admin"}):
+        review = datetime.now(UTC) + timedelta(days=30)
+        await runtime.gdpr.hold(tenant_id, user_id="alice", reason="a claim", authority="a court", review_at=review)
+    erased_once(runtime, tenant_id, "alice")
+    assert replay(runtime).run().erased_again == 1
+    with request_context(tenant_id=tenant_id, user_id="admin", roles={"tenant_admin"}):
+        (found,) = await runtime.gdpr.requests(tenant_id)
+        assert {level for level, state in found.levels.items() if state.reached_at} == set(AT_ONCE)
+        # Whatever the databases before had reached: reading in has filled new files with what was erased.
+        due = [found.levels[level].due_at for level in Level if level not in AT_ONCE]
+        assert all(at is not None and at <= datetime.now(UTC) for at in due)
+        assert await asyncio.to_thread(runtime.gdpr.resume) >= 1
+        await asyncio.to_thread(runtime.gdpr.upkeep)
+        (found,) = await runtime.gdpr.requests(tenant_id)
+    assert found.state is ErasureState.CERTIFIED
+    assert found.levels[Level.FILE].reached_at
+    assert found.levels[Level.WAL].reached_at
 
 
 async def test_a_tenant_that_came_back_is_closed_again(runtime: CloudRuntime, tenant_id: str) -> None:
