@@ -143,14 +143,14 @@ def test_without_the_ledger_a_restore_has_to_be_asked_for_and_nobody_without_a_k
 def test_databases_that_are_newer_than_the_keyring_are_served_only_once_that_is_accepted(
     acme: Path, tmp_path: Path
 ) -> None:
-    typed(acme, "keyring", "backup", "--out", tmp_path / "keyring.backup")
+    older = shutil.copytree(acme / "keyring", tmp_path / "older")
     with Installation(acme, SETTINGS) as installation:
         installation.child().ask("store", tenant="acme", user="carol", contents=["carol came later"])
         installation.child().ask("drain")
     erase(acme, "alice")
     typed(acme, "backup", tmp_path / "backup")
     shutil.rmtree(acme / "keyring")
-    typed(acme, "keyring", "restore", tmp_path / "keyring.backup")
+    shutil.copytree(older, acme / "keyring")
 
     refused = run("restore", tmp_path / "backup", home=acme)
     assert refused.returncode == 1
