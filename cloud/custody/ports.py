@@ -25,6 +25,10 @@ class KeptKeyring(Keyring, Protocol):
         """Its open files."""
         ...
 
+    def drop_spares(self, tenant_id: str) -> int:
+        """Destroy keys made ahead, which may be somebody's since this copy was made; returns how many there were."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class KeyringPlace:

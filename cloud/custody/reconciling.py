@@ -38,6 +38,8 @@ def reconcile(keyring: KeptKeyring, store: CustodyStore) -> Reconciled:
     destroyed = unreadable = without_key = 0
     known = set(keyring.files.register.tenants())
     for tenant_id in store.tenants():
+        # Else somebody new would be given the key, and with it the memories, of whoever came after this copy was made.
+        keyring.drop_spares(tenant_id)
         subjects = keyring.subjects(tenant_id)
         for start in range(0, len(subjects), _CHUNK):
             for subject_id in store.erased(tenant_id, subjects[start : start + _CHUNK]):

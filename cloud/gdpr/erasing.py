@@ -154,10 +154,11 @@ class Erasing:
         """Go on with what was released or abandoned, and reach levels that are due; trouble is for the next time."""
         for erasure in self._store.stuck(STUCK):
             _told(partial(self.finish, (erasure,)), "an erasure could not be finished and is tried again: %s")
+        # Rows of all of them are gone before the first is looked at: what is rewritten for one is for each.
+        rewritten: dict[tuple[str, ...], Sequence[LevelState]] = {}
         for erasure in self._store.due_levels(self._config.clock()):
-            work = partial(
-                telemetry.named, Action.ERASURE_LEVEL.value, erasure.tenant_id, partial(self._deepen, erasure)
-            )
+            deepen = partial(self._deepen, erasure, rewritten)
+            work = partial(telemetry.named, Action.ERASURE_LEVEL.value, erasure.tenant_id, deepen)
             _told(work, "a level of an erasure could not be reached and is tried again: %s")
         _told(self.certify_what_is_not, "an erasure could not be certified and is tried again: %s")
 
@@ -270,7 +271,7 @@ class Erasing:
             erasure, erasure.state, levels=tuple(LevelState(level, None, due_at) for level in _STORAGE)
         )
 
-    def _deepen(self, erasure: Erasure) -> None:
+    def _deepen(self, erasure: Erasure, rewritten: dict[tuple[str, ...], Sequence[LevelState]]) -> None:
         """Reach what is due of an erasure that has returned, record it, and certify it anew."""
         predicate = system_predicate(erasure.tenant_id, "erasure")
         draft = self._audit.draft(
@@ -284,7 +285,10 @@ class Erasing:
             levels: list[LevelState] = []
             rewriter = self._evidence.rewriter
             if rewriter is not None and any(self._is_due(erasure, level) for level in _STORAGE):
-                levels += rewriter.rewrite(predicate, self._store.placements(predicate))
+                placements = tuple(self._store.placements(predicate))
+                if placements not in rewritten:
+                    rewritten[placements] = rewriter.rewrite(predicate, placements)
+                levels += rewritten[placements]
             if self._is_due(erasure, Level.BACKUPS):
                 levels.append(self._of_backups(erasure))
             erasure = self._store.note_level(erasure, levels, draft)

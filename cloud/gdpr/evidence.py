@@ -79,6 +79,7 @@ class ErasureLedger(Protocol):
 
         Raises:
             ConfigurationError: It cannot be written.
+            ProviderUnavailableError: The disk is full.
         """
         ...
 

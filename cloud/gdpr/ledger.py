@@ -18,6 +18,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -35,7 +36,7 @@ from cloud.audit.keyfile import AuditKeys
 from cloud.audit.verify import VerificationError, VerifierKey, open_note
 from cloud.gdpr.model import Erasure
 from cloud.kernel import failpoints
-from cloud.kernel.errors import ConfigurationError
+from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.storage.home import private_directory, sync_directory
 
 LEDGER: Final = "erasures.ndjson"
@@ -164,6 +165,7 @@ class FileErasureLedger:
 
         Raises:
             ConfigurationError: They cannot be written, or what is there does not hold.
+            ProviderUnavailableError: The disk is full.
         """
         try:
             with self._locked() as descriptor:
@@ -172,11 +174,13 @@ class FileErasureLedger:
                 for record in self._new(content, records):
                     line = self._line(record, place)
                     if os.pwrite(descriptor, line, place.size_bytes) != len(line):
-                        raise ConfigurationError(f"{self._path} cannot be written: the disk is full")
+                        raise _no_room()
                     place = _after(place, line)
                 os.fsync(descriptor)
                 sync_directory(self._path.parent)
         except OSError as exc:
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise _no_room() from exc
             raise ConfigurationError(f"{self._path} cannot be written: {exc.strerror}") from exc
         failpoints.reach("ledger.appended")
 
@@ -258,6 +262,10 @@ class FileErasureLedger:
             f"the erasure ledger {self._path} does not hold: {what}. Put the right one back; if there is none, "
             "luminescent-cloud backup ledger --rebuild makes a new one of what the control plane knows"
         )
+
+
+def _no_room() -> ProviderUnavailableError:
+    return ProviderUnavailableError("erasure ledger", reason="cannot be written: No space left on device")
 
 
 def place_of(content: bytes) -> LedgerPlace:

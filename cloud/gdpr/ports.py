@@ -110,11 +110,14 @@ class Confirmation:
         by: Who gives it, as the audit log names actors.
         seen: Digest of the preview that was looked at; `None` if the caller's authority stands for every step before.
         commitment: Sealed commitment to the person, if the request has none yet; `None` if nobody named the person.
+        again: Whether it was carried out before, in databases that a restore replaced: no legal hold keeps what has no
+            key any more.
     """
 
     by: str | None
     seen: str | None
     commitment: bytes | None
+    again: bool = False
 
 
 class RequestStore(Protocol):

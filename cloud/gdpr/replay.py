@@ -196,7 +196,7 @@ class Replay:
         erasure = self._store.freeze(
             predicate,
             received,
-            Confirmation(audit.actor.id, None, None),
+            Confirmation(audit.actor.id, None, None, again=True),
             intent=draft(Action.ERASURE_STEP),
             audit=audit,
         )

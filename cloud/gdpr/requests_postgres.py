@@ -181,7 +181,7 @@ class PostgresRequestStore:
                 "confirmed_by": confirmation.by,
                 "commitment_sealed": found.commitment_sealed or confirmation.commitment,
             }
-            if is_held(connection, tenant_id, subject_id):
+            if not confirmation.again and is_held(connection, tenant_id, subject_id):
                 held = _update(connection, tenant_id, found.erasure_id, {**values, "state": ErasureState.HELD.value})
                 append_event(connection, tenant_id, audit, Outcome.DENIED, reason="legal_hold")
                 return erasure_of(held)

@@ -93,6 +93,7 @@ NAMES = (
     "data_restore.loaded",
     "data_restore.replayed",
     "data_restore.accepted",
+    "data_restore.erased",
     "replay.erased",
     "rewrite.copied",
     "rewrite.places_changed",

@@ -37,6 +37,9 @@ class ReadOnlyKeyring(FileKeyring):
             raise _refused("destroy a key")
         return False
 
+    def drop_spares(self, tenant_id: str) -> int:
+        raise _refused("destroy keys made ahead")
+
     def destroy_tenant(self, tenant_id: str) -> bool:
         """The tenant has no person's key any more.
 

@@ -261,6 +261,18 @@ class FileKeyring:
         self._subjects.drop_tenant(tenant_id)
         return tenant_slot is not None
 
+    def drop_spares(self, tenant_id: str) -> int:
+        """Keys made ahead are destroyed: in a keyring from earlier they may be somebody's since; returns how many."""
+        with self._lock.held():
+            with self._index.transaction():
+                spares = []
+                while (spare := self._index.take_spare(tenant_id)) is not None:
+                    spares.append(spare.slot)
+                self._slots.destroy(tuple(spares))
+                self._index.release_slots(tuple(spares))
+            self._index.scrub_journal()
+        return len(spares)
+
     def _link(self, tenant_id: str, tag: bytes) -> None:
         for _ in range(_ATTEMPTS):
             tenant = self._require_tenant(tenant_id)

@@ -30,6 +30,7 @@ from cloud.startup.keyring import find_root_keys, keyring_directory
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
 from cloud.storage.embedded import programs_directory
 from cloud.storage.home import open_home
+from cloud.storage.presence import Presence
 from cloud.storage.roles import BACKUP_ROLE
 from cloud.storage.server import Server
 from cloud.tenancy.administration import Administration
@@ -89,7 +90,8 @@ def open_backups(settings: CloudSettings) -> Iterator[DataBackups]:
         ProviderUnavailableError: The server did not answer in time.
     """
     with contextlib.ExitStack() as stack:
-        open_home(settings.home)
+        presence = Presence(open_home(settings.home).locks)
+        stack.callback(presence.close)
         RestoreMarker(settings.home).check()
         server = open_server(settings)
         stack.callback(server.close)
@@ -106,7 +108,7 @@ def open_backups(settings: CloudSettings) -> Iterator[DataBackups]:
         identities = IdentityResolver(
             PostgresApiKeyLookup(engines.keys), keyring, system_clock, trusted_gateway=False, default_tenant=None
         )
-        audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring)
+        audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring, process=presence.id)
         operators = Administration(
             CloudTenantProvider(identities), identities, audit, PostgresTenantStore(engines.maintenance)
         )

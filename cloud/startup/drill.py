@@ -40,6 +40,7 @@ from cloud.startup.keyring import keyring_directory
 from cloud.startup.restoring import Request, Told, restore
 from cloud.startup.servers import open_server, operators_draft
 from cloud.storage.home import open_home, private_directory
+from cloud.storage.presence import Presence
 from cloud.tenancy.system import system_predicate
 
 _PEOPLE: Final = 50
@@ -53,8 +54,8 @@ def drill(settings: CloudSettings, request: Request, told: Told = lambda *_: Non
         ConfigurationError: The backup cannot be used.
         ProviderUnavailableError: A part did not answer, or the disk is full.
     """
-    draft = operators_draft(Action.BACKUP_DRILL)
-    with _recording(settings) as engines:
+    with _recording(settings) as (engines, presence):
+        draft = dataclasses.replace(operators_draft(Action.BACKUP_DRILL), process=presence.id)
         audit = PostgresAuditStore(engines.app, engines.maintenance)
         step = dataclasses.replace(draft, action=Action.BACKUP_DRILL_STEP, event_id=new_event_id())
         _record(audit, step, Outcome.ALLOWED, "intent")
@@ -183,18 +184,16 @@ def _scratch(settings: CloudSettings) -> Iterator[CloudSettings]:
 
 
 @contextlib.contextmanager
-def _recording(settings: CloudSettings) -> Iterator[Engines]:
-    """The control plane that the drill is recorded in."""
-    open_home(settings.home)
-    server = open_server(settings)
-    try:
+def _recording(settings: CloudSettings) -> Iterator[tuple[Engines, Presence]]:
+    """The control plane that the drill is recorded in, and this process as that knows it."""
+    with contextlib.ExitStack() as stack:
+        presence = Presence(open_home(settings.home).locks)
+        stack.callback(presence.close)
+        server = open_server(settings)
+        stack.callback(server.close)
         engines = open_engines(settings, server)
-        try:
-            yield engines
-        finally:
-            engines.close()
-    finally:
-        server.close()
+        stack.callback(engines.close)
+        yield engines, presence
 
 
 def _record(

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.service import Custody
@@ -87,7 +86,7 @@ def build_closing(
 def go_on_with_erasures(installation: Installation, stop: threading.Event) -> None:
     """Until `stop` is set: finish what was released or abandoned, and reach levels that are due."""
     engines, config = installation.engines, installation.config
-    audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), installation.keyring)
+    audit = installation.logger()
     tenants = PostgresTenantStore(engines.maintenance, first_model=config.models.first)
     admissions = Administration(CloudTenantProvider(config.identities), config.identities, audit, tenants)
     custody = Custody(

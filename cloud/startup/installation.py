@@ -140,10 +140,9 @@ class Installation:
         """What is due now and then, beside materializing."""
         self.purger().run()
         self.retainer().run()
-        engines = self.engines
-        audit = CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), self.keyring)
+        keys, audit = self.proofs.keys, self.logger()
         build_backups(
-            self.settings, self.server, engines, self.keyring, self.proofs.keys, self.ledger, NoOperators(), audit
+            self.settings, self.server, self.engines, self.keyring, keys, self.ledger, NoOperators(), audit
         ).expire_due()
 
     def placements(self) -> PlacementStore:

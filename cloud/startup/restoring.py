@@ -5,14 +5,18 @@ Steps of a restore, each of which may be done again:
 1. Everything is verified that can be before anything changes: signature, digests, versions, the erasure ledger, keys.
 2. The home is marked: from here on nothing is served from it. Nobody else may use the databases.
 3. The databases are emptied, read in, counted, and brought to this version's schema.
-4. The erasure ledger is replayed, erasures that were under way are finished, audit logs are let go on.
-5. It is recorded, and the mark is taken away.
+4. The erasure ledger is replayed, and audit logs are let go on, which certificates prove events of.
+5. Erasures that the backup knows as under way are finished, and whoever was erased again leaves files, too.
+6. It is recorded, and the mark is taken away.
+
+One that is refused, or fails, is recorded wherever there is a log.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -46,6 +50,8 @@ from cloud.storage.home import open_home
 from cloud.storage.migrate import RevisionState, state_of
 from cloud.storage.roles import APP_ROLE, CONTROL_DATABASE
 from cloud.storage.server import Server
+
+_log = logging.getLogger(__name__)
 
 Told = Callable[[str, int, int | None], None]
 """Told what is done now, how much of it, and of how much."""
@@ -90,13 +96,19 @@ def restore(
             it, nothing is served until a restore ends well.
         ProviderUnavailableError: A part did not answer; calling again begins again.
     """
-    open_home(settings.home)
-    manifest = _verified(settings, request, told)
+    home = open_home(settings.home)
+    draft = operators_draft(Action.BACKUP_RESTORE)
+    try:
+        manifest = _verified(settings, request, told)
+    except LuminescentError as error:
+        if settings.control_url is not None or (home.postgres / "data").exists():
+            _record_refusal(settings, draft, error)
+        raise
+    draft = dataclasses.replace(draft, details={"backup_id": manifest.backup.backup_id})
     marker = RestoreMarker(settings.home)
     opening = dataclasses.replace(
         opening or Opening(), restoring=True, without_ledger=request.without_ledger and not _has_ledger(settings)
     )
-    draft = operators_draft(Action.BACKUP_RESTORE, {"backup_id": manifest.backup.backup_id})
     with contextlib.ExitStack() as stack:
         server = open_for_restore(settings)
         stack.callback(server.close)
@@ -192,7 +204,9 @@ def _finished(
     runtime = None
     try:
         runtime = CloudRuntime(installation)
-        step = dataclasses.replace(draft, action=Action.BACKUP_RESTORE_STEP, event_id=new_event_id())
+        step = dataclasses.replace(
+            draft, action=Action.BACKUP_RESTORE_STEP, event_id=new_event_id(), process=installation.presence.id
+        )
         runtime.audit.record(SYSTEM_LOG, step, Outcome.ALLOWED, reason="intent")
         failpoints.reach("data_restore.replayed")
         cut = accept_restored(
@@ -204,6 +218,9 @@ def _finished(
             runtime.gdpr.resume()
             runtime.closing.resume()
         _remembered(installation, backup_id)
+        if opening.may_finish:
+            _erased_to_the_end(runtime)
+        failpoints.reach("data_restore.erased")
         _recorded(runtime.audit, draft, cut, installation.replayed.counts())
     finally:
         if runtime is not None:
@@ -211,6 +228,18 @@ def _finished(
         else:
             installation.close()
     return RestoredData(manifest, installation.replayed, len(cut), upgraded)
+
+
+def _erased_to_the_end(runtime: CloudRuntime) -> None:
+    """What the backup knows as begun is finished, and what was erased again leaves the files that were just written."""
+    try:
+        runtime.gdpr.resume()
+    except ConfigurationError as error:
+        # Such as one that cannot be certified. It is done or stays frozen, as it was when the backup was made.
+        _log.error("an erasure could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
+    runtime.closing.resume()
+    # Before anything is served, whatever the windows for rewriting.
+    runtime.gdpr.upkeep()
 
 
 def _remembered(installation: Installation, backup_id: str) -> None:
@@ -229,6 +258,15 @@ def _recorded(audit: CloudAuditLogger, draft: AuditDraft, cut: Sequence[LogCut],
             audit.record(log.log_id, dataclasses.replace(about, event_id=new_event_id()), Outcome.ALLOWED)
         audit.record(SYSTEM_LOG, about, Outcome.ALLOWED)
     audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts={**counts, "logs_cut": len(cut)})
+
+
+def _record_refusal(settings: CloudSettings, draft: AuditDraft, error: LuminescentError) -> None:
+    with contextlib.suppress(LuminescentError):  # Why it was refused is what has to be said.
+        server = open_for_restore(settings)
+        try:
+            record_failure(server.url(APP_ROLE, CONTROL_DATABASE), draft, error)
+        finally:
+            server.close()
 
 
 @contextlib.contextmanager

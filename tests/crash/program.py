@@ -270,6 +270,9 @@ class Program:
 
         return await operate("erase", tenant, "admin", {"user": user}, work, roles={"tenant_admin"})
 
+    async def do_gdpr_upkeep(self) -> None:
+        await asyncio.to_thread(self._runtime.gdpr.upkeep)
+
     async def do_close_tenant(self, tenant: str) -> Json:
         closed = await asyncio.to_thread(self._runtime.closing.close, tenant, confirmed=True)
         return dict(closed.counts)

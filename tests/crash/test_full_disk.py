@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tempfile
@@ -24,16 +25,18 @@ pytestmark = pytest.mark.crash
 SIZE_MB = 160
 MANY = 900
 PURGED = 20
+UNAVAILABLE = 6
+"""How a command ends that may be repeated later."""
 
 
 @contextmanager
-def small_disk() -> Iterator[Path]:
+def small_disk(size_mb: int = SIZE_MB) -> Iterator[Path]:
     """A directory that is a file system of its own, as large as an empty installation and a little more."""
     directory = Path(tempfile.mkdtemp(prefix="lum-", dir="/tmp"))
     mounted = (
         os.geteuid() == 0
         and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m,mode=700", "tmpfs", directory],
+            ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m,mode=700", "tmpfs", directory],
             check=False,
             capture_output=True,
         ).returncode
@@ -161,3 +164,94 @@ def test_commands_on_a_full_disk_say_so_and_work_again_with_room() -> None:
         ballast.unlink()
         for command in (("db", "upgrade"), ("doctor",), ("tenants", "create", "acme")):
             assert run(*command, home=home).returncode == 0
+
+
+def erased(installation: Installation, subject_id: str) -> tuple[str, set[str]]:
+    """State of an erasure, and the levels that it reached."""
+    ((state, levels),) = installation.books().query(
+        "SELECT state, levels FROM erasures WHERE subject_id = %s", [subject_id]
+    )
+    return state, {name for name, told in levels.items() if told["reached_at"] is not None}
+
+
+def test_an_erasure_that_finds_no_room_is_frozen_and_ends_when_there_is_some() -> None:
+    with nearly_full() as (installation, ballast):
+        child = installation.child()
+        child.ask("store", tenant="acme", user="bob", contents=["bob's fact"])
+        child.ask("drain")
+        subject_id = child.ask("subject", tenant="acme", user="alice")
+        # What it needs is a place in the write-ahead log, and the next segment of that needs room.
+        fill(ballast)
+        child.ask("switch_wal")
+        answer = child.ask("erase", tenant="acme", user="alice")
+        assert (answer["error"], answer["retryable"]) == ("ProviderUnavailableError", True), answer
+        ballast.unlink()
+        answer = child.ask("erase", tenant="acme", user="alice")
+        assert answer["state"] in ("verified", "certified"), answer
+        assert erased(installation, subject_id)[1] >= {"logical", "cryptographic", "store", "file", "wal"}
+        assert installation.books().rows_naming(subject_id).keys() == {"subjects", "erasures", "audit_events"}
+        assert not child.ask("has_key", tenant="acme", subject=subject_id)
+        assert len(child.ask("search", tenant="acme", user="bob")) == 1
+
+
+@pytest.mark.parametrize("place", ["erase.frozen", "erase.key_destroyed", "erase.rows_deleted"])
+def test_an_erasure_whose_disk_fills_up_in_the_middle_ends_when_there_is_room(place: str) -> None:
+    with nearly_full() as (installation, ballast):
+        child = installation.child()
+        child.ask("store", tenant="acme", user="bob", contents=["bob's fact"])
+        child.ask("drain")
+        subject_id = child.ask("subject", tenant="acme", user="alice")
+        child.ask("arm", name=place, action="fill_disk")
+        answer = child.ask("erase", tenant="acme", user="alice")
+        assert ballast.exists()
+        # It may get by with the room that its files have; whatever it says then is so.
+        if "error" in answer:
+            assert (answer["error"], answer["retryable"]) == ("ProviderUnavailableError", True), answer
+        assert child.ask("search", tenant="acme", user="alice") == []
+        ballast.unlink()
+        child.ask("disarm")
+        child.ask("erase", tenant="acme", user="alice")
+        child.ask("gdpr_upkeep")
+        state, levels = erased(installation, subject_id)
+        assert (state, levels) == ("certified", {"logical", "cryptographic", "store", "file", "wal", "backups"})
+        assert installation.books().rows_naming(subject_id).keys() == {"subjects", "erasures", "audit_events"}
+        assert len(child.ask("search", tenant="acme", user="bob")) == 1
+
+
+def test_a_backup_that_finds_no_room_leaves_nothing_and_a_restore_serves_nothing_until_there_is_some(
+    tmp_path: Path,
+) -> None:
+    with nearly_full() as (installation, ballast):
+        home = installation.home
+        with small_disk(1) as directory:
+            full = run("backup", directory / "backup", home=home)
+            assert full.returncode == UNAVAILABLE, full.stderr
+            assert "No space left" in full.stderr or "disk is full" in full.stderr
+            assert list(directory.iterdir()) == []
+        fill(ballast)
+        full = run("backup", tmp_path / "backup", home=home)
+        assert full.returncode in (1, UNAVAILABLE), full.stderr
+        assert "No space left" in full.stderr or "disk is full" in full.stderr
+        assert "Traceback" not in full.stderr
+        assert list(tmp_path.iterdir()) == []
+        ballast.unlink()
+        assert json.loads(run("--json", "backup", "list", home=home).stdout)["backups"] == []
+        assert run("backup", tmp_path / "backup", home=home).returncode == 0
+        child = installation.child()
+        child.ask("store", tenant="acme", user="alice", contents=["after there was room again"])
+        child.say("quit")
+        assert child.ended() == 0
+
+        code = (
+            "from pathlib import Path\nfrom cloud.kernel import failpoints\nfrom tests.support.homes import fill\n"
+            f"failpoints.arm('data_restore.emptied', lambda: fill(Path({str(ballast)!r})))"
+        )
+        full = run("restore", tmp_path / "backup", home=home, code=code)
+        assert full.returncode in (1, UNAVAILABLE), full.stdout + full.stderr
+        assert "Traceback" not in full.stderr
+        ballast.unlink()
+        assert "a restore is under way" in run("tenants", "list", home=home).stderr
+        assert run("restore", tmp_path / "backup", home=home).returncode == 0
+        assert len(installation.child().ask("search", tenant="acme", user="alice")) > 0
+        (many,) = installation.journal.of("acme", "store_many")
+        assert installation.books().ledger("acme").keys() == set(many.answer)

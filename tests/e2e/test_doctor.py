@@ -16,6 +16,8 @@ def test_an_installation_as_it_must_be_holds_and_the_look_is_recorded(served_hom
     run("api-keys", "create", "--tenant", "acme", "--role", "service", "--out", key, home=served_home)
     stored = run("memory", "store", "tea", "--user", "alice", "--api-key-file", key, home=served_home)
     assert stored.returncode == 0, stored.stderr
+    made = run("backup", tmp_path / "backup", home=served_home)
+    assert made.returncode == 0, made.stderr
     looked = run("--json", "doctor", home=served_home)
     findings = document(looked)["findings"]
     assert [finding for finding in findings if finding["level"] != "ok"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 
 from cloud import CloudRuntime, request_context
 from cloud.gdpr.ledger import LedgerPlace
-from cloud.gdpr.levels import Level
+from cloud.gdpr.levels import AT_ONCE, Level
 from cloud.gdpr.model import Erasure, ErasureState
 from cloud.gdpr.replay import Replay
 from cloud.gdpr.requests_postgres import erasure_of
@@ -100,8 +101,31 @@ def levels_of(runtime: CloudRuntime, tenant_id: str) -> dict[Level, tuple[bool, 
     }
 
 
-AT_ONCE = dict.fromkeys((Level.LOGICAL, Level.CRYPTOGRAPHIC, Level.STORE), (True, False))
+REACHED = dict.fromkeys(AT_ONCE, (True, False))
 DUE = dict.fromkeys((Level.FILE, Level.WAL, Level.BACKUPS), (False, True))
+
+
+async def test_whoever_came_back_under_a_legal_hold_is_erased_and_certified_with_the_levels_of_these_databases(
+    runtime: CloudRuntime, tenant_id: str
+) -> None:
+    await stored(runtime, tenant_id, "alice")
+    with request_context(tenant_id=tenant_id, user_id="admin", roles={"tenant_admin"}):
+        review = datetime.now(UTC) + timedelta(days=30)
+        await runtime.gdpr.hold(tenant_id, user_id="alice", reason="a claim", authority="a court", review_at=review)
+    erased_once(runtime, tenant_id, "alice")
+    assert replay(runtime).run().erased_again == 1
+    with request_context(tenant_id=tenant_id, user_id="admin", roles={"tenant_admin"}):
+        (found,) = await runtime.gdpr.requests(tenant_id)
+        assert {level for level, state in found.levels.items() if state.reached_at} == set(AT_ONCE)
+        # Whatever the databases before had reached: reading in has filled new files with what was erased.
+        due = [found.levels[level].due_at for level in Level if level not in AT_ONCE]
+        assert all(at is not None and at <= datetime.now(UTC) for at in due)
+        assert await asyncio.to_thread(runtime.gdpr.resume) >= 1
+        await asyncio.to_thread(runtime.gdpr.upkeep)
+        (found,) = await runtime.gdpr.requests(tenant_id)
+    assert found.state is ErasureState.CERTIFIED
+    assert found.levels[Level.FILE].reached_at
+    assert found.levels[Level.WAL].reached_at
 
 
 async def test_a_tenant_that_came_back_is_closed_again(runtime: CloudRuntime, tenant_id: str) -> None:
@@ -116,7 +140,7 @@ async def test_a_tenant_that_came_back_is_closed_again(runtime: CloudRuntime, te
     with pytest.raises(PermissionDeniedError):
         await found(runtime, tenant_id, "alice")
     assert runtime.pixeltable_config.keyring.subjects(tenant_id) == ()
-    assert levels_of(runtime, tenant_id) == AT_ONCE | DUE
+    assert levels_of(runtime, tenant_id) == REACHED | DUE
     # What is due is reached by the upkeep of whoever serves, and certified as that closing.
     runtime.gdpr.upkeep()
     assert levels_of(runtime, tenant_id)[Level.FILE] == levels_of(runtime, tenant_id)[Level.WAL] == (True, False)
@@ -131,7 +155,7 @@ async def test_the_storage_of_whoever_came_back_is_rewritten_by_the_next_upkeep(
     await stored(runtime, tenant_id, "alice")
     erased_once(runtime, tenant_id, "alice")
     assert replay(runtime).run().erased_again == 1
-    assert levels_of(runtime, tenant_id) == AT_ONCE | DUE
+    assert levels_of(runtime, tenant_id) == REACHED | DUE
     runtime.gdpr.upkeep()
     assert levels_of(runtime, tenant_id)[Level.FILE] == levels_of(runtime, tenant_id)[Level.WAL] == (True, False)
 
