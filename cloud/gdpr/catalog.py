@@ -658,7 +658,7 @@ CATALOG: Final[tuple[Place, ...]] = (
         {"": Holds.SUBJECT},
         OnErasure.ANONYMOUS,
         basis="GDPR Art. 5(2), 32(1)(b): keeps a restored backup from bringing erased people back",
-        exported_in="person.json",
+        not_told="names who is erased alone: of who can ask for an export it holds nothing",
     ),
     Place("home.locks", Kind.DIRECTORY, "locks", {"": Holds.NOTHING}, OnErasure.UNTOUCHED),
 )

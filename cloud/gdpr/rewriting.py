@@ -140,7 +140,8 @@ class PostgresRewriter:
                 "rewrite_max_wait_ms, and set rewrite_windows to hours in which that does no harm",
             )
         if left_over:
-            return self._not_reached(Level.FILE, f"{left_over} columns of empty tables have statistics of deleted rows")
+            # It was emptied and looked at meanwhile; the next time measures anew.
+            raise ProviderUnavailableError(COMPONENT, reason=f"has statistics of {left_over} columns of empty tables")
         return LevelState(Level.FILE, self._clock(), None, _evidence(done))
 
     def _wal(self) -> LevelState:

@@ -13,6 +13,7 @@ import pytest
 from cloud.gdpr import verify
 from cloud.gdpr.levels import Level, LevelState
 from cloud.gdpr.model import Erasure
+from cloud.gdpr.rewriting import PostgresRewriter
 from cloud.gdpr.verify import VerificationError, verify_certificate
 from cloud.kernel import failpoints
 from cloud.kernel.errors import ErasureRequestError
@@ -100,6 +101,13 @@ async def deepened(look: Looker, erased: Erasure, level: Level) -> str:
     return await look.runtime.gdpr.certificate(erased.erasure_id, look.tenant_id)
 
 
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Erasures return before the levels of the storage, as where windows are configured."""
+    monkeypatch.setattr(PostgresRewriter, "at_once", lambda _: False)
+
+
+@pytest.mark.usefixtures("later")
 async def test_a_later_level_gets_a_new_certificate_that_follows_the_old_one(look: Looker, tmp_path: Path) -> None:
     await look.store(sample_memory("alice"))
     erased = await erase(look, "alice")

@@ -35,7 +35,7 @@ BESIDE = {"process.keys"}
 
 
 def map_of(look: Looker) -> DataMap:
-    return look.runtime.gdpr._erasing._map
+    return look.runtime.gdpr._erasing._extents._map
 
 
 async def everywhere(look: Looker) -> str:
@@ -80,7 +80,7 @@ def disable(monkeypatch: pytest.MonkeyPatch, runtime: CloudRuntime, place: str) 
         rows = ROWS[place]
         monkeypatch.setitem(subject_rows.ROWS, place, Idle(rows.table, rows.told))
     else:
-        handlers = runtime.gdpr._erasing._map.handlers
+        handlers = runtime.gdpr._erasing._extents._map.handlers
         monkeypatch.setitem(handlers, place, replace(handlers[place], erase=lambda *_: None))
 
 
