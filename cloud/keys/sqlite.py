@@ -263,7 +263,10 @@ class FileKeyring:
 
     def drop_spares(self, tenant_id: str) -> int:
         """Keys made ahead are destroyed: in a keyring from earlier they may be somebody's since; returns how many."""
+        self._require_usable()
         with self._lock.held():
+            # Cut off in between, a row names a destroyed key until this is done again: whatever a keyring from earlier
+            # is admitted by does it before the keyring is used.
             with self._index.transaction():
                 spares = []
                 while (spare := self._index.take_spare(tenant_id)) is not None:

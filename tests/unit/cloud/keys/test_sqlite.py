@@ -162,6 +162,18 @@ class TestSpares:
         assert [again.subject_key(key.tenant_id, key.subject_id) for key in keys] == keys
         again.close()
 
+    def test_keys_made_ahead_that_are_dropped_become_nobodys(self, keyring: FileKeyring, directory: Path) -> None:
+        alice = resolve(keyring, "alice")
+        db = sqlite3.connect(directory / INDEX_NAME)
+        ahead = dict(db.execute("SELECT subject_id, slot FROM spares").fetchall())
+        db.close()
+        images = {image_of(directory, slot) for slot in ahead.values()}
+        assert keyring.drop_spares("acme") == len(ahead) > 0
+        assert images & {image_of(directory, slot) for slot in ahead.values()} == set()
+        assert resolve(keyring, "bob").subject_id not in ahead
+        assert resolve(keyring, "alice") == alice
+        assert keyring.drop_spares("acme2") == 0
+
 
 class TestTwoOpenings:
     def test_what_one_makes_the_other_finds(self, keyring: FileKeyring, other: FileKeyring) -> None:
