@@ -30,12 +30,16 @@ class Place:
         home: The installation whose PostgreSQL is everybody's.
         database: SQLAlchemy URL of a database of its own on that server, with the extension `vector`.
         callers: The most callers there will be at a time.
+        server_pid: That server's process id.
+        tenant_each: Whether everybody is of a tenant of their own; for this project's provider alone.
     """
 
     directory: Path
     home: Path
     database: str
     callers: int
+    server_pid: int
+    tenant_each: bool = False
 
 
 class Contender(Protocol):

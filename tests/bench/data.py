@@ -74,7 +74,8 @@ def queries(name: str, *, seed: int = SEED) -> Iterator[str]:
     """Questions without end."""
     draw = random.Random(f"{seed}/query/{name}")
     while True:
-        yield f"which {draw.choice(_KINDS_OF)} {draw.choice(_THINGS)} {draw.choice(_PLACES)}, and {draw.choice(_TIMES)}?"
+        thing = f"{draw.choice(_KINDS_OF)} {draw.choice(_THINGS)}"
+        yield f"which {thing} {draw.choice(_PLACES)}, and {draw.choice(_TIMES)}?"
 
 
 def person(number: int) -> str:

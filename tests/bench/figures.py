@@ -33,6 +33,7 @@ class Round:
         wall_s: From the first call's begin to the last one's end.
         cpu_ms: Processor time by where it was spent: `own`, `worker`, `server`; until what the calls left to be done in
             the background was done.
+        short: Answers with fewer memories than there are and were asked for, as an approximate index gives.
         errors: Names of what was raised.
     """
 
@@ -40,6 +41,7 @@ class Round:
     failed: int
     wall_s: float
     cpu_ms: dict[str, float]
+    short: int = 0
     errors: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
@@ -56,6 +58,8 @@ def cell(rounds: Sequence[Round]) -> dict[str, Any]:
     made: dict[str, Any] = {"calls": calls, "failed": failed, "rounds": [one.summary() for one in rounds]}
     if failed:
         made["errors"] = sorted({name for one in rounds for name in one.errors})
+    if short := sum(one.short for one in rounds):
+        made["short"] = short
     if not took:
         return made
     made |= {name: round(percentile(took, share), 4) for name, share in SHARES.items()}

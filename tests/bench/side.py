@@ -13,9 +13,20 @@ from typing import IO, Any, Self
 
 from tests.bench.contender import Place
 from tests.bench.figures import Round
-from tests.bench.processes import family_cpu_ms
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class ChildEndedError(RuntimeError):
+    """A contender's process ended instead of answering; its log says why.
+
+    Attributes:
+        code: Its exit code, or a negative signal.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Side:
@@ -24,13 +35,11 @@ class Side:
     Args:
         name: As `tests.bench.contenders` knows it.
         place: What it is given.
-        server_pid: The PostgreSQL server, whose processor time counts as whoever's turn it is.
         log: Where it says what is not an answer.
     """
 
-    def __init__(self, name: str, place: Place, server_pid: int, log: Path) -> None:
-        self.name = name
-        self._server_pid = server_pid
+    def __init__(self, name: str, place: Place, log: Path) -> None:
+        self.name, self.ended = name, False
         self._log: IO[bytes] = log.open("ab")
         quiet = {"PYTHONPATH": str(ROOT), "HOME": str(place.directory), "MEM0_DIR": str(place.directory / "mem0")}
         self._process = subprocess.Popen(
@@ -50,20 +59,17 @@ class Side:
         """What the child answers.
 
         Raises:
-            RuntimeError: It ended instead; its log says why.
+            ChildEndedError: It ended instead.
         """
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": what, **given}) + "\n")
             self._process.stdin.flush()
-        return self._answer(f"ended at {what} {given}")
+        return self._answer(f"ended at {what}")
 
     def round(self, operation: str, *, callers: int, seconds: float, most: int) -> Round:
         """One turn at an operation; nobody else has one meanwhile."""
-        before = family_cpu_ms(self._server_pid)
-        told = self.do("round", operation=operation, callers=callers, seconds=seconds, most=most)
-        told["cpu_ms"]["server"] = family_cpu_ms(self._server_pid) - before
-        return Round(**told)
+        return Round(**self.do("round", operation=operation, callers=callers, seconds=seconds, most=most))
 
     def close(self) -> None:
         """Let it take itself down."""
@@ -80,7 +86,7 @@ class Side:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is None and not self.ended:
             self.close()
         else:
             self.kill()
@@ -89,6 +95,7 @@ class Side:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} {otherwise} ({self._process.wait()}): see {self._log.name}")
+            code = self._process.wait()
+            raise ChildEndedError(f"{self.name} {otherwise} ({code}): see {self._log.name}", code)
         answer: dict[str, Any] = json.loads(line)
         return answer

@@ -34,14 +34,18 @@ class WordLlama(EmbeddingBase):
 
 
 class Mem0Local:
-    """A collection for everybody, people told apart by `user_id`, called by threads."""
+    """A collection for everybody, people told apart by `user_id`, called by threads.
+
+    Its local store shares one SQLite connection among threads without a lock, which fails in many ways at more than one
+    caller: those calls are counted as failed.
+    """
 
     title: ClassVar[str] = "mem0 (local Qdrant)"
     persistent: ClassVar[bool] = True
     callers: ClassVar[Literal["tasks", "threads"]] = "threads"
     operations: ClassVar[frozenset[str]] = frozenset(OPERATIONS)
     failures: ClassVar[tuple[type[Exception], ...]] = (
-        sqlite3.Error, RuntimeError, ValueError, IndexError, KeyError, TypeError,
+        sqlite3.Error, SystemError, RuntimeError, ValueError, IndexError, KeyError, TypeError,
     )  # fmt: skip
     packages: ClassVar[tuple[str, ...]] = ("mem0ai", "qdrant-client", "wordllama")
 

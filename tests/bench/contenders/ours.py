@@ -48,11 +48,15 @@ class Ours:
     def set_up(self, place: Place) -> None:
         self._place = place
         self.runtime = init_cloud_extensions(CloudSettings(home=place.home))
-        self.runtime.tenants.create(TENANT, plan="enterprise")
+        if not place.tenant_each:
+            self.runtime.tenants.create(TENANT, plan="enterprise")
 
     async def load(self, people: Mapping[str, Sequence[Item]]) -> None:
-        with request_context(tenant_id=TENANT, roles={"service"}):
-            for person, items in people.items():
+        for person, items in people.items():
+            tenant_id = self._tenant(person)
+            if self._place.tenant_each:
+                self.runtime.tenants.create(tenant_id, plan="enterprise")
+            with request_context(tenant_id=tenant_id, roles={"service"}):
                 for start in range(0, len(items), _AT_ONCE):
                     batch = [memory(person, item) for item in items[start : start + _AT_ONCE]]
                     await self.runtime.memory.store_many(batch, {})
@@ -61,26 +65,26 @@ class Ours:
         await self.runtime.drain(timeout_s=1_800)
 
     async def store(self, person: str, item: Item) -> str:
-        with request_context(tenant_id=TENANT, roles={"service"}):
+        with request_context(tenant_id=self._tenant(person), roles={"service"}):
             return await self.runtime.memory.store(memory(person, item), {})
 
     async def retrieve(self, person: str, query: str) -> int:
-        with request_context(tenant_id=TENANT, roles={"service"}):
+        with request_context(tenant_id=self._tenant(person), roles={"service"}):
             return len(await self.runtime.memory.retrieve(query, person, limit=LIMIT))
 
     def cool(self) -> None:
         self.runtime.pixeltable_config.hot.clear()
 
     async def search(self, person: str) -> int:
-        with request_context(tenant_id=TENANT, roles={"service"}):
+        with request_context(tenant_id=self._tenant(person), roles={"service"}):
             return len(await self.runtime.memory.search(person, FILTER, limit=SEARCH_LIMIT))
 
     async def search_text(self, person: str, query: str) -> int:
-        with request_context(tenant_id=TENANT, roles={"service"}):
+        with request_context(tenant_id=self._tenant(person), roles={"service"}):
             return len(await self.runtime.memory.search(person, FILTER | {"query": query}, limit=SEARCH_LIMIT))
 
     async def delete(self, person: str, memory_id: str) -> None:
-        with request_context(tenant_id=TENANT, roles={"service"}):
+        with request_context(tenant_id=self._tenant(person), roles={"service"}):
             if not await self.runtime.memory.delete(memory_id):
                 raise RuntimeError("nothing was deleted")
 
@@ -103,3 +107,6 @@ class Ours:
 
     def close(self) -> None:
         self.runtime.close()
+
+    def _tenant(self, person: str) -> str:
+        return f"bench-{person}" if self._place.tenant_each else TENANT
