@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from cloud.storage.embedded import EmbeddedPostgres
@@ -152,7 +151,9 @@ def _tell(operation: str, callers: int, cells: dict[str, Any]) -> None:
     for name, told in cells.items():
         failed = f", {told['failed']} failed" if told["failed"] else ""
         times = "  ".join(f"{share} {told[share]:9.3f}" for share in ("p50", "p95", "p99") if share in told)
-        print(f"{operation:14} {callers:3} callers  {name:11} {times} ms  from {told['calls']} calls{failed}", flush=True)
+        print(
+            f"{operation:14} {callers:3} callers  {name:11} {times} ms  from {told['calls']} calls{failed}", flush=True
+        )
 
 
 def _say(what: str) -> None:

@@ -39,9 +39,8 @@ class Limits:
         )
 
     def load(self, people: Mapping[str, Sequence[Item]]) -> None:
-        self._vectors = {
-            person: self._embedder.embed([item.text for item in items]) for person, items in people.items()
-        }
+        for person, items in people.items():
+            self._vectors[person] = self._embedder.embed([item.text for item in items])
 
     def settle(self) -> None:
         """It has no background."""
