@@ -97,6 +97,9 @@ def all_bars() -> tuple[Bar, ...]:
         _at_least("stores, one process, eight callers over eight tenants", 500, *load, "stores"),
         Bar("backlog at the end of these stores by that of the middle", 1.5, "×", "at most", _backlog),
         _at_least("hot retrieves, one process, eight callers over eight tenants", 500, *load, "retrieves"),
+        Bar(
+            "process memory per hot memory", 2_048, "bytes", "at most", _figure(*load, "hot_memory", "bytes_per_memory")
+        ),
         _at_least("store_many", 3_000, *load, "store_many"),
         _at_least("import", 3_000, *load, "import"),
         Bar("hot retrieve at 1,000,000 by that at 10,000: p95", 1.5, "×", "at most", _growth, apart=True),

@@ -60,7 +60,8 @@ What each does when asked to store, so that the ratios are not misread:
 Not shown: networks between client and database, other machines' disks, quality of what is found, languages, long
 texts, and servers of vector databases, which mem0 can use too. A figure from few calls says little about its p99.
 Answers from an approximate index that filters afterwards can be *short*: with fewer memories than were asked for and
-are there; tables say how many were.
+are there; tables say how many were. What a peer's local files promise when the power fails is its own choice: SQLite's
+defaults in mem0's case.
 """
 
 
@@ -235,7 +236,8 @@ def _throughput(document: Document) -> str:
         + f"\nMemories that waited to be materialized during the stores: {max(backlog):,} at most,"
         f" {backlog[-1]:,} at the end, none {told['stores']['drained_s']:.1f} s later. With materialization,"
         f" `store_many` takes {told['store_many']['materialized_per_s']:,.0f} and import"
-        f" {told['import']['materialized_per_s']:,.0f} memories a second.\n"
+        f" {told['import']['materialized_per_s']:,.0f} memories a second. A hot memory takes"
+        f" {told['hot_memory']['bytes_per_memory']:,.0f} bytes of the process.\n"
     )
 
 

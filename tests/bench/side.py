@@ -36,10 +36,13 @@ class Side:
         name: As `tests.bench.contenders` knows it.
         place: What it is given.
         log: Where it says what is not an answer.
+
+    Attributes:
+        ended: What ended its process, if it is out.
     """
 
     def __init__(self, name: str, place: Place, log: Path) -> None:
-        self.name, self.ended = name, False
+        self.name, self.ended = name, ""
         self._log: IO[bytes] = log.open("ab")
         quiet = {"PYTHONPATH": str(ROOT), "HOME": str(place.directory), "MEM0_DIR": str(place.directory / "mem0")}
         self._process = subprocess.Popen(

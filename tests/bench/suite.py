@@ -39,15 +39,15 @@ def side_by_side(results: Results, plan: Plan) -> None:
     """Every contender on the same data, in turns."""
     blocks = [(callers, block) for callers in plan.callers for block in _BLOCKS]
     open_blocks = [each for each in blocks if not results.has("side_by_side", "cells", _key(each[1][-1], each[0]))]
-    if not open_blocks:
+    if not open_blocks and results.has("side_by_side", "sizes"):
         return
     with sides(NAMES, results, plan, people=plan.people, section="side_by_side") as field:
         for callers, block in open_blocks:
             for operation, cells in _measured(field, block, callers, plan).items():
                 results.record(cells, "side_by_side", "cells", _key(operation, callers))
                 _tell(operation, callers, cells)
-        for side in field:
-            results.record(side.do("sizes"), "side_by_side", "sizes", side.name)
+        sizes = {side.name: side.do("sizes") for side in field if not side.ended}
+        results.record(sizes, "side_by_side", "sizes")
 
 
 def scale(results: Results, plan: Plan) -> None:
@@ -117,7 +117,6 @@ def _measured(
     """Cells by operation and contender. Everybody has a turn in each round; every second round goes backwards."""
     rounds = rounds or plan.rounds
     done: dict[str, dict[str, list[Round]]] = {operation: {} for operation in block}
-    ended: dict[str, str] = {}
     for number in range(rounds):
         for side in field if number % 2 else reversed(field):
             for operation in block:
@@ -129,17 +128,17 @@ def _measured(
                     # With one caller, and for us, that ends the run. A peer that dies under load has shown its limit.
                     if callers == 1 or side.name in ("ours", "limits"):
                         raise
-                    ended[side.name] = f"its process ended with {error.code} at {operation}, {callers} callers"
-                    side.ended = True
-                    _say(f"{side.name}: {ended[side.name]}")
+                    side.ended = f"its process ended with {error.code} at {operation}, {callers} callers"
+                    _say(f"{side.name}: {side.ended}")
                     continue
                 done[operation].setdefault(side.name, []).append(one)
     cells: dict[str, dict[str, Any]] = {
         operation: {name: cell(turns) for name, turns in by_name.items()} for operation, by_name in done.items()
     }
-    for name, what in ended.items():
+    for side in field:
         for operation in block:
-            cells[operation].setdefault(name, {"calls": 0, "failed": 0, "rounds": []})["ended"] = what
+            if side.ended:
+                cells[operation].setdefault(side.name, cell([]))["ended"] = side.ended
     return cells
 
 

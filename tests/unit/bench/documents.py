@@ -62,6 +62,7 @@ def document(*, ours_ms: float = 2.0, peers_ms: float = 8.0, insert_ms: float = 
             "sizes": {"ours": held},
         },
         "throughput": {
+            "hot_memory": {"memories": 13, "bytes_per_memory": 1_400.0},
             "retrieves": figures | {"per_s": 900.0},
             "stores": figures | {"per_s": 800.0, "backlog": [0, 700, 600, 800, 700, 650], "drained_s": 0.5},
             "beside": {"alone": figures, "beside_stores": figures, "stores_per_s": 199.0},
