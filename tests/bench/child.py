@@ -202,6 +202,8 @@ class Child:
             whole.wall_s += timed.wall_s
             if time.perf_counter() >= until:
                 break
+        with self._spent(spent):
+            self._driver.once(self._contender.settle())
 
     def _cold_one(self, number: int) -> str:
         return self._people[number % len(self._people)]

@@ -23,6 +23,9 @@ from `requirements-bench.lock`, takes about half an hour, goes on where it was e
 missed; then `.venv-bench/bin/python -m tests.bench growth` for the growth, which takes hours, and
 `.venv-bench/bin/python -m tests.bench report`.
 """
+SMALL = """
+**These results are of small numbers, made to check the suite. They say nothing about anybody.**
+"""
 METHOD = """## How the numbers are made
 
 - Every contender runs in a process of its own, so that its memory and its processor time are its own. One has a turn
@@ -36,9 +39,10 @@ METHOD = """## How the numbers are made
   embedding function: `wordllama`, 256 dimensions. It is inside what is timed, for everybody.
 - All that speak to PostgreSQL do so to one server, over the same Unix socket, each in a database of its own. `fsync`,
   `full_page_writes` and `synchronous_commit` are read from it as each contender's own role and have to be `on`.
-- Processor time is that of the contender's process, of its helpers (this project's worker, until nothing it accepted
-  waits) and of the PostgreSQL server. Bytes on disk are what the loaded memories added to databases and directories,
-  indexes included, the write-ahead log left out. Memory is the process and its helpers (PSS), not PostgreSQL's.
+- Processor time is that of the contender's process, of its helpers (this project's worker, until everything accepted is
+  in Pixeltable and in the audit log's trees) and of the PostgreSQL server. Bytes on disk are what the loaded memories
+  added to databases and directories, indexes included, the write-ahead log left out. Memory is the process and its
+  helpers (PSS), not PostgreSQL's.
 - *Cold* means that the process holds nothing of the person: this project drops its hot tier, the others open their
   connections or stores anew. Opening is not timed. `LocalMemoryProvider` has nothing but what it holds.
 - Every measured process is kept from reaching anything but this machine; telemetry is switched off.
@@ -67,7 +71,13 @@ defaults in mem0's case.
 
 def page(document: Document) -> str:
     """The whole page."""
-    parts = [HEAD, _setting(document), _bars(judged(document)), _ratios(document)]
+    parts = [
+        HEAD,
+        SMALL if document["plan"]["each"] < 1_000 else "",
+        _setting(document),
+        _bars(judged(document)),
+        _ratios(document),
+    ]
     parts += [_operation(document, operation) for operation in WORDS]
     parts += [_sizes(document), _scale(document), _throughput(document), _growth(document), METHOD]
     return "\n".join(part for part in parts if part)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import psycopg
 
 from cloud import CloudRuntime, CloudSettings, init_cloud_extensions, request_context
-from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE, MAINTENANCE_ROLE
+from cloud.storage.roles import BACKUP_ROLE, CONTROL_DATABASE, DATA_DATABASE, MAINTENANCE_ROLE
 from src.memory.schemas import Memory, MemoryType
 from tests.bench.contender import LIMIT, MIN_CONFIDENCE, OPERATIONS, SEARCH_LIMIT, Place
 from tests.bench.data import Item
@@ -17,6 +19,8 @@ from tests.bench.processes import directory_bytes
 TENANT = "bench"
 FILTER = {"memory_type": "fact", "min_confidence": MIN_CONFIDENCE}
 _AT_ONCE = 1_000
+_SEQUENCED_S = 600.0
+_POLL_S = 0.02
 _POSTGRES = "postgres"
 
 
@@ -48,6 +52,8 @@ class Ours:
     def set_up(self, place: Place) -> None:
         self._place = place
         self.runtime = init_cloud_extensions(CloudSettings(home=place.home))
+        url = self.runtime._installation.server.url(BACKUP_ROLE, CONTROL_DATABASE).set(drivername="postgresql")
+        self._audit = psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
         if not place.tenant_each:
             self.runtime.tenants.create(TENANT, plan="enterprise")
 
@@ -62,7 +68,13 @@ class Ours:
                     await self.runtime.memory.store_many(batch, {})
 
     async def settle(self) -> None:
+        """In Pixeltable, and in the audit log's trees too: those of reads as well."""
         await self.runtime.drain(timeout_s=1_800)
+        until = time.perf_counter() + _SEQUENCED_S
+        while self._audit.execute("SELECT 1 FROM audit_pending LIMIT 1").fetchone():
+            if time.perf_counter() > until:
+                raise TimeoutError("audit events without a leaf")
+            await asyncio.sleep(_POLL_S)
 
     async def store(self, person: str, item: Item) -> str:
         with request_context(tenant_id=self._tenant(person), roles={"service"}):
@@ -106,6 +118,7 @@ class Ours:
         return [] if pid is None else [pid]
 
     def close(self) -> None:
+        self._audit.close()
         self.runtime.close()
 
     def _tenant(self, person: str) -> str:

@@ -46,3 +46,10 @@ def test_how_the_numbers_are_made_and_by_what_is_on_the_page() -> None:
     written = page(document())
     for fact in ("0123456789ab", "2 cores", "psycopg 3.3", "`python -m tests.bench`", "2026-01-01T00:00:00Z", "fsync"):
         assert fact in written
+
+
+def test_small_numbers_are_not_mistaken_for_a_measurement() -> None:
+    assert "These results are of small numbers" in page(document())
+    told = document()
+    told["plan"]["each"] = 1_000
+    assert "These results are of small numbers" not in page(told)
