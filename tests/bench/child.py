@@ -39,7 +39,6 @@ class Child:
         self._people: list[str] = []
         self._asked: list[str] = []
         self._empty_bytes = 0
-        self._held = 0
         self._short = 0
         self._server_pid = 0
 
@@ -73,18 +72,20 @@ class Child:
             loaded_s += time.perf_counter() - begun
         begun = time.perf_counter()
         self._driver.once(self._contender.settle())
-        self._held = people * each
-        return {"loaded_s": round(loaded_s, 3), "settled_s": round(loaded_s + time.perf_counter() - begun, 3)}
-
-    def sizes(self) -> dict[str, Any]:
-        """What everything takes now that it is loaded and was read."""
+        settled_s = loaded_s + time.perf_counter() - begun
+        # Now, and not after the rounds: those leave records of reading, and what was deleted again.
         grown = self._contender.disk_bytes() - self._empty_bytes
         return {
-            "memories": self._held,
-            "memory_bytes": self._memory(),
+            "memories": people * each,
+            "loaded_s": round(loaded_s, 3),
+            "settled_s": round(settled_s, 3),
             "disk_bytes": grown,
-            "disk_bytes_per_memory": round(grown / self._held, 1) if self._held else None,
+            "disk_bytes_per_memory": round(grown / (people * each), 1),
         }
+
+    def sizes(self) -> dict[str, Any]:
+        """What the processes take after all that was asked of them."""
+        return {"memory_bytes": self._memory()}
 
     def round(self, operation: str, callers: int, seconds: float, most: int) -> dict[str, Any]:
         """One turn at one operation."""

@@ -41,7 +41,7 @@ METHOD = """## How the numbers are made
   `full_page_writes` and `synchronous_commit` are read from it as each contender's own role and have to be `on`.
 - Processor time is that of the contender's process, of its helpers (this project's worker, until everything accepted is
   in Pixeltable and in the audit log's trees) and of the PostgreSQL server. Bytes on disk are what the loaded memories
-  added to databases and directories, indexes included, the write-ahead log left out. Memory is the process and its
+  added to databases and directories, indexes included, the write-ahead log left out, before anything was read. Memory is the process and its
   helpers (PSS), not PostgreSQL's.
 - *Cold* means that the process holds nothing of the person: this project drops its hot tier, the others open their
   connections or stores anew. Opening is not timed. `LocalMemoryProvider` has nothing but what it holds.
@@ -188,18 +188,16 @@ def _cell(told: Mapping[str, Any]) -> tuple[str, ...]:
 def _sizes(document: Document) -> str:
     rows = []
     for name, told in (at(document, "side_by_side", "sizes") or {}).items():
-        if name == "limits":
+        loaded = at(document, "side_by_side", "loaded", name) or {}
+        if name == "limits" or "settled_s" not in loaded:
             continue
-        empty = at(document, "side_by_side", "loaded", name, "empty_memory_bytes") or 0
-        per_memory = told["disk_bytes_per_memory"]
-        loaded_s = at(document, "side_by_side", "loaded", name, "settled_s")
         rows.append(
             (
                 _title(document, name),
                 f"{told['memory_bytes'] / (1 << 20):,.0f}",
-                f"{empty / (1 << 20):,.0f}",
-                f"{per_memory:,.0f}" if per_memory else "0",
-                f"{told['memories'] / loaded_s:,.0f}" if loaded_s else "–",
+                f"{loaded['empty_memory_bytes'] / (1 << 20):,.0f}",
+                f"{loaded['disk_bytes_per_memory']:,.0f}",
+                f"{loaded['memories'] / loaded['settled_s']:,.0f}",
             )
         )
     head = ("", "memory MiB", "of that empty MiB", "bytes on disk per memory", "loaded per s")
@@ -216,6 +214,8 @@ def _scale(document: Document) -> str:
     plan = document["plan"]
     head = ("", "", "p50 ms", "p95 ms", "p99 ms", "per s", "CPU ms per call", "calls", "notes")
     held = f"{plan['scale_people'] * plan['each']:,} memories, {plan['each']:,} per person, one caller."
+    loaded = at(document, "scale", "loaded", "ours")
+    held += f" Each takes {loaded['disk_bytes_per_memory']:,.0f} bytes on disk." if loaded else ""
     return f"\n## At scale\n\n{held} What is bare is beside it in the same rounds.\n\n" + table(head, rows)
 
 
@@ -263,7 +263,7 @@ def _growth(document: Document) -> str:
             times = tuple(ms(at(cells, operation, "p95")) for operation in WORDS)
             loaded = point["loaded"]["settled_s"]
             held = point["people"] * point["each"]
-            disk = f"{point['sizes']['disk_bytes_per_memory']:,.0f}"
+            disk = f"{point['loaded']['disk_bytes_per_memory']:,.0f}"
             rows.append((f"{point['number']:,}", *times, f"{held / loaded:,.0f}" if loaded else "–", disk))
         if rows:
             head = (words, *(f"{w} p95 ms" for w in WORDS.values()), "loaded per s", "bytes per memory")

@@ -26,7 +26,8 @@ def cell_of(*took_ms: float, rounds: int = 2, failed: int = 0) -> dict[str, Any]
 def document(*, ours_ms: float = 2.0, peers_ms: float = 8.0, insert_ms: float = 1.0) -> dict[str, Any]:
     """Results in which every bar holds unless the times say otherwise."""
     everybody = {name: cell_of(ours_ms if name == "ours" else peers_ms) for name in TITLES}
-    held = {"memories": 10, "memory_bytes": 50 << 20, "disk_bytes": 20_000, "disk_bytes_per_memory": 2_000.0}
+    held = {"memory_bytes": 50 << 20}
+    loaded = {"memories": 10, "settled_s": 2.0, "disk_bytes_per_memory": 2_000.0, "empty_memory_bytes": 40 << 20}
     figures = {"calls": 5, "p50": 1.0, "p95": 2.0, "p99": 3.0}
     rates = {"memories": 10, "per_s": 4_000.0, "materialized_per_s": 2_000.0}
     growth = {
@@ -37,7 +38,7 @@ def document(*, ours_ms: float = 2.0, peers_ms: float = 8.0, insert_ms: float = 
             "each": number,
             "cells": {operation: cell_of(ms) for operation in OPERATIONS},
             "sizes": held,
-            "loaded": {"settled_s": 2.0},
+            "loaded": loaded,
         }
         for number, ms in ((10_000, 2.0), (1_000_000, 2.5))
     }
@@ -53,13 +54,14 @@ def document(*, ours_ms: float = 2.0, peers_ms: float = 8.0, insert_ms: float = 
         "side_by_side": {
             "cells": {f"{operation}/1": everybody for operation in OPERATIONS},
             "sizes": dict.fromkeys(TITLES, held),
-            "loaded": {name: {"settled_s": 1.0, "empty_memory_bytes": 40 << 20} for name in TITLES},
+            "loaded": dict.fromkeys(TITLES, loaded),
         },
         "scale": {
             "cells": {
                 f"{operation}/1": {"ours": cell_of(ours_ms), "limits": cell_of(insert_ms)} for operation in OPERATIONS
             },
             "sizes": {"ours": held},
+            "loaded": {"ours": loaded},
         },
         "throughput": {
             "hot_memory": {"memories": 13, "bytes_per_memory": 1_400.0},
