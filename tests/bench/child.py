@@ -44,9 +44,7 @@ class Child:
 
     def set_up(self, place: dict[str, Any]) -> dict[str, Any]:
         """Ready, and empty."""
-        made = Place(
-            Path(place["directory"]), Path(place["home"]), place["database"], place["callers"], place["server_pid"]
-        )
+        made = Place(**place | {name: Path(place[name]) for name in ("directory", "home")})
         self._server_pid = made.server_pid
         self._driver = Driver(self._contender, made.callers)
         self._contender.set_up(made)

@@ -41,8 +41,8 @@ METHOD = """## How the numbers are made
   `full_page_writes` and `synchronous_commit` are read from it as each contender's own role and have to be `on`.
 - Processor time is that of the contender's process, of its helpers (this project's worker, until everything accepted is
   in Pixeltable and in the audit log's trees) and of the PostgreSQL server. Bytes on disk are what the loaded memories
-  added to databases and directories, indexes included, the write-ahead log left out, before anything was read. Memory is the process and its
-  helpers (PSS), not PostgreSQL's.
+  added to databases and directories before anything was read: indexes included, the write-ahead log left out. Memory is
+  the process and its helpers (PSS) after everything, not PostgreSQL's.
 - *Cold* means that the process holds nothing of the person: this project drops its hot tier, the others open their
   connections or stores anew. Opening is not timed. `LocalMemoryProvider` has nothing but what it holds.
 - Every measured process is kept from reaching anything but this machine; telemetry is switched off.
