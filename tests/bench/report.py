@@ -45,7 +45,7 @@ METHOD = """## How the numbers are made
   the process and its helpers (PSS) after everything, not PostgreSQL's.
 - *Cold* means that the process holds nothing of the person: this project drops its hot tier, the others open their
   connections or stores anew. Opening is not timed. `LocalMemoryProvider` has nothing but what it holds.
-- Every measured process is kept from reaching anything but this machine; telemetry is switched off.
+- Every contender's process is kept from reaching anything but this machine; telemetry is switched off.
 
 What each does when asked to store, so that the ratios are not misread:
 
