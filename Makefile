@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH_VENV := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PIP_NO_INPUT := 1
 
@@ -41,19 +42,20 @@ contracts: $(VENV)/.dev
 ablate: $(VENV)/.dev
 	$(BIN)/python -m tests.ablation
 
-bench: $(VENV)/.dev
-	$(BIN)/python -m tests.bench
+# This project beside the alternatives, which have an environment of their own; BENCH=--quick checks the suite itself.
+bench: $(BENCH_VENV)/.bench
+	$(BENCH_VENV)/bin/python -m tests.bench $(BENCH)
 
 # Pages that are made from the code; a test fails while one is out of date.
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.docs.generated
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
-$(VENV)/bin/python:
+$(VENV)/bin/python $(BENCH_VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D:/bin=)
 
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --require-hashes -r requirements.lock
@@ -62,4 +64,10 @@ $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	$(PIP) install --require-hashes -r requirements-dev.lock
+	touch $@
+
+# A peer that cannot be installed ends this here.
+$(BENCH_VENV)/.bench: requirements-bench.lock pyproject.toml | $(BENCH_VENV)/bin/python
+	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-bench.lock
+	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
 	touch $@

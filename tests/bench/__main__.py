@@ -1,166 +1,104 @@
-"""Latency of each operation, one caller, 1,000 memories per person, everything on: quota, audit, sealing.
+"""`make bench`: this project beside the alternatives, on the same machine, data and embedding function.
 
-Run with `make bench`. Exits 1 if a bar of the provider guide does not hold. Absolute times depend on the machine;
-the bare committed INSERT measured in the same run is what to compare with.
+    python -m tests.bench                 everything but growth; goes on where it was ended; then the bars
+    python -m tests.bench --quick         a little of everything, to check the suite itself; its figures mean nothing
+    python -m tests.bench --bars          judge the results that are there
+    python -m tests.bench growth          curves of growth, point by point
+    python -m tests.bench report          docs/benchmarks.md and its pictures, from the results alone
+
+Runs in `.venv-bench`. Exits 1 if a bar is missed, and at once if a peer is not installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import random
-import statistics
+import json
+import shutil
 import sys
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-import sqlalchemy as sa
+from tests.bench.bars import Judgement, judged
+from tests.bench.plan import FULL, QUICK
+from tests.bench.report import ms, page
+from tests.bench.results import FILE
+from tests.bench.side import ROOT
 
-from cloud import CloudRuntime, CloudSettings, init_cloud_extensions, request_context
-from cloud.storage.embedded import EmbeddedPostgres
-from src.memory.schemas import Memory, MemoryType
-from tests.support.homes import temporary_home
-
-WORDS = """
-editor vim emacs tabs spaces deploy friday review branch release latency budget invoice tea coffee berlin lisbon cache
-index schema migration python rust service queue worker alert pager runbook dashboard quota tenant memory
-""".split()
+RESULTS = ROOT / "bench-results"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """What the provider guide promises for an operation, p95 in milliseconds."""
+def gathered(directory: Path) -> dict[str, Any]:
+    """The results of the run, and of every point of growth beside them.
 
-    name: str
-    p95_ms: float
-
-
-BARS = {
-    "store": Bar("store", 10),
-    "retrieve": Bar("retrieve, hot", 50),
-    "search": Bar("search, filtered", 200),
-    "search_text": Bar("search, with text", 200),
-    "delete": Bar("delete", 10),
-}
+    Raises:
+        SystemExit: There are none.
+    """
+    file = directory / FILE
+    if not file.exists():
+        raise SystemExit(f"no results in {directory}: run `make bench` first")
+    document: dict[str, Any] = json.loads(file.read_text())
+    points = sorted((directory / "growth").glob("*.json"))
+    return document | {"growth": {point.stem: json.loads(point.read_text()) for point in points}}
 
 
-def sentence(random_: random.Random) -> str:
-    """A text of about 100 characters."""
-    return " ".join(random_.choices(WORDS, k=16))
+def tell(judgements: Sequence[Judgement]) -> bool:
+    """Print each bar with what was measured; whether all are good."""
+    for each in judgements:
+        measured = f"{ms(each.value)} {each.bar.unit}" if each.value is not None else ""
+        limit = f"{each.bar.side} {each.bar.limit:g} {each.bar.unit}"
+        print(f"{each.verdict:13} {each.bar.what:78} {limit:28} {measured}")
+    return all(each.good for each in judgements)
 
 
-async def timed(rounds: int, call: Callable[[int], Awaitable[object]]) -> list[float]:
-    """Milliseconds of each of `rounds` calls, one after the other."""
-    took = []
-    for number in range(rounds):
-        begun = time.perf_counter()
-        await call(number)
-        took.append((time.perf_counter() - begun) * 1000)
-    return took
+def write_page(directory: Path, target: Path) -> None:
+    """The page, its pictures and the JSON they are made of."""
+    from tests.bench.curves import draw
+
+    document = gathered(directory)
+    beside = target.with_suffix("")
+    draw(document, beside)
+    (beside / FILE).write_text(json.dumps(document, indent=1) + "\n")
+    target.write_text(page(document))
+    print(f"written: {target} and {beside}")
 
 
-def bare_insert(home_server: EmbeddedPostgres, rounds: int) -> list[float]:
-    """Milliseconds of a committed one-row INSERT through a plain connection, as the floor of any write."""
-    engine = sa.create_engine(home_server.url("luminescent_owner", "luminescent_control"), isolation_level="AUTOCOMMIT")
-    took = []
-    with engine.connect() as connection:
-        connection.execute(sa.text("CREATE TABLE bench_floor (id bigint PRIMARY KEY, body bytea)"))
-        for number in range(rounds):
-            begun = time.perf_counter()
-            connection.execute(sa.text("INSERT INTO bench_floor VALUES (:n, :b)"), {"n": number, "b": b"x" * 300})
-            took.append((time.perf_counter() - begun) * 1000)
-        connection.execute(sa.text("DROP TABLE bench_floor"))
-    engine.dispose()
-    return took
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, judge, or write the page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="?", choices=("run", "growth", "report"), default="run")
+    parser.add_argument("--quick", action="store_true", help="small numbers")
+    parser.add_argument("--bars", action="store_true", help="measure nothing, judge what is there")
+    parser.add_argument("--fresh", action="store_true", help="throw away what an earlier run measured")
+    parser.add_argument("--results", type=Path, help="directory of the results")
+    parser.add_argument("--points", nargs="+", help="points of growth, such as total:1000,10000 tenants:1,100")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page to write; its pictures go beside it")
+    given = parser.parse_args(arguments)
+    directory = given.results or (RESULTS.with_name("bench-results-quick") if given.quick else RESULTS)
+    plan = QUICK if given.quick else FULL
+    command = " ".join(["python -m tests.bench", *(sys.argv[1:] if arguments is None else arguments)])
+    if given.what == "report":
+        write_page(directory, given.page)
+        return 0
+    if given.fresh and not given.bars:
+        shutil.rmtree(directory / "growth" if given.what == "growth" else directory, ignore_errors=True)
+    if given.what == "growth":
+        from tests.bench.growth import POINTS, QUICK_POINTS, grow
 
+        grow(directory, plan, given.points or list(QUICK_POINTS if given.quick else POINTS), command)
+        return 0
+    if not given.bars:
+        from tests.bench.results import Results
+        from tests.bench.suite import run
 
-async def measure(runtime: CloudRuntime, *, per_subject: int, subjects: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds per call of each operation."""
-    random_ = random.Random(7)
-    runtime.tenants.create("bench", plan="enterprise")
-    people = [f"person-{number}" for number in range(subjects)]
-
-    def memory(user_id: str) -> Memory:
-        return Memory(
-            user_id=user_id,
-            content=sentence(random_),
-            memory_type=random_.choice(list(MemoryType)),
-            source="conversation",
-            confidence=random_.random(),
-            metadata={"project": random_.choice(WORDS)},
-        )
-
-    provider, results = runtime.memory, {}
-    with request_context(tenant_id="bench", roles={"service"}):
-        for person in people:
-            await provider.store_many([memory(person) for _ in range(per_subject)], {})
-        await runtime.drain(timeout_s=600)
-        one = people[0]
-        runtime.pixeltable_config.hot.clear()
-        results["retrieve_cold"] = await timed(1, lambda _: provider.retrieve("first use loads the model", one))
-        colds = []
-        for person in people[1:6] or [one]:
-            runtime.pixeltable_config.hot.clear()
-            colds += await timed(1, lambda _, person=person: provider.retrieve("which editor", person))  # type: ignore[misc]
-        results["retrieve_cold"] = colds
-        await provider.retrieve("warm", one)
-        stored: list[str] = []
-
-        async def store(_: int) -> None:
-            stored.append(await provider.store(memory(one), {}))
-
-        results["store"] = await timed(rounds, store)
-        results["retrieve"] = await timed(rounds, lambda _: provider.retrieve(sentence(random_), one, limit=5))
-        results["search"] = await timed(
-            rounds, lambda _: provider.search(one, {"memory_type": "fact", "min_confidence": 0.5}, limit=10)
-        )
-        results["search_text"] = await timed(
-            rounds, lambda _: provider.search(one, {"memory_type": "fact", "query": sentence(random_)}, limit=10)
-        )
-        results["delete"] = await timed(rounds, lambda number: provider.delete(stored[number]))
-    return results
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value below which `share` of the values lie."""
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
-def report(results: dict[str, list[float]], floor: list[float]) -> bool:
-    """Print the table; whether every bar holds."""
-    held = True
-    base = statistics.median(floor)
-    print(f"{'operation':<22}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'x insert':>10}{'bar p95':>9}")
-    for name, values in {"bare_insert": floor, **results}.items():
-        bar = BARS.get(name)
-        p50, p95, p99 = (percentile(values, share) for share in (0.5, 0.95, 0.99))
-        ok = bar is None or p95 < bar.p95_ms
-        held = held and ok
-        limit = f"{bar.p95_ms:>9.0f}" if bar else f"{'':>9}"
-        mark = "" if ok else "  MISSED"
-        print(f"{(bar.name if bar else name):<22}{p50:>9.2f}{p95:>9.2f}{p99:>9.2f}{p50 / base:>10.1f}{limit}{mark}")
-    return held
-
-
-def main() -> int:
-    """Measure on a home of its own."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--per-subject", type=int, default=1_000)
-    parser.add_argument("--subjects", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=500)
-    options = parser.parse_args()
-    # Opening the installation checks that fsync, full_page_writes and synchronous_commit are on.
-    with (
-        temporary_home() as home,
-        EmbeddedPostgres.open(home) as server,
-        init_cloud_extensions(CloudSettings(home=home)) as runtime,
-    ):
-        results = asyncio.run(
-            measure(runtime, per_subject=options.per_subject, subjects=options.subjects, rounds=options.rounds)
-        )
-        floor = bare_insert(server, options.rounds)
-    return 0 if report(results, floor) else 1
+        run(Results(directory, asdict(plan), command), plan)
+    good = tell(judged(gathered(directory)))
+    # Small numbers judge nothing.
+    return 0 if good or given.quick else 1
 
 
 if __name__ == "__main__":
