@@ -46,9 +46,12 @@ _NO_POLICY_NAMES_IT: Final = (
     " WHERE d.classid = 'pg_policy'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum)"
 )
 """Of a column `a`. One that a policy names cannot be given a type; those are tenants and logs, no person's."""
-_LEFT_OVER: Final = (
-    "SELECT count(*) FROM pg_attribute a JOIN pg_stats s ON s.schemaname = 'public' AND s.tablename = %s"
-    " AND s.attname = a.attname WHERE a.attrelid = to_regclass(%s) AND " + _NO_POLICY_NAMES_IT  # noqa: S608 - fixed
+_LEFT_OVER: Final = " AND ".join(
+    (
+        "SELECT count(*) FROM pg_attribute a JOIN pg_stats s ON s.schemaname = 'public' AND s.tablename = %s"
+        " AND s.attname = a.attname WHERE a.attrelid = to_regclass(%s)",
+        _NO_POLICY_NAMES_IT,
+    )
 )
 
 
