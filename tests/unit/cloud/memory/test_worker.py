@@ -55,7 +55,9 @@ def test_a_round_that_fails_is_followed_by_another_and_said_without_its_text(
         worker.start()
         eventually(lambda: len(rounds) == 3)
         worker.stop()
-    assert [record.message for record in caplog.records] == ["the worker ended with RuntimeError; starting it again"] * 2
+    assert [record.message for record in caplog.records] == [
+        "the worker ended with RuntimeError; starting it again"
+    ] * 2
     assert "alice" not in caplog.text
     ended = [span for span in spans.get_finished_spans() if span.name == "worker"]
     assert [dict(span.attributes or {}) for span in ended] == [{"error.type": "RuntimeError"}] * 2
