@@ -81,6 +81,21 @@ class Calls:
     def _exchanged(
         self, pooled: sa.PoolProxiedConnection, function: ServerFunction, arguments: list[bytes | None]
     ) -> object:
+        try:
+            result = self._sent(pooled, function, arguments)
+        except psycopg.errors.InvalidSqlStatementName:
+            # Nothing ran. The driver forgets every prepared statement of a connection on which a transaction was rolled
+            # back, ours too, and so may a pool between us and the server.
+            pooled.info.pop(_PREPARED, None)
+            result = self._sent(pooled, function, arguments)
+        value = result.get_value(0, 0)
+        if value is None:
+            return None
+        return json.loads(value) if result.ftype(0) == _JSON_OID else value.decode()
+
+    def _sent(
+        self, pooled: sa.PoolProxiedConnection, function: ServerFunction, arguments: list[bytes | None]
+    ) -> PGresult:
         pgconn = _connection(pooled).pgconn
         prepared = pooled.info.setdefault(_PREPARED, set())
         if function.prepared not in prepared:
@@ -89,11 +104,7 @@ class Calls:
             prepared.add(function.prepared)
         formats = [_BINARY_FORMAT] * len(arguments)
         pgconn.send_query_prepared(function.prepared, arguments, formats, _TEXT_FORMAT)
-        result = self._result(pgconn)
-        value = result.get_value(0, 0)
-        if value is None:
-            return None
-        return json.loads(value) if result.ftype(0) == _JSON_OID else value.decode()
+        return self._result(pgconn)
 
     def _result(self, pgconn: PGconn) -> PGresult:
         """The one result of what was sent.

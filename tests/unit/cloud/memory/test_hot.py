@@ -19,6 +19,7 @@ from cloud.keys.model import SubjectKey
 from cloud.memory.hot import HotTier, Written
 from cloud.memory.model import SealedRow, SubjectSnapshot
 from cloud.memory.pixeltable import PixeltableRows
+from src.memory import ranking
 from src.memory.ranking import IndexSnapshot
 from src.testing.samples import new_user, sample_memory
 
@@ -291,3 +292,22 @@ async def test_a_hot_memory_of_100_characters_takes_at_most_2_kib(runtime: Cloud
         counted = hot.size_bytes() - counted
     assert taken <= HOT_MEMORY_BYTES
     assert 0.7 * taken <= counted / count <= 1.5 * taken, f"{taken:.0f} bytes taken, {counted / count:.0f} counted"
+
+
+async def test_many_readers_after_a_write_prepare_the_ranking_once(
+    runtime: CloudRuntime, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person, made = new_user(), []
+    real = ranking._View.of
+
+    def of(*given: Any) -> Any:
+        made.append(threading.current_thread().name)
+        return real(*given)
+
+    with request_context(tenant_id=tenant_id, roles={"service"}):
+        await filled(runtime, [person], memories=200)
+        await runtime.memory.retrieve("note", person)
+        await runtime.memory.store(sample_memory(person, content="one more note"), {})
+        monkeypatch.setattr(ranking._View, "of", of)
+        await asyncio.gather(*(runtime.memory.retrieve("note", person) for _ in range(16)))
+    assert len(made) == 1
