@@ -18,7 +18,6 @@ from cloud.kernel.errors import ProviderUnavailableError
 from cloud.keys.model import SubjectKey
 from cloud.memory.hot import HotTier, Written
 from cloud.memory.model import SealedRow, SubjectSnapshot
-from cloud.memory.pixeltable import PixeltableRows
 from src.memory import ranking
 from src.memory.ranking import IndexSnapshot
 from src.testing.samples import new_user, sample_memory
@@ -168,24 +167,24 @@ def test_whose_turn_does_not_come_is_told_so() -> None:
 class Loads:
     """Looks of the provider into Pixeltable, which can be held up for one person."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, rows: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
         self.subjects: list[str] = []
         self.held_up: set[str] = set()
         self.go_on = threading.Event()
-        real = PixeltableRows.newer
+        real = rows.newer
 
-        def newer(rows: PixeltableRows, predicate: Any, placement: str, subject_id: str, **rest: Any) -> Any:
+        def newer(self_: Any, predicate: Any, placement: str, subject_id: str, **rest: Any) -> Any:
             self.subjects.append(subject_id)
             if subject_id in self.held_up:
                 assert self.go_on.wait(WITHIN_S)
-            return real(rows, predicate, placement, subject_id, **rest)
+            return real(self_, predicate, placement, subject_id, **rest)
 
-        monkeypatch.setattr(PixeltableRows, "newer", newer)
+        monkeypatch.setattr(rows, "newer", newer)
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
-    return Loads(monkeypatch)
+def loads(runtime: CloudRuntime, monkeypatch: pytest.MonkeyPatch) -> Loads:
+    return Loads(type(runtime.pixeltable_config.rows), monkeypatch)
 
 
 async def filled(runtime: CloudRuntime, people: Sequence[str], memories: int = 3) -> None:
