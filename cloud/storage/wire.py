@@ -63,7 +63,16 @@ INSTANT: Final = Kind(1184, _instant)
 BYTES: Final = Kind(17, bytes)
 JSON: Final = Kind(3802, _json)
 
-_ARRAY_OIDS: Final = {TEXT: 1009, UUID: 2951, INTEGER: 1007, DOUBLE: 1022, INSTANT: 1185, BYTES: 1001}
+_ARRAY_OIDS: Final = {
+    TEXT: 1009,
+    UUID: 2951,
+    BIGINT: 1016,
+    INTEGER: 1007,
+    DOUBLE: 1022,
+    BOOLEAN: 1000,
+    INSTANT: 1185,
+    BYTES: 1001,
+}
 
 
 def array(kind: Kind) -> Kind:
