@@ -81,8 +81,11 @@ class Meter:
                 fields = stat.read_text().rpartition(")")[2].split()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if int(fields[1]) == self._server_pid or stat.parent.name == str(self._server_pid):
+            if int(fields[1]) == self._server_pid:
                 total += int(fields[11]) + int(fields[12])
+            elif stat.parent.name == str(self._server_pid):
+                # With those of its children that ended.
+                total += sum(map(int, fields[11:15]))
         return total / os.sysconf("SC_CLK_TCK")
 
     async def run(self, callers: int, seconds: float, call: Callable[[int], Awaitable[object]]) -> Cost:
