@@ -7,18 +7,23 @@ from datetime import datetime
 from typing import Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from cloud.kernel.ids import SYSTEM_LOG
+from cloud.storage import wire
 from cloud.storage.engine import ControlEngine, Row
 from cloud.storage.metadata import audit_events
+from cloud.storage.wire import ServerFunction, array
 
 _PAGE = 1_000
 
-_APPEND = sa.text("SELECT lc_record(:tenant, :event, :outcome, :reason, :ids, :counts)").bindparams(
-    sa.bindparam("event", type_=JSONB),
-    sa.bindparam("counts", type_=JSONB),
-    sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))),
+_APPEND = ServerFunction(
+    "lc_record",
+    tenant=wire.TEXT,
+    event=wire.JSON,
+    outcome=wire.TEXT,
+    reason=wire.TEXT,
+    ids=array(wire.UUID),
+    counts=wire.JSON,
 )
 
 
@@ -44,7 +49,7 @@ class PostgresAuditStore:
         resource_ids: tuple[str, ...],
         counts: Mapping[str, int],
     ) -> None:
-        self._writer.call(
+        self._writer.invoke(
             _APPEND,
             {
                 "tenant": log_id,

@@ -299,6 +299,14 @@ def batch(placement: str) -> Iterator[Span]:
     _bound.instruments.batch_duration.record(time.perf_counter() - began_s)
 
 
+def ended(name: str, error: BaseException) -> None:
+    """A span that says that something which should go on for ever ended, and with which error."""
+    _, code = _outcome(error)
+    span = _bound.tracer.start_span(name, attributes={names.ERROR_TYPE: code or "unknown"})
+    span.set_status(Status(StatusCode.ERROR, code))
+    span.end()
+
+
 def _outcome(error: BaseException | None) -> tuple[str, str | None]:
     if error is None:
         return "allowed", None

@@ -34,6 +34,7 @@ RESULT: Final = "luminescent.result"
 KIND: Final = "luminescent.kind"
 
 MATERIALIZE: Final = "materialize"
+WORKER: Final = "worker"
 
 GEN_AI_OPERATIONS: Final[dict[str, str]] = {
     "memory.store": "create_memory",

@@ -3,6 +3,9 @@
 A snapshot answers exactly while its generation is the control plane's; the ledger checks that on every read, so the
 tier may be as old as it likes without ever giving a wrong answer. What it must not do is lose a newer snapshot to an
 older one: `put` keeps the newer.
+
+What this process writes is kept beside the snapshot, still sealed, and becomes part of it when somebody reads: who
+writes need not wait for that, and many writes become one new snapshot.
 """
 
 from __future__ import annotations
@@ -12,13 +15,37 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from cloud.kernel import telemetry
 from cloud.kernel.errors import ProviderUnavailableError
-from cloud.memory.model import SubjectSnapshot
+from cloud.keys.model import SubjectKey
+from cloud.memory.model import SealedRow, SubjectSnapshot
 
 _Key = tuple[str, str]
 _LOADS_AT_ONCE = 2
+_WRITTEN_ROWS: Final = 32
+"""Rows beside a snapshot at most: who reads next opens them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What this process wrote of one person and nobody has read yet.
+
+    Attributes:
+        generation: The person's, with it.
+        rows: The memories, sealed.
+        person: Whose they are.
+    """
+
+    generation: int
+    rows: tuple[SealedRow, ...]
+    person: SubjectKey = field(repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes, about."""
+        return sum(500 + len(row.envelope) for row in self.rows)
 
 
 @dataclass(slots=True)
@@ -42,6 +69,7 @@ class HotTier:
         self._load_wait_s = load_wait_s
         self._lock = threading.Lock()
         self._snapshots: OrderedDict[_Key, SubjectSnapshot] = OrderedDict()
+        self._written: dict[_Key, dict[int, Written]] = {}
         self._bytes = 0
         self._turns: dict[_Key, _Turn] = {}
         telemetry.watch_hot_tier(self)
@@ -62,12 +90,43 @@ class HotTier:
             held = self._snapshots.get(key)
             if held is not None and held.generation >= snapshot.generation:
                 return
+            newer = [one for one in self._written.get(key, {}).values() if one.generation > snapshot.generation]
             self._take(key)
             self._snapshots[key] = snapshot
             self._bytes += snapshot.size_bytes
-            while self._bytes > self._capacity_bytes and len(self._snapshots) > 1:
-                self._take(next(iter(self._snapshots)))
-                telemetry.instruments().hot_evictions.add(1)
+            for one in newer:
+                self._keep(key, one)
+            self._shrink()
+
+    def note(self, written: Written) -> bool:
+        """Keep what was written beside the person's snapshot, if one is held.
+
+        Returns:
+            Whether there is nothing left to do; else there are so many that they should be read into it now.
+        """
+        key = (written.person.tenant_id, written.person.subject_id)
+        with self._lock:
+            held = self._snapshots.get(key)
+            if held is None or written.generation <= held.generation:
+                return True
+            rows = sum(len(one.rows) for one in self._written.get(key, {}).values())
+            if rows + len(written.rows) > _WRITTEN_ROWS:
+                return False
+            self._keep(key, written)
+            self._shrink()
+            return True
+
+    def written(self, tenant_id: str, subject_id: str) -> tuple[SubjectSnapshot | None, list[Written]]:
+        """The snapshot held, and what was written after it without a gap: in a gap somebody else wrote."""
+        with self._lock:
+            held = self._snapshots.get((tenant_id, subject_id))
+            if held is None:
+                return None, []
+            found: list[Written] = []
+            if kept := self._written.get((tenant_id, subject_id)):
+                while (one := kept.get(held.generation + len(found) + 1)) is not None:
+                    found.append(one)
+            return held, found
 
     def drop(self, tenant_id: str, subject_id: str) -> None:
         """Forget a subject at once."""
@@ -84,6 +143,7 @@ class HotTier:
         """Forget everybody."""
         with self._lock:
             self._snapshots.clear()
+            self._written.clear()
             self._bytes = 0
 
     def size_bytes(self) -> int:
@@ -98,6 +158,21 @@ class HotTier:
         Raises:
             ProviderUnavailableError: The turn did not come in time.
         """
+        with self.turn(tenant_id, subject_id):
+            if not self._loads.acquire(timeout=self._load_wait_s):
+                raise ProviderUnavailableError("hot tier")
+            try:
+                yield
+            finally:
+                self._loads.release()
+
+    @contextmanager
+    def turn(self, tenant_id: str, subject_id: str) -> Iterator[None]:
+        """The only one who makes a snapshot of this subject, for as long as the block runs.
+
+        Raises:
+            ProviderUnavailableError: The turn did not come in time.
+        """
         key = (tenant_id, subject_id)
         with self._lock:
             turn = self._turns.setdefault(key, _Turn())
@@ -106,12 +181,7 @@ class HotTier:
             if not turn.lock.acquire(timeout=self._load_wait_s):
                 raise ProviderUnavailableError("hot tier")
             try:
-                if not self._loads.acquire(timeout=self._load_wait_s):
-                    raise ProviderUnavailableError("hot tier")
-                try:
-                    yield
-                finally:
-                    self._loads.release()
+                yield
             finally:
                 turn.lock.release()
         finally:
@@ -120,7 +190,24 @@ class HotTier:
                 if not turn.waiting:
                     self._turns.pop(key, None)
 
+    def is_busy(self, tenant_id: str, subject_id: str) -> bool:
+        """Whether somebody makes a snapshot of this subject, or waits to."""
+        with self._lock:
+            return (tenant_id, subject_id) in self._turns
+
+    def _keep(self, key: _Key, written: Written) -> None:
+        kept = self._written.setdefault(key, {})
+        if written.generation not in kept:
+            kept[written.generation] = written
+            self._bytes += written.size_bytes
+
+    def _shrink(self) -> None:
+        while self._bytes > self._capacity_bytes and len(self._snapshots) > 1:
+            self._take(next(iter(self._snapshots)))
+            telemetry.instruments().hot_evictions.add(1)
+
     def _take(self, key: _Key) -> None:
         snapshot = self._snapshots.pop(key, None)
         if snapshot is not None:
             self._bytes -= snapshot.size_bytes
+        self._bytes -= sum(one.size_bytes for one in self._written.pop(key, {}).values())

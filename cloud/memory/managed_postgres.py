@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from cloud.audit.model import AuditDraft
 from cloud.kernel.scope import TenantPredicate
@@ -23,47 +23,52 @@ from cloud.memory.managed_ports import (
 from cloud.memory.model import SealedRow
 from cloud.memory.placement_store import placements_of
 from cloud.memory.ports import Absent, IdempotencyTag, KeyConflict, Stale, TenantRefused
-from cloud.memory.postgres import PostgresLedger, function, gone_or_refused
+from cloud.memory.postgres import PostgresLedger, gone_or_refused
+from cloud.storage import wire
 from cloud.storage.engine import ControlEngine
+from cloud.storage.wire import Kind, ServerFunction, array
 from cloud.usage.ports import QuotaRefusal
 from cloud.usage.postgres import quota_refusal
 from src.memory.lifecycle import ChangeKind, MemoryChange
 
-_ID: Final = sa.Uuid(as_uuid=False)
-_INSTANT: Final = sa.DateTime(timezone=True)
-_WHOSE: Final[dict[str, sa.types.TypeEngine[Any]]] = {
-    "tenant": sa.Text(),
-    "memory": _ID,
-    "own": _ID,
-    "restricted": sa.Boolean(),
+_WHOSE: Final[dict[str, Kind]] = {
+    "tenant": wire.TEXT,
+    "memory": wire.UUID,
+    "own": wire.UUID,
+    "restricted": wire.BOOLEAN,
 }
-_ROW: Final[dict[str, sa.types.TypeEngine[Any]]] = {
-    "type": sa.Text(),
-    "confidence": sa.Double(),
-    "created": _INSTANT,
-    "expires": _INSTANT,
-    "envelope": sa.LargeBinary(),
+_ROW: Final[dict[str, Kind]] = {
+    "type": wire.TEXT,
+    "confidence": wire.DOUBLE,
+    "created": wire.INSTANT,
+    "expires": wire.INSTANT,
+    "envelope": wire.BYTES,
 }
-_EVENT: Final[dict[str, sa.types.TypeEngine[Any]]] = {"event": JSONB(), "retry": sa.Boolean()}
-_KEPT: Final[dict[str, sa.types.TypeEngine[Any]]] = dict.fromkeys(("deleted", "expired", "superseded"), sa.Double())
+_EVENT: Final[dict[str, Kind]] = {"event": wire.JSON, "retry": wire.BOOLEAN}
+_KEPT: Final = ("deleted", "expired", "superseded")
 
-_UPDATE = function("lc_update", **_WHOSE, base=sa.Integer(), expected=sa.Integer(), **_ROW, **_EVENT)
-_SUPERSEDE = function(
+_UPDATE = ServerFunction("lc_update", **_WHOSE, base=wire.INTEGER, expected=wire.INTEGER, **_ROW, **_EVENT)
+_SUPERSEDE = ServerFunction(
     "lc_supersede",
     **_WHOSE,
-    id=_ID,
-    subject=_ID,
+    id=wire.UUID,
+    subject=wire.UUID,
     **_ROW,
-    key_tag=sa.LargeBinary(),
-    fingerprint=sa.LargeBinary(),
+    key_tag=wire.BYTES,
+    fingerprint=wire.BYTES,
     **_EVENT,
 )
-_UNDELETE = function("lc_undelete", **_WHOSE, retention=sa.Double(), **_EVENT)
-_HISTORY = function("lc_history", **_WHOSE, **_EVENT)
-_TOUCH = function("lc_touch", tenant=sa.Text(), ids=ARRAY(_ID), at=ARRAY(_INSTANT))
-_BEGIN = function("lc_purge_begin", tenant=sa.Text(), batch=sa.Integer(), **_KEPT, **_EVENT)
-_END = function("lc_purge_end", tenant=sa.Text(), ids=ARRAY(_ID), rows=sa.BigInteger(), **_EVENT)
-_RETAIN = function("lc_retain", tenant=sa.Text(), ids=ARRAY(_ID), **_EVENT)
+_UNDELETE = ServerFunction("lc_undelete", **_WHOSE, retention=wire.DOUBLE, **_EVENT)
+_HISTORY = ServerFunction("lc_history", **_WHOSE, **_EVENT)
+_BEGIN = ServerFunction(
+    "lc_purge_begin", tenant=wire.TEXT, batch=wire.INTEGER, **dict.fromkeys(_KEPT, wire.DOUBLE), **_EVENT
+)
+_END = ServerFunction("lc_purge_end", tenant=wire.TEXT, ids=array(wire.UUID), rows=wire.BIGINT, **_EVENT)
+_RETAIN = ServerFunction("lc_retain", tenant=wire.TEXT, ids=array(wire.UUID), **_EVENT)
+_TOUCH = sa.text("SELECT lc_touch(:tenant, :ids, :at)").bindparams(
+    sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))),
+    sa.bindparam("at", type_=ARRAY(sa.DateTime(timezone=True))),
+)
 _PLANS: Final = sa.text("SELECT tenant_id, plan FROM tenants WHERE state = 'active' AND NOT held ORDER BY tenant_id")
 _DUE = sa.text(
     "SELECT DISTINCT m.tenant_id FROM memories m"
@@ -71,7 +76,7 @@ _DUE = sa.text(
     " JOIN tenants t ON t.tenant_id = m.tenant_id AND NOT t.held"
     " WHERE m.state <> 'active' AND lc_due(m, :deleted, :expired, :superseded)"
     " AND m.tenant_id = coalesce(CAST(:tenant AS text), m.tenant_id) ORDER BY m.tenant_id"
-).bindparams(*(sa.bindparam(name, type_=kind) for name, kind in _KEPT.items()))
+).bindparams(*(sa.bindparam(name, type_=sa.Double()) for name in _KEPT))
 
 
 class PostgresManagedLedger(PostgresLedger):
@@ -158,13 +163,13 @@ class PostgresPurgeLedger:
     ) -> tuple[str, ...]:
         parameters = {"tenant": predicate.tenant_id, "batch": batch, **_kept(retention), "event": audit.document()}
         # A repeated attempt finds what the earlier one marked.
-        answer = self._engine.call(_BEGIN, parameters, retry_parameter="retry")
+        answer = self._engine.invoke(_BEGIN, parameters, retry_parameter="retry")
         assert isinstance(answer, dict)
         return tuple(answer["ids"])
 
     def end(self, predicate: TenantPredicate, ids: Sequence[str], *, rows: int, audit: AuditDraft) -> int:
         parameters = {"tenant": predicate.tenant_id, "ids": list(ids), "rows": rows, "event": audit.document()}
-        return int(str(self._engine.call(_END, parameters, retry_parameter="retry")))
+        return int(str(self._engine.invoke(_END, parameters, retry_parameter="retry")))
 
 
 class PostgresRetentionLedger:
@@ -181,7 +186,7 @@ class PostgresRetentionLedger:
 
     def retain(self, predicate: TenantPredicate, ids: Sequence[str], audit: AuditDraft) -> int:
         parameters = {"tenant": predicate.tenant_id, "ids": list(ids), "event": audit.document()}
-        return int(str(self._engine.call(_RETAIN, parameters, retry_parameter="retry")))
+        return int(str(self._engine.invoke(_RETAIN, parameters, retry_parameter="retry")))
 
 
 def _whose(predicate: TenantPredicate, whose: Whose) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final, assert_never
 
 from cloud.audit.model import Outcome
@@ -282,18 +281,12 @@ class MemoryManager:
 
     def _show(self, person: SubjectKey, row: SealedRow, generation: int | None, *, superseded: str | None) -> None:
         """Let this process's next reader find what was written, without a load."""
-        held = self._config.hot.get(person.tenant_id, person.subject_id)
-        if held is None or generation is None:
+        if generation is None:
             return
-        written = replace(row, generation=generation)
-        try:
-            if superseded is None:
-                self._loader.advance(held, generation, (written,), person)
-            else:
-                self._loader.supersede(held, generation, written, superseded, person)
-        except LuminescentError:
-            # The write is committed: what fails here is a shortcut, and the next reader loads instead.
-            self._config.hot.drop(person.tenant_id, person.subject_id)
+        if superseded is None:
+            self._loader.advance(generation, (row,), person)
+        else:
+            self._loader.supersede(generation, row, superseded, person)
 
 
 def _cursor_secret(person: SubjectKey) -> bytes:

@@ -90,6 +90,11 @@ class HotMemory:
         """Whether its time is not over, and none took its place."""
         return not self.superseded and (self.expires_at is None or self.expires_at > now)
 
+    @property
+    def is_fleeting(self) -> bool:
+        """Whether it is not valid for ever."""
+        return self.superseded or self.expires_at is not None
+
     def size_bytes(self) -> int:
         """About how much memory it takes."""
         envelope = self.envelope
@@ -128,6 +133,7 @@ class SubjectSnapshot:
         index: Ranks them.
         size_bytes: About how much memory all of it takes.
         model: The embedding model of all its vectors; queries are embedded with the same.
+        fleeting: Those of `memories` that are not valid for ever, or are not any more.
     """
 
     tenant_id: str
@@ -137,6 +143,11 @@ class SubjectSnapshot:
     index: IndexSnapshot = field(repr=False)
     size_bytes: int
     model: str = ""
+    fleeting: Mapping[str, HotMemory] = field(repr=False, default_factory=dict)
+
+    def invalid_at(self, now: datetime) -> set[str]:
+        """The ids of those whose time is over, or whose place another one took."""
+        return {key for key, memory in self.fleeting.items() if not memory.valid_at(now)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from cloud.audit.model import AuditDraft
 from cloud.kernel.errors import ProviderUnavailableError
@@ -24,58 +23,50 @@ from cloud.memory.ports import (
     SubjectGone,
     TenantRefused,
 )
+from cloud.storage import wire
 from cloud.storage.engine import ControlEngine, Row
+from cloud.storage.wire import ServerFunction, array
 from cloud.usage.model import Balance, Meter
 from cloud.usage.ports import QuotaRefusal
 from cloud.usage.postgres import quota_refusal
 
-_ID: Final = sa.Uuid(as_uuid=False)
-_INSTANT: Final = sa.DateTime(timezone=True)
-
-
-def function(name: str, **types: sa.types.TypeEngine[Any]) -> sa.TextClause:
-    """A call of a server function, with the types of its parameters in order."""
-    binds = [sa.bindparam(parameter, type_=kind) for parameter, kind in types.items()]
-    return sa.text(f"SELECT {name}({', '.join(':' + parameter for parameter in types)})").bindparams(*binds)  # noqa: S608 - constant names
-
-
-_STORE = function(
+_STORE = ServerFunction(
     "lc_store",
-    tenant=sa.Text(),
-    ids=ARRAY(_ID),
-    subjects=ARRAY(_ID),
-    types=ARRAY(sa.Text()),
-    confidences=ARRAY(sa.Double()),
-    created=ARRAY(_INSTANT),
-    expires=ARRAY(_INSTANT),
-    envelopes=ARRAY(sa.LargeBinary()),
-    key_tag=sa.LargeBinary(),
-    fingerprint=sa.LargeBinary(),
-    event=JSONB(),
-    retry=sa.Boolean(),
+    tenant=wire.TEXT,
+    ids=array(wire.UUID),
+    subjects=array(wire.UUID),
+    types=array(wire.TEXT),
+    confidences=array(wire.DOUBLE),
+    created=array(wire.INSTANT),
+    expires=array(wire.INSTANT),
+    envelopes=array(wire.BYTES),
+    key_tag=wire.BYTES,
+    fingerprint=wire.BYTES,
+    event=wire.JSON,
+    retry=wire.BOOLEAN,
 )
-_READ = function(
+_READ = ServerFunction(
     "lc_read",
-    tenant=sa.Text(),
-    subject=_ID,
-    generation=sa.BigInteger(),
-    floor=sa.BigInteger(),
-    ids=ARRAY(_ID),
-    include_invalid=sa.Boolean(),
-    event=JSONB(),
-    retry=sa.Boolean(),
+    tenant=wire.TEXT,
+    subject=wire.UUID,
+    generation=wire.BIGINT,
+    floor=wire.BIGINT,
+    ids=array(wire.UUID),
+    include_invalid=wire.BOOLEAN,
+    event=wire.JSON,
+    retry=wire.BOOLEAN,
 )
-_LOCATE = function("lc_locate", tenant=sa.Text(), memory=_ID, own=_ID, restricted=sa.Boolean())
-_DELETE = function(
+_LOCATE = ServerFunction("lc_locate", tenant=wire.TEXT, memory=wire.UUID, own=wire.UUID, restricted=wire.BOOLEAN)
+_DELETE = ServerFunction(
     "lc_delete",
-    tenant=sa.Text(),
-    memory=_ID,
-    own=_ID,
-    restricted=sa.Boolean(),
-    event=JSONB(),
-    retry=sa.Boolean(),
+    tenant=wire.TEXT,
+    memory=wire.UUID,
+    own=wire.UUID,
+    restricted=wire.BOOLEAN,
+    event=wire.JSON,
+    retry=wire.BOOLEAN,
 )
-_STATE = function("lc_enter", tenant=sa.Text())
+_STATE = ServerFunction("lc_enter", tenant=wire.TEXT)
 _ENTER = sa.text("SELECT set_config('luminescent.tenant', :tenant, true)")
 _SUBJECT = sa.text(
     "SELECT s.state, coalesce(s.generation, 0), t.placement, coalesce(s.purged_generation, 0), coalesce(p.model, ''),"
@@ -213,7 +204,7 @@ class PostgresLedger:
         return Located(answer["subject_id"], answer["generation"])
 
     def refusal(self, predicate: TenantPredicate) -> TenantRefused | None:
-        state = self._engine.call(_STATE, {"tenant": predicate.tenant_id}, retry_parameter=None)
+        state = self._engine.invoke(_STATE, {"tenant": predicate.tenant_id}, retry_parameter=None)
         if state == "active":
             return None
         return TenantRefused("unknown_tenant" if state == "unknown" else f"tenant_{state}")
@@ -249,10 +240,10 @@ class PostgresLedger:
                 return refused
 
     def call(
-        self, statement: sa.TextClause, parameters: Mapping[str, object], *, retry_parameter: str | None
+        self, function: ServerFunction, parameters: Mapping[str, object], *, retry_parameter: str | None
     ) -> dict[str, Any]:
         """The answer of a server function."""
-        return cast("dict[str, Any]", self._engine.call(statement, parameters, retry_parameter=retry_parameter))
+        return cast("dict[str, Any]", self._engine.invoke(function, parameters, retry_parameter=retry_parameter))
 
 
 def sealed_row(row: Row) -> SealedRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Final, assert_never
 
 import numpy as np
@@ -24,6 +25,8 @@ from src.memory.predicates import tester
 from src.memory.schemas import Memory
 
 _ATTEMPTS: Final = 6
+_BY_ID: Final = attrgetter("memory_id")
+_BY_AGE: Final = attrgetter("created_at")
 Choice = Callable[[SubjectSnapshot], Sequence[str]]
 """Chooses ids of a snapshot, best first."""
 
@@ -47,7 +50,7 @@ class MemoryReader:
 
         def choose(snapshot: SubjectSnapshot) -> list[str]:
             vector = self._embedded(query, snapshot)
-            index = snapshot.index.without(self._invalid(snapshot))
+            index = snapshot.index.without(snapshot.invalid_at(self._config.clock()))
             ranked = index.rank(query, vector, limit=limit, weights=self._config.weights)
             return [scored.id for scored in ranked]
 
@@ -62,17 +65,12 @@ class MemoryReader:
         passes = tester(request.predicate)
 
         def choose(snapshot: SubjectSnapshot) -> list[str]:
-            now = self._config.clock()
-            found = [
-                memory
-                for memory in snapshot.memories.values()
-                if (request.include_invalid or memory.valid_at(now)) and passes(memory)
-            ]
+            # What has expired neither counts in statistics nor lends to its neighbours, unless it is asked for.
+            invalid = set() if request.include_invalid else snapshot.invalid_at(self._config.clock())
+            found = [memory for memory in filter(passes, snapshot.memories.values()) if memory.memory_id not in invalid]
             if request.query is None:
                 return _newest_first(found)[:limit]
-            # What has expired neither counts in statistics nor lends to its neighbours, unless it is asked for.
-            index = snapshot.index if request.include_invalid else snapshot.index.without(self._invalid(snapshot))
-            ranked = index.rank(
+            ranked = snapshot.index.without(invalid).rank(
                 request.query,
                 self._embedded(request.query, snapshot),
                 limit=limit,
@@ -120,10 +118,6 @@ class MemoryReader:
         """The query's vector of the snapshot's own model: whichever is read elsewhere by now, these two agree."""
         vector: NDArray[np.int8] = self._config.models.of(snapshot.model).embed([query])[0]
         return vector
-
-    def _invalid(self, snapshot: SubjectSnapshot) -> set[str]:
-        now = self._config.clock()
-        return {key for key, memory in snapshot.memories.items() if not memory.valid_at(now)}
 
     def answer(
         self,
@@ -196,5 +190,5 @@ class MemoryReader:
 
 def _newest_first(memories: Iterable[HotMemory]) -> list[str]:
     # Two stable sorts: by id within one moment, and the newest moment first.
-    by_id = sorted(memories, key=lambda memory: memory.memory_id)
-    return [memory.memory_id for memory in sorted(by_id, key=lambda memory: memory.created_at, reverse=True)]
+    by_id = sorted(memories, key=_BY_ID)
+    return [memory.memory_id for memory in sorted(by_id, key=_BY_AGE, reverse=True)]

@@ -12,7 +12,7 @@ A snapshot's vectors are all of one model. When another model is read in the pla
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.kernel import telemetry, telemetry_names
-from cloud.kernel.errors import ProviderUnavailableError
+from cloud.kernel.errors import LuminescentError, ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import SubjectKey
-from cloud.memory.hot import HotTier
+from cloud.memory.hot import HotTier, Written
 from cloud.memory.model import Changes, HotMemory, LedgerState, SealedRow, SubjectSnapshot
 from cloud.memory.ports import Ledger, Rows
 from cloud.memory.vectors import Models, Vectorizer
@@ -54,39 +54,80 @@ class SnapshotLoader:
             ProviderUnavailableError: A plane did not answer, or a memory of the ledger is in neither.
             SealBrokenError: A row does not open in its place.
         """
-        held = self._hot.get(predicate.tenant_id, person.subject_id)
+        held = self.current(predicate.tenant_id, person.subject_id)
         is_hot = held is not None and (generation is None or held.generation >= generation)
         telemetry.note(telemetry_names.HOT, is_hot)
         telemetry.instruments().hot_reads.add(1, _HIT if is_hot else _MISS)
         if held is not None and is_hot:
             return held
         with self._hot.loading(predicate.tenant_id, person.subject_id):
-            held = self._hot.get(predicate.tenant_id, person.subject_id)
+            held = self._brought_together(predicate.tenant_id, person.subject_id)
             if held is not None and (generation is None or held.generation >= generation):
                 return held
             snapshot = self._load(predicate, person, held)
             self._hot.put(snapshot)
             return snapshot
 
-    def advance(
-        self, snapshot: SubjectSnapshot, generation: int, added: Sequence[SealedRow], person: SubjectKey
-    ) -> None:
-        """Add what this process just wrote, in the place of older revisions, if nobody else wrote in between."""
-        if snapshot.generation + 1 == generation:
-            self._hot.put(self._extended(snapshot, generation, added, (), (), person))
+    def current(self, tenant_id: str, subject_id: str) -> SubjectSnapshot | None:
+        """The snapshot held, with what this process wrote in it.
 
-    def supersede(
-        self, snapshot: SubjectSnapshot, generation: int, added: SealedRow, superseded: str, person: SubjectKey
-    ) -> None:
+        Raises:
+            ProviderUnavailableError: Somebody makes a snapshot of this subject and did not end in time.
+        """
+        held = self._hot.get(tenant_id, subject_id)
+        if held is None or not self._hot.written(tenant_id, subject_id)[1]:
+            return held
+        with self._hot.turn(tenant_id, subject_id):
+            return self._brought_together(tenant_id, subject_id)
+
+    def advance(self, generation: int, added: Sequence[SealedRow], person: SubjectKey) -> None:
+        """Let readers find what this process just wrote, in the place of older revisions, without a load."""
+        if self._hot.note(Written(generation, tuple(added), person)):
+            return
+        snapshot = self._to_change(person.tenant_id, person.subject_id)
+        if snapshot is not None and snapshot.generation + 1 == generation:
+            self._put_changed(snapshot, generation, added, (), person)
+
+    def supersede(self, generation: int, added: SealedRow, superseded: str, person: SubjectKey) -> None:
         """Let what this process just wrote take the place of another, if nobody else wrote in between."""
-        if snapshot.generation + 1 == generation:
-            self._hot.put(self._extended(snapshot, generation, (added,), (), (superseded,), person))
+        snapshot = self._to_change(person.tenant_id, person.subject_id)
+        if snapshot is not None and snapshot.generation + 1 == generation:
+            self._put_changed(snapshot, generation, (added,), (superseded,), person)
 
-    def retreat(self, snapshot: SubjectSnapshot, generation: int, removed: str) -> None:
+    def retreat(self, tenant_id: str, subject_id: str, generation: int, removed: str) -> None:
         """Take out what this process just deleted, if nobody else wrote in between."""
-        if snapshot.generation + 1 == generation:
+        snapshot = self._to_change(tenant_id, subject_id)
+        if snapshot is not None and snapshot.generation + 1 == generation:
             dimensions = self._models.of(snapshot.model).dimensions
             self._hot.put(_without(snapshot, generation, removed, dimensions))
+
+    def _to_change(self, tenant_id: str, subject_id: str) -> SubjectSnapshot | None:
+        """What is held, to be changed by who wrote; `None` if that would have to wait for a reader, who loads."""
+        return None if self._hot.is_busy(tenant_id, subject_id) else self.current(tenant_id, subject_id)
+
+    def _put_changed(
+        self,
+        snapshot: SubjectSnapshot,
+        generation: int,
+        added: Sequence[SealedRow],
+        superseded: Sequence[str],
+        person: SubjectKey,
+    ) -> None:
+        try:
+            self._hot.put(self._extended(snapshot, generation, added, (), superseded, person))
+        except LuminescentError:
+            # The write is committed: what fails here is a shortcut, and the next reader loads instead.
+            self._hot.drop(snapshot.tenant_id, snapshot.subject_id)
+
+    def _brought_together(self, tenant_id: str, subject_id: str) -> SubjectSnapshot | None:
+        """The snapshot held, with what this process wrote in it. It is the caller's turn."""
+        held, written = self._hot.written(tenant_id, subject_id)
+        if held is None or not written:
+            return held
+        # Of a memory that was changed since it was stored, the last revision counts.
+        rows = {row.memory_id: row for one in written for row in one.rows}
+        self._put_changed(held, written[-1].generation, list(rows.values()), (), written[-1].person)
+        return self._hot.get(tenant_id, subject_id)
 
     def _load(self, predicate: TenantPredicate, person: SubjectKey, held: SubjectSnapshot | None) -> SubjectSnapshot:
         base = held or self._nothing(person, "")
@@ -154,12 +195,16 @@ class SnapshotLoader:
         opened = [open_memory(vectorizer, row, person.key) for row in ordered]
         vectors = open_vectors(vectorizer, ordered, opened, person.key)
         gone = set(removed)
-        memories = {key: memory for key, memory in base.memories.items() if key not in gone}
+        memories = _kept(base.memories, gone)
         memories.update((memory.memory_id, memory) for memory in opened)
-        memories.update((key, replace(memories[key], superseded=True)) for key in superseded if key in memories)
+        passed = {key: replace(memories[key], superseded=True) for key in superseded if key in memories}
+        memories.update(passed)
+        left = gone | {memory.memory_id for memory in opened}
+        fleeting = _kept(base.fleeting, left)
+        fleeting.update((memory.memory_id, memory) for memory in opened if memory.is_fleeting)
+        fleeting.update(passed)
         entries = [entry_of(memory, vector) for memory, vector in zip(opened, vectors, strict=True)]
         growth = sum(_size(memory, vectorizer.dimensions) for memory in opened)
-        left = gone | {memory.memory_id for memory in opened}
         shrinkage = sum(_size(base.memories[key], vectorizer.dimensions) for key in left if key in base.memories)
         return SubjectSnapshot(
             tenant_id=base.tenant_id,
@@ -169,6 +214,7 @@ class SnapshotLoader:
             index=base.index.replaced(entries, gone),
             size_bytes=base.size_bytes + growth - shrinkage,
             model=base.model,
+            fleeting=fleeting,
         )
 
     def _nothing(self, person: SubjectKey, model: str) -> SubjectSnapshot:
@@ -234,16 +280,24 @@ def open_vectors(
 
 def _without(snapshot: SubjectSnapshot, generation: int, removed: str, dimensions: int) -> SubjectSnapshot:
     gone = snapshot.memories.get(removed)
-    memories = {key: memory for key, memory in snapshot.memories.items() if key != removed}
     return SubjectSnapshot(
         tenant_id=snapshot.tenant_id,
         subject_id=snapshot.subject_id,
         generation=generation,
-        memories=memories,
+        memories=_kept(snapshot.memories, {removed}),
         index=snapshot.index.replaced((), (removed,)),
         size_bytes=snapshot.size_bytes - (_size(gone, dimensions) if gone else 0),
         model=snapshot.model,
+        fleeting=_kept(snapshot.fleeting, {removed}),
     )
+
+
+def _kept(memories: Mapping[str, HotMemory], gone: Iterable[str]) -> dict[str, HotMemory]:
+    """A copy without those that are gone, of which there are few."""
+    kept = dict(memories)
+    for key in gone:
+        kept.pop(key, None)
+    return kept
 
 
 def _size(memory: HotMemory, dimensions: int) -> int:

@@ -143,9 +143,8 @@ class MemoryWriter:
         match answer:
             case Deleted(subject_id=subject_id, generation=generation):
                 failpoints.reach("delete.committed")
-                held = self._config.hot.get(admitted.scope.tenant_id, subject_id) if subject_id else None
-                if held is not None and generation is not None and known is not None:
-                    self._loader.retreat(held, generation, known)
+                if subject_id is not None and generation is not None and known is not None:
+                    self._loader.retreat(admitted.scope.tenant_id, subject_id, generation, known)
                 return True
             case Absent():
                 return False
@@ -270,14 +269,9 @@ class MemoryWriter:
             self._usage.observed(rows[0].tenant_id, answer.balances)
         for person in people.values():
             generation = answer.generations.get(person.subject_id)
-            held = self._config.hot.get(person.tenant_id, person.subject_id)
-            if held is not None and generation is not None:
-                mine = [replace(row, generation=generation) for row in rows if row.subject_id == person.subject_id]
-                try:
-                    self._loader.advance(held, generation, mine, person)
-                except LuminescentError:
-                    # The write is committed: what fails here is a shortcut, and the next reader loads instead.
-                    self._config.hot.drop(person.tenant_id, person.subject_id)
+            if generation is not None:
+                mine = rows if len(people) == 1 else [row for row in rows if row.subject_id == person.subject_id]
+                self._loader.advance(generation, mine, person)
 
 
 def refusal(admitted: Admitted, reason: str) -> LuminescentError:

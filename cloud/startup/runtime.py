@@ -6,8 +6,8 @@ import asyncio
 import importlib
 import json
 import logging
-import threading
 import time
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -29,7 +29,7 @@ from cloud.leaktest.service import LeakTest
 from cloud.memory.embeddings import Embeddings
 from cloud.memory.provider import CloudMemoryProvider
 from cloud.memory.purge import MemoryPurge
-from cloud.memory.worker import WorkerProcess
+from cloud.memory.worker import WorkerProcess, WorkerThread
 from cloud.settings import CloudSettings
 from cloud.startup.backups import build_backups
 from cloud.startup.custody import place_of
@@ -84,8 +84,7 @@ class CloudRuntime:
     def __init__(self, installation: Installation) -> None:
         engines, config = installation.engines, installation.config
         self._installation = installation
-        self._stop = threading.Event()
-        self._worker: WorkerProcess | threading.Thread | None = None
+        self._worker: WorkerProcess | WorkerThread | None = None
         self._closed = False
         self.pixeltable_config = config
         self.tenant_provider = CloudTenantProvider(config.identities)
@@ -207,8 +206,7 @@ class CloudRuntime:
                 worker.start()
                 self._worker = worker
             case "thread":
-                arguments = (self._installation, self._stop)
-                thread = threading.Thread(target=work, args=arguments, name="luminescent-materializer")
+                thread = WorkerThread(partial(work, self._installation))
                 thread.start()
                 self._worker = thread
             case "off":
@@ -259,11 +257,8 @@ class CloudRuntime:
             for name, mine in self._extensions().items():
                 if getattr(registry, name, None) is mine:
                     setattr(registry, name, others.get(name))
-        self._stop.set()
-        if isinstance(self._worker, WorkerProcess):
+        if self._worker is not None:
             self._worker.stop()
-        elif self._worker is not None:
-            self._worker.join()
         self.memory.close()
         self._installation.close()
 

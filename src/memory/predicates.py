@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -131,8 +131,7 @@ def tester(predicate: Predicate) -> Test:
         case Condition():
             return _condition_test(predicate)
         case AllOf(parts):
-            every = [tester(part) for part in parts]
-            return lambda record: all(test(record) for test in every)
+            return _every([tester(part) for part in parts])
         case AnyOf(parts):
             some = [tester(part) for part in parts]
             return lambda record: any(test(record) for test in some)
@@ -141,6 +140,17 @@ def tester(predicate: Predicate) -> Test:
             return lambda record: not inner(record)
         case _:
             assert_never(predicate)
+
+
+def _every(tests: Sequence[Test]) -> Test:
+    match tests:
+        case [one]:
+            return one
+        case [one, other]:
+            # Two are most common: a filter on a type and on a bound.
+            return lambda record: one(record) and other(record)
+        case _:
+            return lambda record: all(test(record) for test in tests)
 
 
 class _Special(Enum):
@@ -201,13 +211,13 @@ def _reader(field: Field, path: tuple[str, ...]) -> Callable[[Filterable], _Valu
     match field:
         case Field.MEMORY_TYPE:
             # A member of the enum equals its text and hashes alike.
-            return lambda record: record.memory_type
+            return operator.attrgetter("memory_type")
         case Field.SOURCE:
-            return lambda record: record.source
+            return operator.attrgetter("source")
         case Field.CONFIDENCE:
-            return lambda record: record.confidence
+            return operator.attrgetter("confidence")
         case Field.CREATED_AT:
-            return lambda record: record.created_at
+            return operator.attrgetter("created_at")
         case Field.EXPIRES_AT:
             return lambda record: _Special.ABSENT if record.expires_at is None else record.expires_at
         case Field.METADATA:

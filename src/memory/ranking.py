@@ -12,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -103,7 +104,7 @@ class _View:
 class IndexSnapshot:
     """What of one person's memories is searchable at one moment."""
 
-    __slots__ = ("_arena", "_columns", "_ids", "_live", "_postings", "_prepared", "_reduced", "_size")
+    __slots__ = ("_arena", "_columns", "_ids", "_live", "_postings", "_prepared", "_preparing", "_reduced", "_size")
 
     def __init__(self, arena: Arena, columns: Columns, postings: int, live: NDArray[np.bool_]) -> None:
         """For the methods of this class: `columns` and `postings` are the arena's when it held `live.size` rows."""
@@ -112,8 +113,10 @@ class IndexSnapshot:
         self._postings = postings
         self._live = live
         self._size = int(np.count_nonzero(live))
-        # Made when first asked for. Two threads may both make one: they are alike.
+        # Made when first asked for. Two threads may both make the ids: they are alike.
         self._ids: tuple[str, ...] | None = None
+        # What takes long is made once: of many readers after a write, each would make it and wait for all the others.
+        self._preparing = threading.Lock()
         self._prepared: _View | None = None
         self._reduced: tuple[frozenset[str], IndexSnapshot] | None = None
 
@@ -176,11 +179,12 @@ class IndexSnapshot:
         left_out = frozenset(removes)
         if not left_out:
             return self
-        if self._reduced is None or self._reduced[0] != left_out:
-            live = self._live.copy()
-            live[[row for row in map(self._row, left_out) if row is not None]] = False
-            self._reduced = (left_out, IndexSnapshot(self._arena, self._columns, self._postings, live))
-        return self._reduced[1]
+        with self._preparing:
+            if self._reduced is None or self._reduced[0] != left_out:
+                live = self._live.copy()
+                live[[row for row in map(self._row, left_out) if row is not None]] = False
+                self._reduced = (left_out, IndexSnapshot(self._arena, self._columns, self._postings, live))
+            return self._reduced[1]
 
     def rank(
         self,
@@ -245,7 +249,9 @@ class IndexSnapshot:
 
     def _view(self) -> _View:
         if self._prepared is None:
-            self._prepared = _View.of(self._columns, self._arena.ids, self._live, self._postings)
+            with self._preparing:
+                if self._prepared is None:
+                    self._prepared = _View.of(self._columns, self._arena.ids, self._live, self._postings)
         return self._prepared
 
     def _row(self, memory_id: str) -> int | None:

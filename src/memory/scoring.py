@@ -21,7 +21,9 @@ BM25_B = 0.4
 
 _EXACT_IN_FLOAT32 = 520  # So many products of int8 with numbers up to 254 sum to at most 2**24, exact in float32.
 _RECENT_US = 30 * 24 * 3600 * 1_000_000
-_ROWS_AT_ONCE = 4096  # Bounds the widened copy to 4 MB at 256 dimensions.
+# Above 460,000 numbers OpenBLAS shares a product among threads of its own, which wait for each other without sleeping:
+# with eight readers at once on two busy cores, 8,000 rows took 75 ms of each and take 1.
+_NUMBERS_AT_ONCE = 2**17
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +142,9 @@ def _dots(rows: NDArray[np.int8], direction: NDArray[np.int64]) -> Scores:
     wide: type[np.float32 | np.float64] = np.float32 if direction.size <= _EXACT_IN_FLOAT32 else np.float64
     wide_direction = direction.astype(wide)
     dots: Scores = np.empty(len(rows))
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        end = start + _ROWS_AT_ONCE
+    rows_at_once = max(1, _NUMBERS_AT_ONCE // direction.size)
+    for start in range(0, len(rows), rows_at_once):
+        end = start + rows_at_once
         dots[start:end] = np.dot(rows[start:end].astype(wide), wide_direction)
     return dots
 

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from cloud.kernel.errors import (
     QuotaExceededError,
 )
 from cloud.kernel.ids import new_request_id
+from cloud.storage.wire import ServerFunction
 from tests.crash.program import memory
 
 pytestmark = pytest.mark.crash
@@ -43,8 +44,19 @@ class LostError(Exception):
     """Stands for the driver's error."""
 
 
-def request_engine(runtime: CloudRuntime) -> sa.Engine:
-    return runtime._installation.engines.app._engine
+Exchange = Callable[[sa.PoolProxiedConnection, ServerFunction, list[bytes | None]], object]
+
+
+@contextmanager
+def exchanging(runtime: CloudRuntime, instead: Callable[[Exchange], Exchange]) -> Iterator[None]:
+    """While the block runs, calls of the request path go through another exchange, made of the real one."""
+    calls = runtime._installation.engines.app._calls
+    real = calls._exchanged
+    calls._exchanged = instead(real)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        calls._exchanged = real  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -52,18 +64,19 @@ def lost_reply(runtime: CloudRuntime, function: str) -> Iterator[list[str]]:
     """The first call of a server function commits, and its caller hears of a broken connection instead."""
     calls: list[str] = []
 
-    def after(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        if function in statement:
-            calls.append(statement)
-            if len(calls) == 1:
-                raise OperationalError(statement, {}, LostError())
+    def losing(real: Exchange) -> Exchange:
+        def exchange(pooled: sa.PoolProxiedConnection, called: ServerFunction, arguments: list[bytes | None]) -> object:
+            answer = real(pooled, called, arguments)
+            if called.name == function:
+                calls.append(called.name)
+                if len(calls) == 1:
+                    raise OperationalError(called.name, {}, LostError())
+            return answer
 
-    engine = request_engine(runtime)
-    sa.event.listen(engine, "after_cursor_execute", after)
-    try:
+        return exchange
+
+    with exchanging(runtime, losing):
         yield calls
-    finally:
-        sa.event.remove(engine, "after_cursor_execute", after)
     assert len(calls) == 2, "the reply was lost, and the call repeated"
 
 
@@ -166,30 +179,33 @@ async def test_a_suspended_tenant_is_refused_the_same_way_and_recorded_once(
 @contextmanager
 def given_up_while_running(runtime: CloudRuntime, function: str) -> Iterator[list[BaseException]]:
     """The first call of a server function goes on at the server, waiting for a lock; its caller has lost it."""
-    engine, shadows, troubles = request_engine(runtime), [], []
+    shadows: list[threading.Thread] = []
+    troubles: list[BaseException] = []
 
-    def shadow(statement: str, parameters: Any) -> None:
-        connection = engine.raw_connection()
+    def shadow(real: Exchange, called: ServerFunction, arguments: list[bytes | None]) -> None:
+        pooled = runtime._installation.engines.app._engine.pool.connect()
         try:
-            connection.cursor().execute(statement, parameters)
-            connection.commit()
+            real(pooled, called, arguments)
         except Exception as exc:  # noqa: BLE001 - looked at by the test
             troubles.append(exc)
         finally:
-            connection.close()
+            pooled.close()
 
-    def before(_c: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
-        if function in statement and not shadows:
-            shadows.append(threading.Thread(target=shadow, args=(statement, parameters)))
-            shadows[0].start()
-            wait_until_waiting(runtime, function, 1)
-            raise OperationalError(statement, {}, LostError())
+    def overtaken(real: Exchange) -> Exchange:
+        def exchange(pooled: sa.PoolProxiedConnection, called: ServerFunction, arguments: list[bytes | None]) -> object:
+            if called.name == function and not shadows:
+                shadows.append(threading.Thread(target=shadow, args=(real, called, arguments)))
+                shadows[0].start()
+                wait_until_waiting(runtime, function, 1)
+                raise OperationalError(called.name, {}, LostError())
+            return real(pooled, called, arguments)
 
-    sa.event.listen(engine, "before_cursor_execute", before)
+        return exchange
+
     try:
-        yield troubles
+        with exchanging(runtime, overtaken):
+            yield troubles
     finally:
-        sa.event.remove(engine, "before_cursor_execute", before)
         for thread in shadows:
             thread.join()
 

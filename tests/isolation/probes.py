@@ -21,6 +21,7 @@ from cloud.startup.certificates import certificates
 from cloud.storage.engine import ControlEngine
 from cloud.storage.metadata import TENANT_TABLES
 from cloud.storage.roles import CONTROL_DATABASE
+from cloud.storage.wire import ServerFunction
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.postgres import PostgresTenantStore
 from src.extensions import TenantProvider
@@ -117,6 +118,17 @@ def statements_of(engine: ControlEngine) -> Iterator[list[tuple[int, str, Mappin
     """Every statement that the engine sends while the block runs: connection, text and parameters."""
     sent: list[tuple[int, str, Mapping[str, Any]]] = []
 
+    calls = engine._calls
+    exchange = calls._exchanged
+
+    def remember_call(pooled: sa.PoolProxiedConnection, function: ServerFunction, arguments: list[bytes | None]) -> Any:
+        if threading.current_thread().name not in (read_times.THREAD, "luminescent-erasures"):
+            given = dict(zip(function.parameters, arguments, strict=True))
+            tenant = given.get("tenant")
+            named = {"tenant": tenant.decode()} if tenant is not None else {}
+            sent.append((id(pooled.dbapi_connection), function.statement.decode(), given | named))
+        return exchange(pooled, function, arguments)
+
     def remember(
         connection: sa.Connection, cursor: object, statement: str, parameters: object, context: object, many: bool
     ) -> None:
@@ -128,7 +140,9 @@ def statements_of(engine: ControlEngine) -> Iterator[list[tuple[int, str, Mappin
 
     target = engine._engine
     sa.event.listen(target, "before_cursor_execute", remember)
+    calls._exchanged = remember_call  # type: ignore[method-assign]
     try:
         yield sent
     finally:
+        calls._exchanged = exchange  # type: ignore[method-assign]
         sa.event.remove(target, "before_cursor_execute", remember)

@@ -185,15 +185,15 @@ async def test_a_repeated_attempt_gets_the_first_ones_answer(
     whose = Whose(memory_id, restricted=False, own_subject_id=None)
     audit = runtime.audit.draft(predicate.scope, Action.MEMORY_UPDATE)
     first = ledger.update(predicate, whose, row, expected=None, audit=audit)
-    call = ledger._engine.call
+    invoke = ledger._engine.invoke
     try:
         # As the engine does it after an attempt whose end is unknown.
-        ledger._engine.call = lambda statement, parameters, **_: call(  # type: ignore[method-assign]
-            statement, {**parameters, "retry": True}, retry_parameter=None
+        ledger._engine.invoke = lambda function, parameters, **_: invoke(  # type: ignore[method-assign]
+            function, {**parameters, "retry": True}, retry_parameter=None
         )
         again = ledger.update(predicate, whose, row, expected=None, audit=audit)
     finally:
-        ledger._engine.call = call  # type: ignore[method-assign]
+        ledger._engine.invoke = invoke  # type: ignore[method-assign]
     assert isinstance(first, Updated)
     assert again == Updated(2, None)
     assert onlooker.rows("SELECT revision FROM memories WHERE memory_id::text = :id", id=memory_id) == [(2,)]

@@ -12,7 +12,7 @@ from cloud.kernel.errors import ConfigurationError
 from cloud.storage.migrate import _LOCK_ID, migrate
 from cloud.storage.roles import CONTROL_DATABASE, OWNER_ROLE
 
-HEAD = "0010"
+HEAD = "0011"
 
 
 @pytest.fixture

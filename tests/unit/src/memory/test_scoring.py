@@ -51,6 +51,25 @@ def test_cosines_are_exact_in_any_order(dimensions: int) -> None:
     assert cosines(rows, distances, center, center).tolist() == [0.0] * len(rows)
 
 
+@pytest.mark.parametrize("dimensions", [64, 256, 1536])
+def test_no_product_is_so_large_that_threads_are_started_for_it(
+    dimensions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers would wait for each other's: OpenBLAS shares a product of more than 460,800 numbers."""
+    sizes: list[int] = []
+    real = np.dot
+
+    def dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        sizes.append(first.size)
+        return real(first, second)
+
+    monkeypatch.setattr(np, "dot", dot)
+    rows = np.ones((10_000, dimensions), np.int8)
+    squared_distances(rows, np.full(10_000, dimensions), np.ones(dimensions, np.int8))
+    assert max(sizes) < 460_800
+    assert sum(sizes) == rows.size + dimensions
+
+
 def test_rows_without_a_direction_do_not_count_in_the_mean() -> None:
     rows = np.array([[0, 0], [100, -3], [50, -4]], np.int8)
     assert mean_direction(rows, np.array([0, 10_009, 2_516])).tolist() == [75, -4]
