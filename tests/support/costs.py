@@ -20,6 +20,7 @@ import psycopg
 import sqlalchemy as sa
 
 from cloud import CloudRuntime, CloudSettings, init_cloud_extensions, request_context
+from cloud.storage.calling import Calls
 from cloud.storage.connections import BoundedConnection
 from cloud.storage.roles import APP_ROLE, CONTROL_DATABASE
 from src.memory.schemas import Memory, MemoryType
@@ -39,6 +40,17 @@ class Counts:
         self._watch = psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
         self._asked = Counter[str]()
         sa.event.listen(sa.Engine, "before_cursor_execute", self._statement)
+        sent, answered = Calls._sent, Calls._result
+
+        def send(calls: Calls, *given: Any) -> Any:
+            self._asked["statements"] += 1
+            return sent(calls, *given)
+
+        def answer(calls: Calls, *given: Any) -> Any:
+            self._asked["round_trips"] += 1
+            return answered(calls, *given)
+
+        Calls._sent, Calls._result = send, answer  # type: ignore[method-assign]
         waited = BoundedConnection.wait
 
         def wait(connection: BoundedConnection, gen: Any, *given: Any, **named: Any) -> Any:

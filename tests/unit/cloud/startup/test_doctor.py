@@ -17,7 +17,7 @@ from cloud.kernel.findings import Finding, Level
 from cloud.kernel.ids import new_memory_id
 from cloud.memory.materializer import placement_lock
 from cloud.startup import upkeep
-from cloud.startup.doctor import CHECKS, Context, audit, examine, host, keys, memories
+from cloud.startup.doctor import CHECKS, Context, audit, backups, examine, host, keys, memories
 from cloud.startup.doctor import database as databases
 from cloud.startup.doctor.context import Check
 from src.testing.samples import sample_memory
@@ -68,7 +68,14 @@ async def stored(runtime: CloudRuntime, tenant_id: str) -> None:
 
 def test_every_check_is_in_the_list_once() -> None:
     assert len(set(CHECKS)) == len(CHECKS)
-    assert set(CHECKS) == {*host.CHECKS, *databases.CHECKS, *keys.CHECKS, *memories.CHECKS, *audit.CHECKS}
+    assert set(CHECKS) == {
+        *host.CHECKS,
+        *databases.CHECKS,
+        *keys.CHECKS,
+        *memories.CHECKS,
+        *audit.CHECKS,
+        *backups.CHECKS,
+    }
 
 
 def test_a_home_that_is_not_there_is_one_fault_and_is_not_made(tmp_path: Path) -> None:
@@ -237,7 +244,8 @@ def test_an_erasure_that_stopped_is_named_with_its_tenant_and_without_the_person
     erasure_id, subject_id = str(uuid.uuid4()), str(uuid.uuid4())
     with admin(runtime) as connection:
         connection.execute(
-            b"INSERT INTO erasures (erasure_id, tenant_id, subject_id, state) VALUES (%s, %s, %s, 'rows_deleted')",
+            b"INSERT INTO erasures (erasure_id, tenant_id, subject_id, state, received_at, due_at)"
+            b" VALUES (%s, %s, %s, 'rows_deleted', now(), now())",
             [erasure_id, tenant_id, subject_id],
         )
         (found,) = look(settings, memories.erasures)
