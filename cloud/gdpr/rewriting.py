@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
@@ -121,17 +122,13 @@ class PostgresRewriter:
 
     def _files(self, control: Session, placements: Sequence[str]) -> LevelState:
         names = tuple(self._tables_of(placements))
-        done = rewrite_tables(control, CONTROL_TABLES, small_table=_SMALL_CONTROL, max_wait_ms=self._max_wait_ms)
-        left_over = statistics_of(control, CONTROL_TABLES)
-        # Whoever writes much to them waits: materializer, mover, purge, other erasures. Nobody's request is among them.
-        with placement_locks(self._engine, placements, wait_s=_LOCK_WAIT_S) as held, self._data_owner() as data:
-            if not held:
-                raise ProviderUnavailableError("materializer", reason="kept the placement busy")
-            # Nothing but Pixeltable's statements reaches these, each by the table's name.
-            done += rewrite_tables(
-                data, names, small_table=_SMALL_DATA, max_wait_ms=self._max_wait_ms, may_relocate=True
-            )
-            left_over += statistics_of(data, names)
+        # Two databases, neither of which waits for the other's transactions.
+        with ThreadPoolExecutor(1, thread_name_prefix="luminescent-rewriting") as beside:
+            of_data = beside.submit(self._data_files, placements, names)
+            done = rewrite_tables(control, CONTROL_TABLES, small_table=_SMALL_CONTROL, max_wait_ms=self._max_wait_ms)
+            left_over = statistics_of(control, CONTROL_TABLES)
+            done_of_data, left_over_of_data = of_data.result()
+        done, left_over = done + done_of_data, left_over + left_over_of_data
         missing = sorted({*CONTROL_TABLES, *names} - {one.table for one in done})
         if missing:
             return self._not_reached(
@@ -143,6 +140,17 @@ class PostgresRewriter:
             # It was emptied and looked at meanwhile; the next time measures anew.
             raise ProviderUnavailableError(COMPONENT, reason=f"has statistics of {left_over} columns of empty tables")
         return LevelState(Level.FILE, self._clock(), None, _evidence(done))
+
+    def _data_files(self, placements: Sequence[str], names: Sequence[str]) -> tuple[list[Rewritten], int]:
+        # Whoever writes much to them waits: materializer, mover, purge, other erasures. Nobody's request is among them.
+        with placement_locks(self._engine, placements, wait_s=_LOCK_WAIT_S) as held, self._data_owner() as data:
+            if not held:
+                raise ProviderUnavailableError("materializer", reason="kept the placement busy")
+            # Nothing but Pixeltable's statements reaches these, each by the table's name.
+            done = rewrite_tables(
+                data, names, small_table=_SMALL_DATA, max_wait_ms=self._max_wait_ms, may_relocate=True
+            )
+            return done, statistics_of(data, names)
 
     def _wal(self) -> LevelState:
         with session(self._url(MAINTENANCE_ROLE, CONTROL_DATABASE)) as connection:

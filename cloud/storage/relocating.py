@@ -113,7 +113,10 @@ def relocate(connection: Session, table: str, *, small_table: str, max_wait_ms: 
     clear_remains(connection, table, max_wait_ms=max_wait_ms)
     try:
         waited_ms = _patiently(lambda: _note_changes(connection, names, shape, max_wait_ms))
+        # Pages of a copy need not outlive a crash; the change of places is durable, and all before it with it.
+        run(connection, "SET synchronous_commit = off")
         _copy(connection, names, shape)
+        run(connection, "RESET synchronous_commit")
         failpoints.reach("rewrite.copied")
         for _ in range(_ATTEMPTS):
             _catch_up(connection, names, shape)
@@ -126,6 +129,7 @@ def relocate(connection: Session, table: str, *, small_table: str, max_wait_ms: 
         if not connection.closed:
             # Otherwise the next call does it; until then changes are noted for nobody.
             with contextlib.suppress(*TIMED_OUT):
+                run(connection, "RESET synchronous_commit")
                 _drop_remains(connection, names, max_wait_ms)
         raise
 
