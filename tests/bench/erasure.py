@@ -1,9 +1,9 @@
 """How long an erasure takes on the embedded default, and how long any other call waits meanwhile.
 
-Run as `python -m tests.bench.erasure`: one person with 1,000 memories among 100,000, all in one pooled table, first alone
-and then another one beside the calls of others. Exits 1 if the first takes longer than 5 s, or a call beside the second
-longer than the bound. The other calls come at a pace that leaves two cores room: what is looked for is who has to wait
-for the erasure, not what a machine does that is full.
+Run as `python -m tests.bench.erasure`: one person with 1,000 memories among 100,000, all in one pooled table, first
+alone and then another one beside the calls of others. Exits 1 if the first takes longer than 5 s, or a call beside the
+second longer than the bound. The other calls come at a pace that leaves two cores room: what is looked for is who has
+to wait for the erasure, not what a machine does that is full.
 """
 
 from __future__ import annotations
