@@ -273,6 +273,7 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
                 "hold",
                 "release",
                 "holds",
+                "certificate",
             ),
             "about requests and holds by ids of their own, which hold no content; tests/isolation tries them",
         ),
@@ -324,9 +325,20 @@ NO_READS: Final[Mapping[str, Mapping[str, str]]] = {
         ),
         "keeps keys, for operators alone",
     ),
+    "backups": dict.fromkeys(
+        ("create", "expire", "expire_due", "level", "list", "now", "rebuild_ledger"),
+        "keeps sealed copies of everybody's, for operators alone",
+    ),
     "memory_purge": {"purge": _ADMINISTERS},
     "transfer": {"import_file": _WRITES},
-    "closing": {"resume": "finishes what was decided before"},
+    "closing": {
+        **dict.fromkeys(("resume", "again"), "finishes what was decided before"),
+        "certificate": "numbers about a tenant that is gone, for operators alone",
+    },
+    "scan": {
+        "take": "fingerprints for whoever may erase the person, by the door that `delete_user_data` has",
+        "search": "says where bytes of a file are found that its holder has, for operators alone",
+    },
     "tenant_provider": dict.fromkeys(
         ("get_tenant_id", "get_tenant_filter", "validate_tenant_access", "identify"), _CALLER
     ),
