@@ -22,6 +22,9 @@ _CHUNK_BYTES: Final = 8 << 20
 _HASH_BITS: Final = 24
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT: Final = np.uint64(64 - _HASH_BITS)
+_LOG_PAGE_BYTES: Final = 8_192
+_LOG_HEADER_BYTES: Final = 24
+"""Of each page of the write-ahead log but a segment's first. Source: PostgreSQL 16, `XLogPageHeaderData`."""
 
 
 class Matcher:
@@ -83,6 +86,22 @@ class Matcher:
                 return
             kept = content[limit:]
             begin += limit
+
+    def in_log(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
+        """The same for a segment of the write-ahead log, also of what the header of a page cuts in two."""
+        yield from self.in_file(file)
+        file.seek(0)
+        content = file.read()
+        pages = range(_LOG_PAGE_BYTES, len(content), _LOG_PAGE_BYTES)
+        side, seam = PATTERN_BYTES_MAX, 2 * PATTERN_BYTES_MAX
+        seams = bytearray()
+        for page in pages:
+            begin = page + _LOG_HEADER_BYTES
+            seams += content[page - side : page] + content[begin : begin + side].ljust(side, b"\0")
+        for number, at in self.in_bytes(bytes(seams)):
+            which, place = divmod(at, seam)
+            if place < side < place + len(self._patterns[number]) <= seam:
+                yield number, pages[which] - side + place
 
 
 def _hashes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

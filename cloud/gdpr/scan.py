@@ -212,7 +212,7 @@ class _Search:
             else:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
                 with os.fdopen(descriptor, "rb") as file:
-                    hits = self._looked_through(file)
+                    hits = self._looked_through(file, is_log=path.is_relative_to(self._data / _WAL))
         except FileNotFoundError:
             return
         except OSError as exc:
@@ -221,8 +221,8 @@ class _Search:
         if hits:
             self._attribute(root, path, hits)
 
-    def _looked_through(self, file: BinaryIO) -> list[tuple[int, int]]:
-        hits = list(self._matcher.in_file(file))
+    def _looked_through(self, file: BinaryIO, *, is_log: bool = False) -> list[tuple[int, int]]:
+        hits = list(self._matcher.in_log(file) if is_log else self._matcher.in_file(file))
         self._files += 1
         self.size_bytes += file.tell()
         return hits

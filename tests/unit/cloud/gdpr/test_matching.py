@@ -59,6 +59,18 @@ def test_a_file_is_searched_over_the_ends_of_its_pieces(monkeypatch: pytest.Monk
         assert len(found) == 3
 
 
+@pytest.mark.parametrize("before", range(1, 24))
+def test_what_a_page_header_of_the_log_cuts_in_two_is_found_once_where_it_begins(before: int) -> None:
+    pattern, header = bytes(range(100, 124)), b"h" * 24
+    whole = b"." * 8_192 + header + b"." * 8_000 + pattern + b"." * 144
+    page = b"." * (8_192 - before) + pattern[:before] + header + pattern[before:]
+    content = page.ljust(16_384, b".") + header + whole[:5_000]
+    matcher = Matcher([pattern, bytes(24)])
+    assert list(matcher.in_file(io.BytesIO(content))) == []
+    assert list(matcher.in_log(io.BytesIO(content))) == [(0, 8_192 - before)]
+    assert list(matcher.in_log(io.BytesIO(whole))) == list(matcher.in_file(io.BytesIO(whole))) == [(0, 16_216)]
+
+
 def test_without_patterns_nothing_is_found() -> None:
     assert list(Matcher([]).in_bytes(b"x" * 100)) == []
 
