@@ -59,7 +59,6 @@ async def test_a_backup_holds_both_planes_and_no_key_and_no_content(
     assert found.contents == made.contents
     waiting = runtime._installation.engines.worker.rows(sa.text("SELECT count(*) FROM intake"))[0][0]
     assert made.contents.rows >= 2
-    assert made.contents.counts["memories"] >= made.contents.rows
     assert made.contents.counts["intake"] + made.contents.rows >= made.contents.counts["memories"] - waiting
     content = b"".join(path.read_bytes() for path in made.backup.location.iterdir())
     for secret in ("root.key", "audit-keys.json"):
