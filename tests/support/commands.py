@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
+import typer.main
+import typer.testing
 from typer.core import TyperGroup
 from typer.testing import CliRunner, Result
 
@@ -21,10 +24,21 @@ from cloud.startup.installation import work
 
 Command = Callable[..., Result]
 
+# It reads the signatures of all commands, and would at each call.
+typer.testing._get_command = functools.lru_cache(maxsize=8)(typer.main.get_command)
+_apps: dict[tuple[int, Path], typer.Typer] = {}
+
 
 def app_over(runtime: CloudRuntime, home: Path) -> typer.Typer:
     """The command; a worker that it runs works on the open installation, and is told to stop before it begins."""
+    # The application holds the runtime, so its id is nobody else's meanwhile.
+    made = _apps.get((id(runtime), home))
+    if made is None:
+        made = _apps[id(runtime), home] = _app(runtime, home)
+    return made
 
+
+def _app(runtime: CloudRuntime, home: Path) -> typer.Typer:
     def settings(**given: Any) -> CloudSettings:
         return CloudSettings(**{"home": home, **given})
 
