@@ -35,6 +35,8 @@ EXAMPLES: dict[LuminescentError, ExitCode] = {
     errors.ProviderUnavailableError("control plane"): ExitCode.UNAVAILABLE,
     errors.UnreadableFileError("manifest", "x"): ExitCode.FAILED,
     errors.ErasureIncompleteError(("control.memories",)): ExitCode.UNAVAILABLE,
+    errors.ErasureRequestError("stale_preview"): ExitCode.FAILED,
+    errors.LegalHoldError("01890000-0000-7000-8000-000000000000"): ExitCode.DENIED,
 }
 
 
