@@ -51,6 +51,7 @@ TENANTS = {
     "tenant.list",
     "tenant.change",
     "tenant.close",
+    "tenant.certificate",
     "tenant.move",
     "embeddings.status",
     "embeddings.migrate",
