@@ -136,13 +136,14 @@ class SqliteIndex:
             raise
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Everything inside is durable when it ends, or nothing of it happened; the epoch counts it."""
+    def transaction(self, *, counts: bool = True) -> Iterator[None]:
+        """Everything inside is durable when it ends, or nothing of it happened; the epoch counts it, if it counts."""
         with self._lock, _translated():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._db.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
+                if counts:
+                    self._db.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
                 self._db.execute("COMMIT")
             except BaseException:
                 # As above.

@@ -266,8 +266,8 @@ class FileKeyring:
         self._require_usable()
         with self._lock.held():
             # Cut off in between, a row names a destroyed key until this is done again: whatever a keyring from earlier
-            # is admitted by does it before the keyring is used.
-            with self._index.transaction():
+            # is admitted by does it before the keyring is used. It does not count: the copy stays one from earlier.
+            with self._index.transaction(counts=False):
                 spares = []
                 while (spare := self._index.take_spare(tenant_id)) is not None:
                     spares.append(spare.slot)

@@ -168,7 +168,9 @@ class TestSpares:
         ahead = dict(db.execute("SELECT subject_id, slot FROM spares").fetchall())
         db.close()
         images = {image_of(directory, slot) for slot in ahead.values()}
+        epoch = keyring.files.index.number("epoch")
         assert keyring.drop_spares("acme") == len(ahead) > 0
+        assert keyring.files.index.number("epoch") == epoch, "a copy from earlier stays one"
         assert images & {image_of(directory, slot) for slot in ahead.values()} == set()
         assert resolve(keyring, "bob").subject_id not in ahead
         assert resolve(keyring, "alice") == alice
