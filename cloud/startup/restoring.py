@@ -213,12 +213,9 @@ def _finished(
             installation.proofs.trees, installation.proofs.outside, installation.proofs.keys.keys, reason
         )
         failpoints.reach("data_restore.accepted")
-        if opening.may_finish:
-            # Once the logs go on: certificates prove events of them.
-            runtime.gdpr.resume()
-            runtime.closing.resume()
         _remembered(installation, backup_id)
         if opening.may_finish:
+            # Once the logs go on: certificates prove events of them.
             _erased_to_the_end(runtime)
         failpoints.reach("data_restore.erased")
         _recorded(runtime.audit, draft, cut, installation.replayed.counts())
