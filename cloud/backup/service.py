@@ -275,6 +275,7 @@ class DataBackups:
                 made = Manifest(dataclasses.replace(backup, complete=True), contents, draft.files)
                 draft.finish(manifests.encode(made, self._sources.keys()))
             except BaseException:
+                # Whatever ended it, an interruption too: half of a backup must not lie about, nor count as one.
                 draft.drop()
                 self._gone(backup)
                 raise

@@ -110,5 +110,6 @@ def claimed(path: Path | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        # Whatever ended it, an interruption too: a file that nothing was written to is no certificate.
         path.unlink(missing_ok=True)
         raise

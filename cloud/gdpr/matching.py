@@ -89,9 +89,8 @@ class Matcher:
 
     def in_log(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
         """The same for a segment of the write-ahead log, also of what the header of a page cuts in two."""
-        yield from self.in_file(file)
-        file.seek(0)
         content = file.read()
+        yield from self.in_bytes(content)
         pages = range(_LOG_PAGE_BYTES, len(content), _LOG_PAGE_BYTES)
         side, seam = PATTERN_BYTES_MAX, 2 * PATTERN_BYTES_MAX
         seams = bytearray()

@@ -291,9 +291,7 @@ def batch(placement: str) -> Iterator[Span]:
             yield span
         except BaseException as error:
             # Noted and raised again, whatever it is.
-            _, code = _outcome(error)
-            span.set_attribute(names.ERROR_TYPE, code or "unknown")
-            span.set_status(Status(StatusCode.ERROR, code))
+            _failed(span, error)
             raise
     _bound.instruments.batches.add(1)
     _bound.instruments.batch_duration.record(time.perf_counter() - began_s)
@@ -301,10 +299,15 @@ def batch(placement: str) -> Iterator[Span]:
 
 def ended(name: str, error: BaseException) -> None:
     """A span that says that something which should go on for ever ended, and with which error."""
-    _, code = _outcome(error)
-    span = _bound.tracer.start_span(name, attributes={names.ERROR_TYPE: code or "unknown"})
-    span.set_status(Status(StatusCode.ERROR, code))
+    span = _bound.tracer.start_span(name)
+    _failed(span, error)
     span.end()
+
+
+def _failed(span: Span, error: BaseException) -> None:
+    _, code = _outcome(error)
+    span.set_attribute(names.ERROR_TYPE, code or "unknown")
+    span.set_status(Status(StatusCode.ERROR, code))
 
 
 def _outcome(error: BaseException | None) -> tuple[str, str | None]:

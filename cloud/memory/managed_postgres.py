@@ -23,7 +23,7 @@ from cloud.memory.managed_ports import (
 from cloud.memory.model import SealedRow
 from cloud.memory.placement_store import placements_of
 from cloud.memory.ports import Absent, IdempotencyTag, KeyConflict, Stale, TenantRefused
-from cloud.memory.postgres import PostgresLedger, gone_or_refused
+from cloud.memory.postgres import EVENT, WHOSE, PostgresLedger, gone_or_refused
 from cloud.storage import wire
 from cloud.storage.engine import ControlEngine
 from cloud.storage.wire import Kind, ServerFunction, array
@@ -31,12 +31,6 @@ from cloud.usage.ports import QuotaRefusal
 from cloud.usage.postgres import quota_refusal
 from src.memory.lifecycle import ChangeKind, MemoryChange
 
-_WHOSE: Final[dict[str, Kind]] = {
-    "tenant": wire.TEXT,
-    "memory": wire.UUID,
-    "own": wire.UUID,
-    "restricted": wire.BOOLEAN,
-}
 _ROW: Final[dict[str, Kind]] = {
     "type": wire.TEXT,
     "confidence": wire.DOUBLE,
@@ -44,27 +38,26 @@ _ROW: Final[dict[str, Kind]] = {
     "expires": wire.INSTANT,
     "envelope": wire.BYTES,
 }
-_EVENT: Final[dict[str, Kind]] = {"event": wire.JSON, "retry": wire.BOOLEAN}
 _KEPT: Final = ("deleted", "expired", "superseded")
 
-_UPDATE = ServerFunction("lc_update", **_WHOSE, base=wire.INTEGER, expected=wire.INTEGER, **_ROW, **_EVENT)
+_UPDATE = ServerFunction("lc_update", **WHOSE, base=wire.INTEGER, expected=wire.INTEGER, **_ROW, **EVENT)
 _SUPERSEDE = ServerFunction(
     "lc_supersede",
-    **_WHOSE,
+    **WHOSE,
     id=wire.UUID,
     subject=wire.UUID,
     **_ROW,
     key_tag=wire.BYTES,
     fingerprint=wire.BYTES,
-    **_EVENT,
+    **EVENT,
 )
-_UNDELETE = ServerFunction("lc_undelete", **_WHOSE, retention=wire.DOUBLE, **_EVENT)
-_HISTORY = ServerFunction("lc_history", **_WHOSE, **_EVENT)
+_UNDELETE = ServerFunction("lc_undelete", **WHOSE, retention=wire.DOUBLE, **EVENT)
+_HISTORY = ServerFunction("lc_history", **WHOSE, **EVENT)
 _BEGIN = ServerFunction(
-    "lc_purge_begin", tenant=wire.TEXT, batch=wire.INTEGER, **dict.fromkeys(_KEPT, wire.DOUBLE), **_EVENT
+    "lc_purge_begin", tenant=wire.TEXT, batch=wire.INTEGER, **dict.fromkeys(_KEPT, wire.DOUBLE), **EVENT
 )
-_END = ServerFunction("lc_purge_end", tenant=wire.TEXT, ids=array(wire.UUID), rows=wire.BIGINT, **_EVENT)
-_RETAIN = ServerFunction("lc_retain", tenant=wire.TEXT, ids=array(wire.UUID), **_EVENT)
+_END = ServerFunction("lc_purge_end", tenant=wire.TEXT, ids=array(wire.UUID), rows=wire.BIGINT, **EVENT)
+_RETAIN = ServerFunction("lc_retain", tenant=wire.TEXT, ids=array(wire.UUID), **EVENT)
 _TOUCH = sa.text("SELECT lc_touch(:tenant, :ids, :at)").bindparams(
     sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))),
     sa.bindparam("at", type_=ARRAY(sa.DateTime(timezone=True))),

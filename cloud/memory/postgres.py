@@ -25,10 +25,20 @@ from cloud.memory.ports import (
 )
 from cloud.storage import wire
 from cloud.storage.engine import ControlEngine, Row
-from cloud.storage.wire import ServerFunction, array
+from cloud.storage.wire import Kind, ServerFunction, array
 from cloud.usage.model import Balance, Meter
 from cloud.usage.ports import QuotaRefusal
 from cloud.usage.postgres import quota_refusal
+
+WHOSE: Final[dict[str, Kind]] = {
+    "tenant": wire.TEXT,
+    "memory": wire.UUID,
+    "own": wire.UUID,
+    "restricted": wire.BOOLEAN,
+}
+"""Which memory, and whose it has to be."""
+EVENT: Final[dict[str, Kind]] = {"event": wire.JSON, "retry": wire.BOOLEAN}
+"""The event of the operation, and whether an earlier attempt may have committed."""
 
 _STORE = ServerFunction(
     "lc_store",
@@ -42,8 +52,7 @@ _STORE = ServerFunction(
     envelopes=array(wire.BYTES),
     key_tag=wire.BYTES,
     fingerprint=wire.BYTES,
-    event=wire.JSON,
-    retry=wire.BOOLEAN,
+    **EVENT,
 )
 _READ = ServerFunction(
     "lc_read",
@@ -53,19 +62,10 @@ _READ = ServerFunction(
     floor=wire.BIGINT,
     ids=array(wire.UUID),
     include_invalid=wire.BOOLEAN,
-    event=wire.JSON,
-    retry=wire.BOOLEAN,
+    **EVENT,
 )
-_LOCATE = ServerFunction("lc_locate", tenant=wire.TEXT, memory=wire.UUID, own=wire.UUID, restricted=wire.BOOLEAN)
-_DELETE = ServerFunction(
-    "lc_delete",
-    tenant=wire.TEXT,
-    memory=wire.UUID,
-    own=wire.UUID,
-    restricted=wire.BOOLEAN,
-    event=wire.JSON,
-    retry=wire.BOOLEAN,
-)
+_LOCATE = ServerFunction("lc_locate", **WHOSE)
+_DELETE = ServerFunction("lc_delete", **WHOSE, **EVENT)
 _STATE = ServerFunction("lc_enter", tenant=wire.TEXT)
 _ENTER = sa.text("SELECT set_config('luminescent.tenant', :tenant, true)")
 _SUBJECT = sa.text(

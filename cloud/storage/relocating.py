@@ -113,10 +113,8 @@ def relocate(connection: Session, table: str, *, small_table: str, max_wait_ms: 
     clear_remains(connection, table, max_wait_ms=max_wait_ms)
     try:
         waited_ms = _patiently(lambda: _note_changes(connection, names, shape, max_wait_ms))
-        # Pages of a copy need not outlive a crash; the change of places is durable, and all before it with it.
-        run(connection, "SET synchronous_commit = off")
-        _copy(connection, names, shape)
-        run(connection, "RESET synchronous_commit")
+        with _unflushed(connection):
+            _copy(connection, names, shape)
         failpoints.reach("rewrite.copied")
         for _ in range(_ATTEMPTS):
             _catch_up(connection, names, shape)
@@ -129,7 +127,6 @@ def relocate(connection: Session, table: str, *, small_table: str, max_wait_ms: 
         if not connection.closed:
             # Otherwise the next call does it; until then changes are noted for nobody.
             with contextlib.suppress(*TIMED_OUT):
-                run(connection, "RESET synchronous_commit")
                 _drop_remains(connection, names, max_wait_ms)
         raise
 
@@ -241,6 +238,17 @@ def _change_places(connection: Session, names: _Names, shape: Shape, max_wait_ms
         run(connection, f"DROP FUNCTION public.{quoted(names.trigger)}()")
         failpoints.reach("rewrite.places_changed")
     return _since_ms(began_s)
+
+
+@contextmanager
+def _unflushed(connection: Session) -> Iterator[None]:
+    """Commits of the block need not outlive a crash; the next one after it is durable, and they with it."""
+    run(connection, "SET synchronous_commit = off")
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            run(connection, "RESET synchronous_commit")
 
 
 @contextmanager

@@ -41,17 +41,11 @@ _BYTES_PER_MS: Final = 100_000
 _UNSEEN_S: Final = 15.0
 _PAUSES_S: Final = (0.0, 0.1, 0.5)
 _CATALOG: Final = "pg_catalog.pg_statistic"
-_NO_POLICY_NAMES_IT: Final = (
-    "NOT EXISTS (SELECT FROM pg_depend d"
+_STATISTICS: Final = (
+    "SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attstattarget = 0 FROM pg_attribute a"
+    " JOIN pg_stats s ON s.schemaname = 'public' AND s.tablename = %s AND s.attname = a.attname"
+    " WHERE a.attrelid = to_regclass(%s) AND NOT EXISTS (SELECT FROM pg_depend d"
     " WHERE d.classid = 'pg_policy'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum)"
-)
-"""Of a column `a`. One that a policy names cannot be given a type; those are tenants and logs, no person's."""
-_LEFT_OVER: Final = " AND ".join(
-    (
-        "SELECT count(*) FROM pg_attribute a JOIN pg_stats s ON s.schemaname = 'public' AND s.tablename = %s"
-        " AND s.attname = a.attname WHERE a.attrelid = to_regclass(%s)",
-        _NO_POLICY_NAMES_IT,
-    )
 )
 
 
@@ -112,7 +106,7 @@ def rewrite_tables(
 
 def statistics_of(connection: Session, tables: Sequence[str]) -> int:
     """How many columns of these tables have statistics though the table has no row, tenants and logs left out."""
-    return sum(_statistics_of(connection, name) for name in tables if _is_empty(connection, name))
+    return sum(len(_statistics(connection, name)) for name in tables if _is_empty(connection, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +168,7 @@ def _renew_statistics(connection: Session, table: str, max_wait_ms: int) -> None
     if not empty:
         run(connection, f"ANALYZE {name}")
     # Of an empty table all that is there is of before; otherwise what `ANALYZE` is told to leave alone.
-    columns = connection.execute(
-        b"SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
-        b" JOIN pg_stats s ON s.schemaname = 'public' AND s.tablename = %s AND s.attname = a.attname"
-        b" WHERE a.attrelid = to_regclass(%s) AND (%s OR a.attstattarget = 0) AND " + _NO_POLICY_NAMES_IT.encode(),
-        (table, name, empty),
-    ).fetchall()
+    columns = [(name, kind) for name, kind, is_left in _statistics(connection, table) if empty or is_left]
     if not columns:
         return
     types = ", ".join(f"ALTER COLUMN {quoted(column)} TYPE {kind}" for column, kind in columns)
@@ -207,5 +196,9 @@ def _since_ms(began_s: float) -> int:
     return round((time.monotonic() - began_s) * 1000)
 
 
-def _statistics_of(connection: Session, table: str) -> int:
-    return int(scalar(connection, _LEFT_OVER, table, f"public.{quoted(table)}"))
+def _statistics(connection: Session, table: str) -> list[tuple[str, str, bool]]:
+    """The columns that have statistics: name, type, and whether `ANALYZE` leaves it alone.
+
+    Without those that a policy names, which cannot be given a type: they hold tenants and logs, nothing of a person.
+    """
+    return connection.execute(_STATISTICS.encode(), (table, f"public.{quoted(table)}")).fetchall()
