@@ -5,7 +5,8 @@ tier may be as old as it likes without ever giving a wrong answer. What it must 
 older one: `put` keeps the newer.
 
 What this process writes is kept beside the snapshot, still sealed, and becomes part of it when somebody reads: who
-writes need not wait for that, and many writes become one new snapshot.
+writes never waits for that, and many writes become one new snapshot. A person who is only written to, and much, is not
+hot: the snapshot leaves, and the next reader loads.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from cloud.memory.model import SealedRow, SubjectSnapshot
 
 _Key = tuple[str, str]
 _LOADS_AT_ONCE = 2
-_WRITTEN_ROWS: Final = 32
-"""Rows beside a snapshot at most: who reads next opens them all."""
+_WRITTEN_ROWS: Final = 128
+"""Rows beside a snapshot at most: who reads next opens them all, which takes less than to load everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +34,25 @@ class Written:
     """What this process wrote of one person and nobody has read yet.
 
     Attributes:
+        tenant_id: The person's tenant.
+        subject_id: Whose they are.
         generation: The person's, with it.
         rows: The memories, sealed.
-        person: Whose they are.
+        person: Opens them; `None` where there are none.
+        removed: Ids of memories that are gone.
     """
 
+    tenant_id: str
+    subject_id: str
     generation: int
-    rows: tuple[SealedRow, ...]
-    person: SubjectKey = field(repr=False)
+    rows: tuple[SealedRow, ...] = ()
+    person: SubjectKey | None = field(repr=False, default=None)
+    removed: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
         """What it takes, about."""
-        return sum(500 + len(row.envelope) for row in self.rows)
+        return 100 * (1 + len(self.removed)) + sum(500 + len(row.envelope) for row in self.rows)
 
 
 @dataclass(slots=True)
@@ -98,23 +105,19 @@ class HotTier:
                 self._keep(key, one)
             self._shrink()
 
-    def note(self, written: Written) -> bool:
-        """Keep what was written beside the person's snapshot, if one is held.
-
-        Returns:
-            Whether there is nothing left to do; else there are so many that they should be read into it now.
-        """
-        key = (written.person.tenant_id, written.person.subject_id)
+    def note(self, written: Written) -> None:
+        """Keep what was written beside the person's snapshot, if one is held; if it is too much, let both go."""
+        key = (written.tenant_id, written.subject_id)
         with self._lock:
             held = self._snapshots.get(key)
             if held is None or written.generation <= held.generation:
-                return True
-            rows = sum(len(one.rows) for one in self._written.get(key, {}).values())
-            if rows + len(written.rows) > _WRITTEN_ROWS:
-                return False
+                return
+            kept = self._written.get(key, {}).values()
+            if sum(len(one.rows) + len(one.removed) for one in (*kept, written)) > _WRITTEN_ROWS:
+                self._take(key)
+                return
             self._keep(key, written)
             self._shrink()
-            return True
 
     def written(self, tenant_id: str, subject_id: str) -> tuple[SubjectSnapshot | None, list[Written]]:
         """The snapshot held, and what was written after it without a gap: in a gap somebody else wrote."""

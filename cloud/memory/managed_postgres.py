@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from cloud.audit.model import AuditDraft
 from cloud.kernel.scope import TenantPredicate
@@ -58,10 +57,7 @@ _BEGIN = ServerFunction(
 )
 _END = ServerFunction("lc_purge_end", tenant=wire.TEXT, ids=array(wire.UUID), rows=wire.BIGINT, **EVENT)
 _RETAIN = ServerFunction("lc_retain", tenant=wire.TEXT, ids=array(wire.UUID), **EVENT)
-_TOUCH = sa.text("SELECT lc_touch(:tenant, :ids, :at)").bindparams(
-    sa.bindparam("ids", type_=ARRAY(sa.Uuid(as_uuid=False))),
-    sa.bindparam("at", type_=ARRAY(sa.DateTime(timezone=True))),
-)
+_TOUCH = ServerFunction("lc_touch", tenant=wire.TEXT, ids=array(wire.UUID), at=array(wire.INSTANT))
 _PLANS: Final = sa.text("SELECT tenant_id, plan FROM tenants WHERE state = 'active' AND NOT held ORDER BY tenant_id")
 _DUE = sa.text(
     "SELECT DISTINCT m.tenant_id FROM memories m"
@@ -133,9 +129,10 @@ class PostgresManagedLedger(PostgresLedger):
     def touch(self, predicate: TenantPredicate, read_at: Mapping[str, datetime]) -> frozenset[str]:
         parameters = {"tenant": predicate.tenant_id, "ids": list(read_at), "at": list(read_at.values())}
         # No event: each of these reads has left its own, with these ids in it.
-        held = self._engine.call(_TOUCH, parameters, retry_parameter=None)
-        assert isinstance(held, list)
-        return frozenset(str(memory_id) for memory_id in held)
+        held = self._engine.invoke(_TOUCH, parameters, retry_parameter=None)
+        assert isinstance(held, str)
+        # A list of UUIDs as a text: `{…,…}`.
+        return frozenset(held[1:-1].split(",")) if held != "{}" else frozenset()
 
 
 class PostgresPurgeLedger:

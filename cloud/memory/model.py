@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
+from typing import Final
 
 from cloud.keys.envelope import Envelope
 from src.memory.ranking import IndexSnapshot
 from src.memory.schemas import Memory, MemoryType
+
+_BY_ID: Final = attrgetter("memory_id")
+_BY_AGE: Final = attrgetter("created_at")
 
 
 class LedgerState(StrEnum):
@@ -144,6 +149,15 @@ class SubjectSnapshot:
     size_bytes: int
     model: str = ""
     fleeting: Mapping[str, HotMemory] = field(repr=False, default_factory=dict)
+    _ordered: list[tuple[HotMemory, ...]] = field(repr=False, compare=False, default_factory=list)
+
+    def newest_first(self) -> tuple[HotMemory, ...]:
+        """All of them by time of creation, those of one moment by id; put in order when first asked for."""
+        if not self._ordered:
+            # Two stable sorts. Two threads may both do it: what they find is alike.
+            by_id = sorted(self.memories.values(), key=_BY_ID)
+            self._ordered.append(tuple(sorted(by_id, key=_BY_AGE, reverse=True)))
+        return self._ordered[0]
 
     def invalid_at(self, now: datetime) -> set[str]:
         """The ids of those whose time is over, or whose place another one took."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final, assert_never
 
 import numpy as np
@@ -14,7 +14,7 @@ from cloud.kernel.errors import ProviderUnavailableError, TenantIsolationError
 from cloud.kernel.ids import parse_memory_id
 from cloud.keys.model import SubjectKey
 from cloud.memory.config import PixeltableConfig
-from cloud.memory.model import HotMemory, SubjectSnapshot
+from cloud.memory.model import SubjectSnapshot
 from cloud.memory.ports import Located, ReadAdmitted, Stale, SubjectGone, TenantRefused
 from cloud.memory.snapshots import SnapshotLoader
 from cloud.memory.writing import refusal
@@ -25,8 +25,6 @@ from src.memory.predicates import tester
 from src.memory.schemas import Memory
 
 _ATTEMPTS: Final = 6
-_BY_ID: Final = attrgetter("memory_id")
-_BY_AGE: Final = attrgetter("created_at")
 Choice = Callable[[SubjectSnapshot], Sequence[str]]
 """Chooses ids of a snapshot, best first."""
 
@@ -67,14 +65,15 @@ class MemoryReader:
         def choose(snapshot: SubjectSnapshot) -> list[str]:
             # What has expired neither counts in statistics nor lends to its neighbours, unless it is asked for.
             invalid = set() if request.include_invalid else snapshot.invalid_at(self._config.clock())
-            found = [memory for memory in filter(passes, snapshot.memories.values()) if memory.memory_id not in invalid]
             if request.query is None:
-                return _newest_first(found)[:limit]
+                newest = (memory.memory_id for memory in filter(passes, snapshot.newest_first()))
+                return list(islice((memory_id for memory_id in newest if memory_id not in invalid), limit))
+            found = filter(passes, snapshot.memories.values())
             ranked = snapshot.index.without(invalid).rank(
                 request.query,
                 self._embedded(request.query, snapshot),
                 limit=limit,
-                allowed={memory.memory_id for memory in found},
+                allowed={memory.memory_id for memory in found} - invalid,
                 weights=self._config.weights,
             )
             return [scored.id for scored in ranked]
@@ -186,9 +185,3 @@ class MemoryReader:
         now = self._config.clock()
         self._config.read_times.note(admitted.predicate, snapshot.subject_id, ids, now)
         return [snapshot.memories[memory_id].opened(now) for memory_id in ids]
-
-
-def _newest_first(memories: Iterable[HotMemory]) -> list[str]:
-    # Two stable sorts: by id within one moment, and the newest moment first.
-    by_id = sorted(memories, key=_BY_ID)
-    return [memory.memory_id for memory in sorted(by_id, key=_BY_AGE, reverse=True)]

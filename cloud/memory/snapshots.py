@@ -82,24 +82,17 @@ class SnapshotLoader:
 
     def advance(self, generation: int, added: Sequence[SealedRow], person: SubjectKey) -> None:
         """Let readers find what this process just wrote, in the place of older revisions, without a load."""
-        if self._hot.note(Written(generation, tuple(added), person)):
-            return
-        snapshot = self._to_change(person.tenant_id, person.subject_id)
-        if snapshot is not None and snapshot.generation + 1 == generation:
-            self._put_changed(snapshot, generation, added, (), person)
+        self._hot.note(Written(person.tenant_id, person.subject_id, generation, tuple(added), person))
 
     def supersede(self, generation: int, added: SealedRow, superseded: str, person: SubjectKey) -> None:
         """Let what this process just wrote take the place of another, if nobody else wrote in between."""
         snapshot = self._to_change(person.tenant_id, person.subject_id)
         if snapshot is not None and snapshot.generation + 1 == generation:
-            self._put_changed(snapshot, generation, (added,), (superseded,), person)
+            self._put_changed(snapshot, generation, (added,), (), (superseded,), person)
 
     def retreat(self, tenant_id: str, subject_id: str, generation: int, removed: str) -> None:
-        """Take out what this process just deleted, if nobody else wrote in between."""
-        snapshot = self._to_change(tenant_id, subject_id)
-        if snapshot is not None and snapshot.generation + 1 == generation:
-            dimensions = self._models.of(snapshot.model).dimensions
-            self._hot.put(_without(snapshot, generation, removed, dimensions))
+        """Let readers miss what this process just deleted, without a load."""
+        self._hot.note(Written(tenant_id, subject_id, generation, removed=(removed,)))
 
     def _to_change(self, tenant_id: str, subject_id: str) -> SubjectSnapshot | None:
         """What is held, to be changed by who wrote; `None` if that would have to wait for a reader, who loads."""
@@ -110,11 +103,12 @@ class SnapshotLoader:
         snapshot: SubjectSnapshot,
         generation: int,
         added: Sequence[SealedRow],
+        removed: Iterable[str],
         superseded: Sequence[str],
-        person: SubjectKey,
+        person: SubjectKey | None,
     ) -> None:
         try:
-            self._hot.put(self._extended(snapshot, generation, added, (), superseded, person))
+            self._hot.put(self._extended(snapshot, generation, added, removed, superseded, person))
         except LuminescentError:
             # The write is committed: what fails here is a shortcut, and the next reader loads instead.
             self._hot.drop(snapshot.tenant_id, snapshot.subject_id)
@@ -125,8 +119,14 @@ class SnapshotLoader:
         if held is None or not written:
             return held
         # Of a memory that was changed since it was stored, the last revision counts.
-        rows = {row.memory_id: row for one in written for row in one.rows}
-        self._put_changed(held, written[-1].generation, list(rows.values()), (), written[-1].person)
+        rows: dict[str, SealedRow] = {}
+        removed: set[str] = set()
+        for one in written:
+            rows |= {row.memory_id: row for row in one.rows}
+            removed = removed.union(one.removed) - {row.memory_id for row in one.rows}
+        person = next((one.person for one in reversed(written) if one.person is not None), None)
+        left = [row for row in rows.values() if row.memory_id not in removed]
+        self._put_changed(held, written[-1].generation, left, removed, (), person)
         return self._hot.get(tenant_id, subject_id)
 
     def _load(self, predicate: TenantPredicate, person: SubjectKey, held: SubjectSnapshot | None) -> SubjectSnapshot:
@@ -187,13 +187,14 @@ class SnapshotLoader:
         rows: Sequence[SealedRow],
         removed: Iterable[str],
         superseded: Iterable[str],
-        person: SubjectKey,
+        person: SubjectKey | None,
     ) -> SubjectSnapshot:
         # Ids are time-ordered, so the same rows make the same index, whichever plane they came from.
         ordered = sorted(rows, key=lambda row: row.memory_id)
         vectorizer = self._models.of(base.model)
-        opened = [open_memory(vectorizer, row, person.key) for row in ordered]
-        vectors = open_vectors(vectorizer, ordered, opened, person.key)
+        key = person.key if person is not None else b""
+        opened = [open_memory(vectorizer, row, key) for row in ordered]
+        vectors = open_vectors(vectorizer, ordered, opened, key)
         gone = set(removed)
         memories = _kept(base.memories, gone)
         memories.update((memory.memory_id, memory) for memory in opened)
@@ -276,20 +277,6 @@ def open_vectors(
     made = vectorizer.embed([opened[at].envelope.content for at in missing])
     fresh = dict(zip(missing, made, strict=True))
     return [fresh[at] if vector is None else vector for at, vector in enumerate(vectors)]
-
-
-def _without(snapshot: SubjectSnapshot, generation: int, removed: str, dimensions: int) -> SubjectSnapshot:
-    gone = snapshot.memories.get(removed)
-    return SubjectSnapshot(
-        tenant_id=snapshot.tenant_id,
-        subject_id=snapshot.subject_id,
-        generation=generation,
-        memories=_kept(snapshot.memories, {removed}),
-        index=snapshot.index.replaced((), (removed,)),
-        size_bytes=snapshot.size_bytes - (_size(gone, dimensions) if gone else 0),
-        model=snapshot.model,
-        fleeting=_kept(snapshot.fleeting, {removed}),
-    )
 
 
 def _kept(memories: Mapping[str, HotMemory], gone: Iterable[str]) -> dict[str, HotMemory]:

@@ -2,7 +2,8 @@
 
 A call of the request path is one statement in autocommit, so nothing of what a general connection does around a
 statement is needed: no transaction to begin, none to roll back when the connection is given back, no cursor, no row.
-What remains is bounded as every wait is (`cloud.storage.connections`).
+The pool is asked for a connection when none lies ready here: asking it at each call takes as long as all else in the
+process. What remains is bounded as every wait is (`cloud.storage.connections`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import select
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -36,11 +38,21 @@ class Calls:
     Args:
         engine: Its pool lends the connections.
         answer_s: Seconds that one answer of the server may take.
+        ready: How many of them may lie ready here between calls.
     """
 
-    def __init__(self, engine: sa.Engine, *, answer_s: float) -> None:
+    def __init__(self, engine: sa.Engine, *, answer_s: float, ready: int) -> None:
         self._engine = engine
         self._answer_s = answer_s
+        self._most_ready = ready
+        # The one that was used last comes next: its caches are warm. A deque's ends are safe for threads.
+        self._ready: deque[sa.PoolProxiedConnection] = deque()
+
+    def close(self) -> None:
+        """Give back to the pool what lies ready, and what is used yet when it is not any more."""
+        self._most_ready = 0
+        while (pooled := self._taken()) is not None:
+            pooled.close()
 
     def answer(self, function: ServerFunction, arguments: list[bytes | None]) -> object:
         """What the function answers: a JSON value, or a text.
@@ -56,13 +68,14 @@ class Calls:
             except psycopg.Error as error:
                 if _connection(pooled).pgconn.status != pq.ConnStatus.OK:
                     pooled.invalidate(error)
+                pooled.close()
                 raise
             except BaseException as error:
                 # Interrupted: nobody knows what may still arrive.
                 pooled.invalidate(error)
-                raise
-            finally:
                 pooled.close()
+                raise
+            self._put_back(pooled)
         except psycopg.Error as error:
             raise _translated(function, error) from error
         return answer
@@ -70,13 +83,26 @@ class Calls:
     def _live(self) -> sa.PoolProxiedConnection:
         """A connection of the pool that the server has not closed meanwhile, as it does when it starts again."""
         while True:
-            pooled = self._engine.pool.connect()
+            pooled = self._taken() or self._engine.pool.connect()
             poll = select.poll()
             poll.register(_connection(pooled).pgconn.socket, select.POLLIN)
             # Nothing is asked, so nothing is said but the end.
             if not poll.poll(0):
                 return pooled
             pooled.invalidate()
+            pooled.close()
+
+    def _taken(self) -> sa.PoolProxiedConnection | None:
+        try:
+            return self._ready.pop()
+        except IndexError:
+            return None
+
+    def _put_back(self, pooled: sa.PoolProxiedConnection) -> None:
+        if len(self._ready) < self._most_ready:
+            self._ready.append(pooled)
+        else:
+            pooled.close()
 
     def _exchanged(
         self, pooled: sa.PoolProxiedConnection, function: ServerFunction, arguments: list[bytes | None]

@@ -94,11 +94,13 @@ class ControlEngine:
         )
         answer_s = self._deadline.statement_s + _GRACE_S
         bound_waits(self._engine, answer_s=answer_s)
-        self._calls = Calls(self._engine, answer_s=answer_s)
+        # As many again may be opened, so what lies ready for calls keeps nobody else waiting.
+        self._calls = Calls(self._engine, answer_s=answer_s, ready=pool_size)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def close(self) -> None:
         """Close every pooled connection."""
+        self._calls.close()
         self._engine.dispose()
 
     def call(

@@ -65,6 +65,8 @@ class Admissions:
         self, tenant_provider: TenantProvider, identities: IdentityResolver, audit: TransactionalAuditLogger
     ) -> None:
         self._tenants = tenant_provider
+        # Found out once: looking for the members of a protocol takes longer than calling one of them.
+        self._identifying = tenant_provider if isinstance(tenant_provider, Identifying) else None
         self._identities = identities
         self._audit = audit
 
@@ -87,8 +89,8 @@ class Admissions:
     def _identity(self, context: object) -> Identity:
         if not isinstance(context, Mapping):
             raise AuthenticationError("malformed_context", "the context must be a mapping")
-        if isinstance(self._tenants, Identifying):
-            return self._tenants.identify(context)
+        if self._identifying is not None:
+            return self._identifying.identify(context)
         tenant_id = self._tenants.get_tenant_id(dict(context))
         identity = self._identities.resolve(context)
         if tenant_id is None or identity is None:

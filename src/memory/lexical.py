@@ -94,7 +94,7 @@ def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links,
 def _with_neighbours(
     places: NDArray[np.intp], weights: Scores, groups: int, links: Links, lent: float
 ) -> tuple[NDArray[np.intp], Scores]:
-    if not lent:
+    if not lent or not links.size:
         return places, weights
     position, group = places // groups, places % groups
     all_places, all_weights = [places], [weights]

@@ -18,7 +18,9 @@ REACH: Final = 2
 NO_SESSION: Final = 0
 
 Links = NDArray[np.intp]
-"""(2 · REACH, n): for each step, first the position of the memory before and then of the one after; -1 for none."""
+"""(2 · REACH, n): for each step, first the position of the memory before and then of the one after; -1 for none.
+
+(2 · REACH, 0) if nobody has a neighbour."""
 
 
 def linked(sessions: NDArray[np.int64], created_us: NDArray[np.int64], id_of: Callable[[int], str]) -> Links:
@@ -29,8 +31,10 @@ def linked(sessions: NDArray[np.int64], created_us: NDArray[np.int64], id_of: Ca
         created_us: (n,) time of creation, any unit.
         id_of: The id at a position; ids are distinct.
     """
-    links = np.full((2 * REACH, sessions.size), -1, np.intp)
     members = np.flatnonzero(sessions != NO_SESSION)
+    if not members.size:
+        return np.empty((2 * REACH, 0), np.intp)
+    links = np.full((2 * REACH, sessions.size), -1, np.intp)
     order = members[np.lexsort((created_us[members], sessions[members]))]
     tied = (np.diff(sessions[order]) == 0) & (np.diff(created_us[order]) == 0)
     if tied.any():
@@ -54,12 +58,14 @@ def with_neighbours(scores: Scores, links: Links, lent: float) -> Scores:
 
     Args:
         scores: (n,) float64.
-        links: (2 · REACH, n).
+        links: (2 · REACH, n), or none.
         lent: The share of the next, 0 to 1.
 
     Returns:
         (n,) float64.
     """
+    if not links.size:
+        return scores
     # The last one stands for nobody: position -1.
     padded = np.append(scores, 0.0)
     total = scores.copy()

@@ -12,10 +12,9 @@ import argparse
 import asyncio
 import itertools
 import os
-import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +23,8 @@ import sqlalchemy as sa
 from cloud import CloudRuntime, CloudSettings, init_cloud_extensions, request_context
 from cloud.storage.embedded import EmbeddedPostgres
 from src.memory.schemas import Memory, MemoryType
-from tests.bench.__main__ import WORDS, percentile
+from tests.bench.data import Item, items, queries
+from tests.bench.figures import percentile
 from tests.support.homes import temporary_home
 
 CALLERS = (1, 8, 32)
@@ -106,10 +106,9 @@ class Meter:
         return cost
 
 
-def memory(random_: random.Random, user_id: str = "person") -> Memory:
-    """One of about 100 characters."""
-    text = " ".join(random_.choices(WORDS, k=16))
-    return Memory(user_id=user_id, content=text, memory_type=MemoryType.FACT, source="conversation")
+def memory(texts: Iterator[Item], user_id: str = "person") -> Memory:
+    """The next one, of about 100 characters."""
+    return Memory(user_id=user_id, content=next(texts).text, memory_type=MemoryType.FACT, source="conversation")
 
 
 class Bench:
@@ -119,7 +118,8 @@ class Bench:
         self._runtime = runtime
         self._server = server
         self._seconds = seconds
-        self._random = random.Random(7)
+        self._texts = items("commits")
+        self._asked = queries("commits")
         self._tenants = [f"bench-{number}" for number in range(max(CALLERS))]
         for tenant_id in self._tenants:
             runtime.tenants.create(tenant_id, plan=plan)
@@ -147,19 +147,18 @@ class Bench:
         for tenant_id in self._tenants:
             with request_context(tenant_id=tenant_id, roles={"service"}):
                 count = PER_PERSON if tenant_id == self._tenants[0] else OTHERS
-                await self._runtime.memory.store_many([memory(self._random) for _ in range(count)], {})
+                await self._runtime.memory.store_many([memory(self._texts) for _ in range(count)], {})
         await self._runtime.drain(timeout_s=600)
         for number in range(len(self._tenants)):
             await self._retrieve(number)
 
     async def _store(self, tenant: int) -> None:
         with request_context(tenant_id=self._tenants[tenant], roles={"service"}):
-            await self._runtime.memory.store(memory(self._random), {})
+            await self._runtime.memory.store(memory(self._texts), {})
 
     async def _retrieve(self, tenant: int) -> None:
-        query = " ".join(self._random.choices(WORDS, k=8))
         with request_context(tenant_id=self._tenants[tenant], roles={"service"}):
-            await self._runtime.memory.retrieve(query, "person", limit=5)
+            await self._runtime.memory.retrieve(next(self._asked), "person", limit=5)
 
     async def _drained(self, callers: int) -> None:
         (row,) = self._runtime._installation.engines.worker.rows(sa.text("SELECT count(*) FROM intake"))
@@ -228,7 +227,7 @@ class Bench:
         begun_s = time.perf_counter()
         with request_context(tenant_id=self._tenants[0], roles={"service"}):
             for number in range(BATCHES):
-                batch = [memory(self._random, f"person-{number}") for _ in range(BATCH)]
+                batch = [memory(self._texts, f"person-{number}") for _ in range(BATCH)]
                 await self._runtime.memory.store_many(batch, {})
         rate = BATCH * BATCHES / (time.perf_counter() - begun_s)
         print(f"\nstore_many, {BATCH} at once: {rate:.0f} memories/s")

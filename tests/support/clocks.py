@@ -94,7 +94,11 @@ def _moved(engine: ControlEngine) -> Iterator[None]:
         connection.commit()
 
     sa.event.listen(engine._engine, "checkout", goes_by_it)
+    # None may lie ready: it would be taken without being asked of the pool.
+    calls, most_ready = engine._calls, engine._calls._most_ready
+    calls.close()
     try:
         yield
     finally:
+        calls._most_ready = most_ready
         sa.event.remove(engine._engine, "checkout", goes_by_it)

@@ -139,4 +139,5 @@ async def test_the_hot_tier_counts_what_it_holds(runtime: CloudRuntime, tenant: 
             memory_id = await runtime.memory.store(sample_memory(user, content="x" * 10_000), {})
             assert hot.size_bytes() > before
             assert await runtime.memory.delete(memory_id)
+        await runtime.memory.retrieve("", user)
         assert hot.size_bytes() == before

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
@@ -69,6 +70,13 @@ def owner(runtime: CloudRuntime) -> Iterator[sa.Engine]:
     with engine.connect() as connection:
         connection.exec_driver_sql("DROP SCHEMA calling CASCADE")
     engine.dispose()
+
+
+def ready(engine: ControlEngine) -> psycopg.Connection[Any]:
+    """The connection that the next call goes over."""
+    connection = engine._calls._ready[-1].driver_connection
+    assert isinstance(connection, psycopg.Connection)
+    return connection
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +168,8 @@ def test_only_further_attempts_say_that_an_earlier_one_may_have_committed(engine
 
 def test_a_server_that_stands_still_is_given_up(runtime: CloudRuntime, engine: ControlEngine) -> None:
     """Its own timeouts stand still with it."""
-    pid = int(engine.rows(sa.text("SELECT pg_backend_pid()"))[0][0])
+    assert ask(engine, JSON, j=0) == 0
+    pid = ready(engine).info.backend_pid
     os.kill(pid, signal.SIGSTOP)
     try:
         began_s = time.monotonic()
@@ -174,7 +183,7 @@ def test_a_server_that_stands_still_is_given_up(runtime: CloudRuntime, engine: C
 
 def test_connections_that_the_server_closed_are_noticed_before_they_are_used(engine: ControlEngine) -> None:
     assert ask(engine, JSON, j=1) == 1
-    pid = int(engine.rows(sa.text("SELECT pg_backend_pid()"))[0][0])
+    pid = ready(engine).info.backend_pid
     os.kill(pid, signal.SIGTERM)
     end_s = time.monotonic() + 10
     while Path(f"/proc/{pid}").exists() and time.monotonic() < end_s:
@@ -185,8 +194,8 @@ def test_connections_that_the_server_closed_are_noticed_before_they_are_used(eng
 
 def test_a_statement_that_was_forgotten_is_prepared_again(engine: ControlEngine) -> None:
     assert ask(engine, JSON, j=1) == 1
-    with engine.connection() as connection:
-        connection.exec_driver_sql("DEALLOCATE ALL")
+    ready(engine).execute("DEALLOCATE ALL")
+    ready(engine).commit()
     assert ask(engine, JSON, j=2) == 2
 
 
