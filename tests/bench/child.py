@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.bench.contender import LIMIT, Place
+from tests.bench.contender import LIMIT, NothingFoundError, Place
 from tests.bench.contenders import contender_class
 from tests.bench.data import items, person, queries
 from tests.bench.driver import Call, Driver, Timed, at_most
@@ -176,7 +176,7 @@ class Child:
 
     def _found(self, count: int) -> int:
         if count == 0:
-            raise RuntimeError("found nothing where there is something: that is not fast but wrong")
+            raise NothingFoundError
         self._short += count < LIMIT
         return count
 

@@ -21,6 +21,14 @@ MIN_CONFIDENCE = 0.5
 """What the filter asks for, beside the kind `fact`."""
 
 
+class NothingFoundError(RuntimeError):
+    """An answer without a memory where there are some that fit: not fast but wrong.
+
+    It ends the run, but for whoever lists it as a failure: an index that is asked for few neighbours and filters them
+    afterwards may be left with none. Then it is counted, and its time is not.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a contender may keep things.

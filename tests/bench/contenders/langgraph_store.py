@@ -15,7 +15,7 @@ import psycopg_pool
 from langgraph.store.base import PutOp
 from langgraph.store.postgres import PostgresStore
 
-from tests.bench.contender import LIMIT, MIN_CONFIDENCE, OPERATIONS, SEARCH_LIMIT, Place
+from tests.bench.contender import LIMIT, MIN_CONFIDENCE, OPERATIONS, SEARCH_LIMIT, NothingFoundError, Place
 from tests.bench.data import Item
 from tests.bench.databases import database_bytes, plain
 from tests.bench.embedding import DIMENSIONS, embed
@@ -31,7 +31,7 @@ class LangGraphStore:
     persistent: ClassVar[bool] = True
     callers: ClassVar[Literal["tasks", "threads"]] = "threads"
     operations: ClassVar[frozenset[str]] = frozenset(OPERATIONS)
-    failures: ClassVar[tuple[type[Exception], ...]] = (psycopg.Error, psycopg_pool.PoolTimeout)
+    failures: ClassVar[tuple[type[Exception], ...]] = (psycopg.Error, psycopg_pool.PoolTimeout, NothingFoundError)
     packages: ClassVar[tuple[str, ...]] = ("langgraph", "langgraph-checkpoint-postgres", "psycopg", "wordllama")
 
     def set_up(self, place: Place) -> None:

@@ -18,7 +18,7 @@ from pixeltable.func import Batch
 
 from cloud.storage.pixeltable_env import open_pixeltable
 from src.memory.schemas import utc_now
-from tests.bench.contender import LIMIT, MIN_CONFIDENCE, OPERATIONS, SEARCH_LIMIT, Place
+from tests.bench.contender import LIMIT, MIN_CONFIDENCE, OPERATIONS, SEARCH_LIMIT, NothingFoundError, Place
 from tests.bench.data import Item
 from tests.bench.databases import database_bytes
 from tests.bench.embedding import MODEL
@@ -40,7 +40,7 @@ class PixeltableDirect:
     persistent: ClassVar[bool] = True
     callers: ClassVar[Literal["tasks", "threads"]] = "threads"
     operations: ClassVar[frozenset[str]] = frozenset(OPERATIONS)
-    failures: ClassVar[tuple[type[Exception], ...]] = (Error, sa.exc.SQLAlchemyError)
+    failures: ClassVar[tuple[type[Exception], ...]] = (Error, sa.exc.SQLAlchemyError, NothingFoundError)
     packages: ClassVar[tuple[str, ...]] = ("pixeltable", "pgvector", "sqlalchemy", "wordllama")
 
     def set_up(self, place: Place) -> None:
