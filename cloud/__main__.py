@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from cloud.kernel.logs import configure_logs
 from cloud.settings import CloudSettings
 from cloud.startup import init_cloud_extensions, open_backups, open_custody, run_worker
+
+_NICE: Final = 5
 
 
 def _attached_worker() -> int:
     """The materializer as a child: settings from the first line of standard input, stops when that closes."""
     settings = CloudSettings.model_validate_json(sys.stdin.readline())
     configure_logs(settings.log_format, settings.log_level)
+    # What was accepted is found without it: whoever waits for an answer comes first.
+    os.nice(_NICE)
     stop = threading.Event()
 
     def watch() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from cloud.audit.ports import TransactionalAuditLogger
@@ -13,6 +10,7 @@ from cloud.audit.recording import recorded_failure
 from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.errors import InvalidMemoryError
+from cloud.kernel.threads import LoopThreads
 from cloud.tenancy.admission import Admissions, Admitted
 
 _T = TypeVar("_T")
@@ -32,7 +30,7 @@ class Calls:
     def __init__(self, admissions: Admissions, audit: TransactionalAuditLogger) -> None:
         self._admissions = admissions
         self._audit = audit
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="luminescent-memory")
+        self._threads = LoopThreads(_THREADS, "luminescent-memory")
 
     def admitted(self, action: Action, context: Mapping[str, object], user_id: object) -> Admitted:
         """The operation, admitted, for the memories of `user_id` if that is one."""
@@ -45,13 +43,11 @@ class Calls:
 
     async def run(self, work: Callable[[], _T]) -> _T:
         """What `work` returns, on a thread."""
-        # The caller's context travels along: who is calling is decided on the thread.
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, telemetry.observed, work)
+        return await self._threads.run(lambda: telemetry.observed(work))
 
     def close(self) -> None:
         """Let the threads end once their calls have."""
-        self._threads.shutdown(wait=True)
+        self._threads.close()
 
 
 def idempotency_key(context: Mapping[str, object]) -> str | None:

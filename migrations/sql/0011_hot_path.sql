@@ -317,3 +317,72 @@ BEGIN
     END IF;
     RETURN jsonb_build_object('outcome', 'allowed', 'ids', v_alive);
 END $$;
+
+-- Delete softly and give the stock back. The row stays, unreadable by any operation, for the retention time.
+CREATE OR REPLACE FUNCTION lc_delete(
+    p_tenant text, p_memory uuid, p_only_subject uuid, p_restricted boolean, p_event jsonb, p_retry boolean
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    v_tenant text := set_config('luminescent.tenant', p_tenant, true);
+    v_entry uuid := (p_event->>'event_id')::uuid;
+    v_state text;
+    v_subject uuid;
+    v_size bigint;
+    v_revision integer;
+    v_at timestamptz;
+    v_now timestamptz;
+    v_generation bigint;
+    v_answer jsonb;
+BEGIN
+    IF p_retry THEN
+        v_answer := lc_answered(p_tenant, p_event, 'deleted');
+        IF v_answer IS NOT NULL THEN
+            RETURN v_answer;
+        END IF;
+    END IF;
+    PERFORM 1 FROM usage_counters
+      WHERE tenant_id = p_tenant AND meter = 'memories' AND period = '1970-01-01' AND shard = 0 FOR UPDATE;
+    -- Who freezes or erases a person, and who changes a memory, holds the tenant's lock: this stays true until the commit.
+    SELECT t.state, m.subject_id, m.size_bytes, m.revision INTO v_state, v_subject, v_size, v_revision
+      FROM tenants t LEFT JOIN (
+          memories m JOIN subjects s ON s.subject_id = m.subject_id AND s.tenant_id = m.tenant_id AND s.state = 'active'
+      ) ON m.memory_id = p_memory AND m.tenant_id = p_tenant AND m.state = 'active'
+          AND (m.expires_at IS NULL OR m.expires_at > now())
+          AND NOT (p_restricted AND m.subject_id IS DISTINCT FROM p_only_subject)
+     WHERE t.tenant_id = p_tenant;
+    IF v_state IS DISTINCT FROM 'active' THEN
+        RETURN lc_refuse(p_tenant, coalesce(v_state, 'unknown'), p_event);
+    END IF;
+    IF v_subject IS NULL THEN
+        RETURN lc_absent(p_tenant, p_event, '{"deleted": 0}');
+    END IF;
+    v_at := lc_now();
+    v_now := clock_timestamp();
+    v_answer := lc_event(
+        p_tenant, p_event || jsonb_build_object('subject_id', v_subject), 'allowed', NULL, ARRAY[p_memory],
+        '{"deleted": 1}', v_now
+    );
+    WITH person AS (
+        UPDATE subjects SET generation = generation + 1, memories = memories - 1
+         WHERE subject_id = v_subject AND tenant_id = p_tenant
+        RETURNING generation
+    ), gone AS (
+        UPDATE memories SET state = 'deleted', deleted_at = v_now, generation = (SELECT generation FROM person)
+         WHERE memory_id = p_memory
+    ), change AS (
+        INSERT INTO memory_changes (memory_id, event_id, tenant_id, subject_id, revision, change)
+        VALUES (p_memory, v_entry, p_tenant, v_subject, v_revision, 'deleted')
+    ), entry AS (
+        INSERT INTO usage_events (event_id, tenant_id, operation, occurred_at, memories, stored_bytes)
+        VALUES (v_entry, p_tenant, p_event->>'action', v_at, -1, -v_size)
+    ), event AS (
+        INSERT INTO audit_events (event_id, log_id, occurred_at, event) VALUES (v_entry, p_tenant, v_now, v_answer)
+    ), pending AS (
+        INSERT INTO audit_pending (event_id, log_id) VALUES (v_entry, p_tenant)
+    ), counted AS (
+        UPDATE usage_counters SET used = used - CASE meter WHEN 'stored_bytes' THEN v_size ELSE 1 END
+         WHERE tenant_id = p_tenant AND meter IN ('memories', 'stored_bytes') AND period = '1970-01-01' AND shard = 0
+    )
+    SELECT generation INTO v_generation FROM person;
+    RETURN jsonb_build_object('outcome', 'deleted', 'subject_id', v_subject, 'generation', v_generation);
+END $$;

@@ -193,7 +193,6 @@ class Bench:
                 exchanged_ms.append((time.perf_counter() - begun_s) * 1000)
                 return answer
 
-            loop = asyncio.get_running_loop()
             threads = self._runtime.memory._calls._threads
             end_s = time.perf_counter() + 3 * self._seconds
             while time.perf_counter() < end_s:
@@ -201,7 +200,7 @@ class Bench:
                 _timed(parts, "a bare committed INSERT", insert)
                 for _ in range(BLOCK):
                     begun_s = time.perf_counter()
-                    await loop.run_in_executor(threads, lambda: None)
+                    await threads.run(lambda: None)
                     parts.setdefault("to a thread and back", []).append((time.perf_counter() - begun_s) * 1000)
                 calls._exchanged = exchange  # type: ignore[method-assign]
                 for _ in range(BLOCK):
