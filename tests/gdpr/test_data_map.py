@@ -37,6 +37,8 @@ from tests.support.homes import temporary_home
 ROOT = Path(cloud.__file__).parents[1]
 TABLES_OF_MEMORIES = "luminescent.*"
 NO_QUEUE_OF_PEOPLE = {
+    "cloud.kernel.threads.LoopThreads._jobs": "calls that have not begun; their callers wait, and a freeze meets them",
+    "cloud.storage.calling.Calls._ready": "connections between two calls: what was asked and answered is gone by then",
     "src.memory.providers.local.LocalMemoryProvider._deletions": "of the provider for one user, in the open core",
 }
 """What is a queue, and why it is no place of the cloud side."""
