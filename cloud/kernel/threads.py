@@ -66,8 +66,8 @@ class LoopThreads:
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _work(self) -> None:
         while True:

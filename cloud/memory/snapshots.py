@@ -34,7 +34,7 @@ _ATTEMPTS: Final = 4
 _PAUSE_S: Final = 0.05
 _HIT: Final = {telemetry_names.RESULT: "hit"}
 _MISS: Final = {telemetry_names.RESULT: "miss"}
-_INDEX_BYTES_PER_TERM: Final = 22
+_INDEX_BYTES_PER_TERM: Final = 14
 _INDEX_BYTES_PER_MEMORY: Final = 130  # Columns besides the vector, and what ranking prepares.
 
 

@@ -7,7 +7,7 @@ a memory between two that each hold half of the question gathers both, and no te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,30 +36,6 @@ class Postings:
     position_of: NDArray[np.intp]
     lengths: NDArray[np.uint32]
     mean_length: float
-    _asked: list[NDArray[np.intp] | None] = field(default_factory=list, repr=False, compare=False)
-
-    def of(self, looked_for: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Which of the p are of these hashes, in order.
-
-        Who asks once is answered by a look at all of them. From the second time on an order by hash is kept, for making
-        it takes as long as several such looks.
-
-        Args:
-            looked_for: (t,) distinct and in order.
-        """
-        if not self._asked:
-            self._asked.append(None)
-            return np.flatnonzero(np.isin(self.hashes, looked_for))
-        if len(self._asked) == 1:
-            # Two threads may both make it: they are alike.
-            self._asked.append(np.argsort(self.hashes, kind="stable"))
-        order = self._asked[1]
-        assert order is not None
-        firsts = np.searchsorted(self.hashes, looked_for, side="left", sorter=order)
-        ends = np.searchsorted(self.hashes, looked_for, side="right", sorter=order)
-        found = np.concatenate([order[first:end] for first, end in zip(firsts.tolist(), ends.tolist(), strict=True)])
-        found.sort()
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +69,7 @@ def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links,
     if not looked_for.size:
         return Matches(scores, named)
     groups = np.array([group_of[number] for number in looked_for.tolist()], np.intp)
-    found = postings.of(looked_for)
+    found = np.flatnonzero(np.isin(postings.hashes, looked_for))
     position = postings.position_of[postings.owners[found]]
     found, position = found[position >= 0], position[position >= 0]
     group = groups[np.searchsorted(looked_for, postings.hashes[found])]

@@ -20,7 +20,7 @@ NO_SESSION: Final = 0
 Links = NDArray[np.intp]
 """(2 · REACH, n): for each step, first the position of the memory before and then of the one after; -1 for none.
 
-(2 · REACH, 0) if nobody has a neighbour."""
+(2 · REACH, 0) if no memory has a session."""
 
 
 def linked(sessions: NDArray[np.int64], created_us: NDArray[np.int64], id_of: Callable[[int], str]) -> Links:
