@@ -20,7 +20,6 @@ from typing import Final
 
 from cloud.kernel import telemetry
 from cloud.kernel.errors import ProviderUnavailableError
-from cloud.keys.model import SubjectKey
 from cloud.memory.model import SealedRow, SubjectSnapshot
 
 _Key = tuple[str, str]
@@ -38,21 +37,26 @@ class Written:
         subject_id: Whose they are.
         generation: The person's, with it.
         rows: The memories, sealed.
-        person: Opens them; `None` where there are none.
         removed: Ids of memories that are gone.
+        superseded: Ids of memories whose place another one took.
     """
 
     tenant_id: str
     subject_id: str
     generation: int
     rows: tuple[SealedRow, ...] = ()
-    person: SubjectKey | None = field(repr=False, default=None)
     removed: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> int:
+        """How many memories are others than before."""
+        return len(self.rows) + len(self.removed) + len(self.superseded)
 
     @property
     def size_bytes(self) -> int:
         """What it takes, about."""
-        return 100 * (1 + len(self.removed)) + sum(500 + len(row.envelope) for row in self.rows)
+        return 100 * (1 + self.changes) + sum(400 + len(row.envelope) for row in self.rows)
 
 
 @dataclass(slots=True)
@@ -113,7 +117,7 @@ class HotTier:
             if held is None or written.generation <= held.generation:
                 return
             kept = self._written.get(key, {}).values()
-            if sum(len(one.rows) + len(one.removed) for one in (*kept, written)) > _WRITTEN_ROWS:
+            if sum(one.changes for one in (*kept, written)) > _WRITTEN_ROWS:
                 self._take(key)
                 return
             self._keep(key, written)
@@ -192,11 +196,6 @@ class HotTier:
                 turn.waiting -= 1
                 if not turn.waiting:
                     self._turns.pop(key, None)
-
-    def is_busy(self, tenant_id: str, subject_id: str) -> bool:
-        """Whether somebody makes a snapshot of this subject, or waits to."""
-        with self._lock:
-            return (tenant_id, subject_id) in self._turns
 
     def _keep(self, key: _Key, written: Written) -> None:
         kept = self._written.setdefault(key, {})

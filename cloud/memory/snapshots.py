@@ -54,68 +54,48 @@ class SnapshotLoader:
             ProviderUnavailableError: A plane did not answer, or a memory of the ledger is in neither.
             SealBrokenError: A row does not open in its place.
         """
-        held = self.current(predicate.tenant_id, person.subject_id)
+        held = self._current(person)
         is_hot = held is not None and (generation is None or held.generation >= generation)
         telemetry.note(telemetry_names.HOT, is_hot)
         telemetry.instruments().hot_reads.add(1, _HIT if is_hot else _MISS)
         if held is not None and is_hot:
             return held
         with self._hot.loading(predicate.tenant_id, person.subject_id):
-            held = self._brought_together(predicate.tenant_id, person.subject_id)
+            held = self._brought_together(person)
             if held is not None and (generation is None or held.generation >= generation):
                 return held
             snapshot = self._load(predicate, person, held)
             self._hot.put(snapshot)
             return snapshot
 
-    def current(self, tenant_id: str, subject_id: str) -> SubjectSnapshot | None:
-        """The snapshot held, with what this process wrote in it.
-
-        Raises:
-            ProviderUnavailableError: Somebody makes a snapshot of this subject and did not end in time.
-        """
-        held = self._hot.get(tenant_id, subject_id)
-        if held is None or not self._hot.written(tenant_id, subject_id)[1]:
-            return held
-        with self._hot.turn(tenant_id, subject_id):
-            return self._brought_together(tenant_id, subject_id)
-
     def advance(self, generation: int, added: Sequence[SealedRow], person: SubjectKey) -> None:
         """Let readers find what this process just wrote, in the place of older revisions, without a load."""
-        self._hot.note(Written(person.tenant_id, person.subject_id, generation, tuple(added), person))
+        self._hot.note(Written(person.tenant_id, person.subject_id, generation, tuple(added)))
 
     def supersede(self, generation: int, added: SealedRow, superseded: str, person: SubjectKey) -> None:
-        """Let what this process just wrote take the place of another, if nobody else wrote in between."""
-        snapshot = self._to_change(person.tenant_id, person.subject_id)
-        if snapshot is not None and snapshot.generation + 1 == generation:
-            self._put_changed(snapshot, generation, (added,), (), (superseded,), person)
+        """Let readers find what this process just wrote in the place of another, without a load."""
+        self._hot.note(
+            Written(person.tenant_id, person.subject_id, generation, rows=(added,), superseded=(superseded,))
+        )
 
     def retreat(self, tenant_id: str, subject_id: str, generation: int, removed: str) -> None:
         """Let readers miss what this process just deleted, without a load."""
         self._hot.note(Written(tenant_id, subject_id, generation, removed=(removed,)))
 
-    def _to_change(self, tenant_id: str, subject_id: str) -> SubjectSnapshot | None:
-        """What is held, to be changed by who wrote; `None` if that would have to wait for a reader, who loads."""
-        return None if self._hot.is_busy(tenant_id, subject_id) else self.current(tenant_id, subject_id)
+    def _current(self, person: SubjectKey) -> SubjectSnapshot | None:
+        """The snapshot held, with what this process wrote in it.
 
-    def _put_changed(
-        self,
-        snapshot: SubjectSnapshot,
-        generation: int,
-        added: Sequence[SealedRow],
-        removed: Iterable[str],
-        superseded: Sequence[str],
-        person: SubjectKey | None,
-    ) -> None:
-        try:
-            self._hot.put(self._extended(snapshot, generation, added, removed, superseded, person))
-        except LuminescentError:
-            # The write is committed: what fails here is a shortcut, and the next reader loads instead.
-            self._hot.drop(snapshot.tenant_id, snapshot.subject_id)
+        Raises:
+            ProviderUnavailableError: Somebody makes a snapshot of this subject and did not end in time.
+        """
+        if not self._hot.written(person.tenant_id, person.subject_id)[1]:
+            return self._hot.get(person.tenant_id, person.subject_id)
+        with self._hot.turn(person.tenant_id, person.subject_id):
+            return self._brought_together(person)
 
-    def _brought_together(self, tenant_id: str, subject_id: str) -> SubjectSnapshot | None:
+    def _brought_together(self, person: SubjectKey) -> SubjectSnapshot | None:
         """The snapshot held, with what this process wrote in it. It is the caller's turn."""
-        held, written = self._hot.written(tenant_id, subject_id)
+        held, written = self._hot.written(person.tenant_id, person.subject_id)
         if held is None or not written:
             return held
         # Of a memory that was changed since it was stored, the last revision counts.
@@ -124,10 +104,14 @@ class SnapshotLoader:
         for one in written:
             rows |= {row.memory_id: row for row in one.rows}
             removed = removed.union(one.removed) - {row.memory_id for row in one.rows}
-        person = next((one.person for one in reversed(written) if one.person is not None), None)
         left = [row for row in rows.values() if row.memory_id not in removed]
-        self._put_changed(held, written[-1].generation, left, removed, (), person)
-        return self._hot.get(tenant_id, subject_id)
+        superseded = [memory_id for one in written for memory_id in one.superseded]
+        try:
+            self._hot.put(self._extended(held, written[-1].generation, left, removed, superseded, person))
+        except LuminescentError:
+            # The writes are committed: what fails here is a shortcut, and the next reader loads instead.
+            self._hot.drop(person.tenant_id, person.subject_id)
+        return self._hot.get(person.tenant_id, person.subject_id)
 
     def _load(self, predicate: TenantPredicate, person: SubjectKey, held: SubjectSnapshot | None) -> SubjectSnapshot:
         base = held or self._nothing(person, "")
@@ -187,14 +171,13 @@ class SnapshotLoader:
         rows: Sequence[SealedRow],
         removed: Iterable[str],
         superseded: Iterable[str],
-        person: SubjectKey | None,
+        person: SubjectKey,
     ) -> SubjectSnapshot:
         # Ids are time-ordered, so the same rows make the same index, whichever plane they came from.
         ordered = sorted(rows, key=lambda row: row.memory_id)
         vectorizer = self._models.of(base.model)
-        key = person.key if person is not None else b""
-        opened = [open_memory(vectorizer, row, key) for row in ordered]
-        vectors = open_vectors(vectorizer, ordered, opened, key)
+        opened = [open_memory(vectorizer, row, person.key) for row in ordered]
+        vectors = open_vectors(vectorizer, ordered, opened, person.key)
         gone = set(removed)
         memories = _kept(base.memories, gone)
         memories.update((memory.memory_id, memory) for memory in opened)

@@ -65,14 +65,10 @@ class Calls:
             pooled = self._live()
             try:
                 answer = self._exchanged(pooled, function, arguments)
-            except psycopg.Error as error:
-                if _connection(pooled).pgconn.status != pq.ConnStatus.OK:
-                    pooled.invalidate(error)
-                pooled.close()
-                raise
             except BaseException as error:
-                # Interrupted: nobody knows what may still arrive.
-                pooled.invalidate(error)
+                # A server that refuses leaves it as it was. Interrupted, nobody knows what may still arrive.
+                if not isinstance(error, psycopg.Error) or _connection(pooled).pgconn.status != pq.ConnStatus.OK:
+                    pooled.invalidate(error)
                 pooled.close()
                 raise
             self._put_back(pooled)

@@ -14,7 +14,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +22,8 @@ import sqlalchemy as sa
 
 from cloud import CloudRuntime, CloudSettings, init_cloud_extensions, request_context
 from cloud.storage.embedded import EmbeddedPostgres
-from src.memory.schemas import Memory, MemoryType
-from tests.bench.data import Item, items, queries
+from tests.bench.contenders.ours import memory
+from tests.bench.data import items, queries
 from tests.bench.figures import percentile
 from tests.support.homes import temporary_home
 
@@ -106,11 +106,6 @@ class Meter:
         return cost
 
 
-def memory(texts: Iterator[Item], user_id: str = "person") -> Memory:
-    """The next one, of about 100 characters."""
-    return Memory(user_id=user_id, content=next(texts).text, memory_type=MemoryType.FACT, source="conversation")
-
-
 class Bench:
     """Measures one installation."""
 
@@ -118,7 +113,7 @@ class Bench:
         self._runtime = runtime
         self._server = server
         self._seconds = seconds
-        self._texts = items("commits")
+        self._items = items("commits")
         self._asked = queries("commits")
         self._tenants = [f"bench-{number}" for number in range(max(CALLERS))]
         for tenant_id in self._tenants:
@@ -147,14 +142,14 @@ class Bench:
         for tenant_id in self._tenants:
             with request_context(tenant_id=tenant_id, roles={"service"}):
                 count = PER_PERSON if tenant_id == self._tenants[0] else OTHERS
-                await self._runtime.memory.store_many([memory(self._texts) for _ in range(count)], {})
+                await self._runtime.memory.store_many([memory("person", next(self._items)) for _ in range(count)], {})
         await self._runtime.drain(timeout_s=600)
         for number in range(len(self._tenants)):
             await self._retrieve(number)
 
     async def _store(self, tenant: int) -> None:
         with request_context(tenant_id=self._tenants[tenant], roles={"service"}):
-            await self._runtime.memory.store(memory(self._texts), {})
+            await self._runtime.memory.store(memory("person", next(self._items)), {})
 
     async def _retrieve(self, tenant: int) -> None:
         with request_context(tenant_id=self._tenants[tenant], roles={"service"}):
@@ -226,7 +221,7 @@ class Bench:
         begun_s = time.perf_counter()
         with request_context(tenant_id=self._tenants[0], roles={"service"}):
             for number in range(BATCHES):
-                batch = [memory(self._texts, f"person-{number}") for _ in range(BATCH)]
+                batch = [memory(f"person-{number}", next(self._items)) for _ in range(BATCH)]
                 await self._runtime.memory.store_many(batch, {})
         rate = BATCH * BATCHES / (time.perf_counter() - begun_s)
         print(f"\nstore_many, {BATCH} at once: {rate:.0f} memories/s")

@@ -15,7 +15,6 @@ import pytest
 
 from cloud import CloudRuntime, request_context
 from cloud.kernel.errors import ProviderUnavailableError
-from cloud.keys.model import SubjectKey
 from cloud.memory.hot import HotTier, Written
 from cloud.memory.model import SealedRow, SubjectSnapshot
 from src.memory import ranking
@@ -33,8 +32,7 @@ def snapshot(subject_id: str, generation: int = 1, size_bytes: int = 100) -> Sub
 
 def written(subject_id: str, generation: int, rows: int = 1) -> Written:
     row = SealedRow("m", TENANT, subject_id, 1, 0, "fact", 1.0, datetime.now(UTC), None, b"sealed")
-    person = SubjectKey(tenant_id=TENANT, subject_id=subject_id, key=bytes(32))
-    return Written(TENANT, subject_id, generation, (row,) * rows, person)
+    return Written(TENANT, subject_id, generation, (row,) * rows)
 
 
 def generations(tier: HotTier, subject_id: str) -> list[int]:
@@ -96,7 +94,10 @@ def test_beside_nothing_nothing_is_kept() -> None:
     assert tier.size_bytes() == 100
 
 
-@pytest.mark.parametrize("last", [written("a", 130), Written(TENANT, "a", 130, removed=("m",))])
+@pytest.mark.parametrize(
+    "last",
+    [written("a", 130), Written(TENANT, "a", 130, removed=("m",)), Written(TENANT, "a", 130, superseded=("m",))],
+)
 def test_who_is_only_written_to_and_much_is_not_hot(last: Written) -> None:
     """The next reader loads, which takes no longer than to open all that."""
     tier = HotTier(capacity_bytes=1_000_000)
@@ -152,7 +153,7 @@ def test_one_person_is_loaded_once_at_a_time_and_few_at_a_time_in_all() -> None:
         list(threads.map(load, ["a", "b", "c", "d"] * 12))
     assert max(alike for _, alike in most) == 1
     assert max(together for together, _ in most) == 2
-    assert not tier.is_busy(TENANT, "a"), "nothing is left of a turn that is over"
+    assert not tier._turns, "nothing is left of a turn that is over"
 
 
 def test_whose_turn_does_not_come_is_told_so() -> None:
