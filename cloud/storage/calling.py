@@ -8,6 +8,7 @@ process. What remains is bounded as every wait is (`cloud.storage.connections`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import time
@@ -107,8 +108,8 @@ class Calls:
             result = self._sent(pooled, function, arguments)
         except psycopg.errors.InvalidSqlStatementName:
             # Nothing ran. The driver forgets every prepared statement of a connection on which a transaction was rolled
-            # back, ours too, and so may a pool between us and the server.
-            pooled.info.pop(_PREPARED, None)
+            # back, ours too, and so may a pool between us and the server. Others may have been prepared since then.
+            pooled.info[_PREPARED].discard(function.prepared)
             result = self._sent(pooled, function, arguments)
         value = result.get_value(0, 0)
         if value is None:
@@ -122,7 +123,9 @@ class Calls:
         prepared = pooled.info.setdefault(_PREPARED, set())
         if function.prepared not in prepared:
             pgconn.send_prepare(function.prepared, function.statement, function.oids)
-            self._result(pgconn)
+            # An error that comes after it was prepared, such as a timeout, does not undo it.
+            with contextlib.suppress(psycopg.errors.DuplicatePreparedStatement):
+                self._result(pgconn)
             prepared.add(function.prepared)
         formats = [_BINARY_FORMAT] * len(arguments)
         pgconn.send_query_prepared(function.prepared, arguments, formats, _TEXT_FORMAT)

@@ -199,6 +199,25 @@ def test_a_statement_that_was_forgotten_is_prepared_again(engine: ControlEngine)
     assert ask(engine, JSON, j=2) == 2
 
 
+def test_what_was_prepared_after_the_rest_was_forgotten_is_still_known(engine: ControlEngine) -> None:
+    """Only the statement that the server misses is prepared again: another of the same connection may be there."""
+    later = ServerFunction("upper", value=wire.TEXT)
+    later.prepared = b"prepared_later"
+    assert ask(engine, JSON, j=1) == 1
+    ready(engine).execute("DEALLOCATE ALL")
+    ready(engine).commit()
+    assert ask(engine, later, value="a") == "A"
+    assert ask(engine, JSON, j=2) == 2
+    assert ask(engine, later, value="b") == "B"
+
+
+def test_a_statement_that_was_prepared_without_our_knowing_is_used(engine: ControlEngine) -> None:
+    """As when the answer to its preparation was an error that came too late to undo it."""
+    assert ask(engine, JSON, j=1) == 1
+    engine._calls._ready[-1].info.clear()
+    assert ask(engine, JSON, j=2) == 2
+
+
 def test_a_call_leaves_no_transaction_open_and_keeps_no_tenant(engine: ControlEngine) -> None:
     """The tenant that a function names is the call's alone: the next user of the connection begins with none."""
     entered = ServerFunction("lc_enter", tenant=wire.TEXT)
