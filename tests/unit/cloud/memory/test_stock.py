@@ -133,7 +133,8 @@ async def test_what_has_expired_is_gone_hot_and_cold_and_its_stock_is_given_back
         await runtime.drain()
         runtime.pixeltable_config.hot.clear()
         await only(runtime, staying, leaving)
-        assert materializer(runtime).expire() >= 1
+        # The worker of the run may have been first; what matters is what holds afterwards.
+        materializer(runtime).expire()
         assert onlooker.used(tenant_id) == onlooker.ledger(tenant_id, state="active") == 1
         assert onlooker.ledger(tenant_id, state="expired") == 1
         for _ in range(2):

@@ -196,7 +196,7 @@ async def test_what_expires_or_is_erased_is_given_back_on_every_meter(runtime: C
         await runtime.memory.store(sample_memory("alice", expires_at=soon), {})
         await runtime.memory.store(sample_memory("bob"), {})
     as_owner(runtime, "SELECT pg_sleep(0.1)")
-    assert runtime._installation.materializer().expire() >= 1
+    runtime._installation.materializer().expire()
     with request_context(tenant_id=tenant_id, roles={"tenant_admin"}):
         await runtime.gdpr.delete_user_data("bob", tenant_id, confirmed=True, reason="request")
     assert counters(runtime, tenant_id) == {"memories": 0, "stored_bytes": 0, "writes": 2}
