@@ -21,6 +21,8 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MAX_COUNT = 2**16 - 1
+LABEL = 0
+"""Occurrences of a posting that stands for a term of a memory's label."""
 _NUMBER_OF = {language: number for number, language in enumerate(LANGUAGES)}
 
 
@@ -50,7 +52,7 @@ class Columns:
         term_counts: (n,) number of terms of the memory.
         term_hashes: (p,) hash of a term, for each distinct term of each memory and of its label, memories in order.
         owners: (p,) row of the memory the posting belongs to.
-        occurrences: (p,) how often the term occurs there.
+        occurrences: (p,) how often the term occurs there; `LABEL` for one of the label.
     """
 
     vectors: NDArray[np.int8]
@@ -80,7 +82,7 @@ class Columns:
         counts = [Counter(terms(entry.content, of)) for entry, of in zip(entries, languages, strict=True)]
         postings = [
             {term_hash(term): n for term, n in count.items()}
-            | {label_hash(term): 1 for term in terms(label(entry.content), of)}
+            | {label_hash(term): LABEL for term in terms(label(entry.content), of)}
             for entry, of, count in zip(entries, languages, counts, strict=True)
         ]
         vectors = np.empty((len(entries), dimensions), np.int8)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from src.memory.arena import label_hash, term_hash
+from src.memory.arena import LABEL, Columns, label_hash, term_hash
 from src.memory.neighbours import Links, shares
-from src.memory.scoring import Scores, inverse_document_frequencies, term_weights
+from src.memory.scoring import Scores, inverse_document_frequencies, length_norms, term_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +25,36 @@ class Postings:
         hashes: (p,) of a term or of a label's.
         owners: (p,) row of the memory it belongs to.
         occurrences: (p,) how often it occurs there.
-        position_of: (r,) position of the memory in each row, from 0 to n - 1; -1 for one that does not count.
-        lengths: (n,) number of terms of each memory.
-        mean_length: Their mean.
+        position_of: (r,) position of the memory in each row, from 0 to n - 1; n for one that does not count.
+        norms: (n + 1,) how much each memory's length weakens its terms; the last is for those that do not count.
+        labels: (l,) hashes of the labels' terms alone.
+        labelled: (l,) position of the memory that each belongs to, or n.
     """
 
     hashes: NDArray[np.int64]
     owners: NDArray[np.uint32]
     occurrences: NDArray[np.uint16]
     position_of: NDArray[np.intp]
-    lengths: NDArray[np.uint32]
-    mean_length: float
+    norms: Scores
+    labels: NDArray[np.int64]
+    labelled: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, columns: Columns, postings: int, live: NDArray[np.bool_]) -> Postings:
+        """Of the rows that live, of which there is one at least, among the first `postings` of the columns."""
+        lengths = columns.term_counts[: live.size][live]
+        position_of = np.where(live, np.cumsum(live) - 1, lengths.size)
+        hashes, owners = columns.term_hashes[:postings], columns.owners[:postings]
+        of_labels = np.flatnonzero(columns.occurrences[:postings] == LABEL)
+        return cls(
+            hashes=hashes,
+            owners=owners,
+            occurrences=columns.occurrences[:postings],
+            position_of=position_of,
+            norms=np.append(length_norms(lengths, int(lengths.sum()) / lengths.size), 1.0),
+            labels=hashes[of_labels],
+            labelled=position_of[owners[of_labels]],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,54 +79,52 @@ def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links,
         links: Neighbours of the memories.
         lent: How much a term counts in the memory beside, 0 to 1.
     """
-    count = postings.lengths.size
-    scores, named = np.zeros(count), np.zeros(count, np.bool_)
-    group_of = {term_hash(term): group for group, forms in enumerate(wanted) for term in forms}
-    # A label's terms are looked for in the same pass, as one more group that stands for all of them.
-    group_of |= {label_hash(term): len(wanted) for forms in wanted for term in forms}
-    looked_for = np.array(sorted(group_of), np.int64)
-    if not looked_for.size:
-        return Matches(scores, named)
-    groups = np.array([group_of[number] for number in looked_for.tolist()], np.intp)
-    found = np.flatnonzero(np.isin(postings.hashes, looked_for))
-    position = postings.position_of[postings.owners[found]]
-    found, position = found[position >= 0], position[position >= 0]
-    group = groups[np.searchsorted(looked_for, postings.hashes[found])]
-    in_label = group == len(wanted)
-    named[position[in_label]] = True
-    found, position, group = found[~in_label], position[~in_label], group[~in_label]
+    count = postings.norms.size - 1
+    scores = np.zeros(count)
+    weights = _weights(postings, wanted)
+    if weights is not None:
+        weights *= inverse_document_frequencies([np.count_nonzero(of_term) for of_term in weights], count)[
+            :, np.newaxis
+        ]
+        # One after the other, as the query has them: how a memory's sum is rounded must not depend on its place.
+        for of_term in _with_neighbours(weights, links, lent):
+            scores += of_term[:count]
+    return Matches(scores, _named(postings, wanted))
+
+
+def _weights(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> Scores | None:
+    """(t, n + 1) how much each term counts in each memory and, last, in nobody; `None` if none occurs."""
+    places = [np.flatnonzero(postings.hashes == term_hash(form)) for forms in wanted for form in forms]
+    found = np.concatenate(places) if places else np.zeros(0, np.intp)
     if not found.size:
-        return Matches(scores, named)
-    weights = term_weights(
-        postings.occurrences[found].astype(np.float64),
-        postings.lengths[position].astype(np.float64),
-        postings.mean_length,
+        return None
+    term_of = [term for term, forms in enumerate(wanted) for _ in forms]
+    term = np.repeat(term_of, [place.size for place in places])
+    position = postings.position_of[postings.owners[found]]
+    weights = np.zeros((len(wanted), postings.norms.size))
+    # Of several forms in one memory the strongest counts.
+    np.maximum.at(
+        weights.reshape(-1),
+        term * postings.norms.size + position,
+        term_weights(postings.occurrences[found].astype(np.float64), postings.norms[position]),
     )
-    places, weights = _strongest(position * len(wanted) + group, weights)
-    rarity = inverse_document_frequencies(np.bincount(places % len(wanted), minlength=len(wanted)), count)
-    places, weights = _with_neighbours(places, weights * rarity[places % len(wanted)], len(wanted), links, lent)
-    # Places stand by memory and then in the order of the query, so a memory's sum is the same wherever it is held.
-    sums = np.bincount(places // len(wanted), weights=weights, minlength=count)
-    return Matches(sums.astype(np.float64, copy=False), named)
+    weights[:, -1] = 0.0
+    return weights
 
 
-def _with_neighbours(
-    places: NDArray[np.intp], weights: Scores, groups: int, links: Links, lent: float
-) -> tuple[NDArray[np.intp], Scores]:
+def _named(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
+    named = np.zeros(postings.norms.size, np.bool_)
+    if postings.labels.size:
+        looked_for = np.array([label_hash(form) for forms in wanted for form in forms], np.int64)
+        named[postings.labelled[np.isin(postings.labels, looked_for)]] = True
+    return named[:-1]
+
+
+def _with_neighbours(weights: Scores, links: Links, lent: float) -> Scores:
     if not lent or not links.size:
-        return places, weights
-    position, group = places // groups, places % groups
-    all_places, all_weights = [places], [weights]
-    for beside, share in zip(links[:, position], shares(lent), strict=True):
-        exists = beside >= 0
-        all_places.append(beside[exists] * groups + group[exists])
-        all_weights.append(weights[exists] * share)
-    return _strongest(np.concatenate(all_places), np.concatenate(all_weights))
-
-
-def _strongest(places: NDArray[np.intp], weights: Scores) -> tuple[NDArray[np.intp], Scores]:
-    """Distinct places in order, each with the largest of its weights."""
-    order = np.argsort(places, kind="stable")
-    ordered = places[order]
-    firsts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    return ordered[firsts], np.maximum.reduceat(weights[order], firsts)
+        return weights
+    strongest = weights.copy()
+    for beside, share in zip(links, shares(lent), strict=True):
+        # Nobody is at -1, the last place, which is empty.
+        np.maximum(strongest[:, :-1], weights[:, beside] * share, out=strongest[:, :-1])
+    return strongest

@@ -31,9 +31,10 @@ from src.memory.scoring import (
     Scores,
     best,
     cosines,
+    inverse_distances,
+    inverse_roots,
     mean_direction,
     recencies,
-    squared_distances,
     standardized,
 )
 from src.memory.text import query_terms
@@ -61,7 +62,7 @@ class _View:
     Attributes:
         rows: (n,) row at each position.
         center: (d,) int8, the mean of the vectors.
-        distances: (r,) squared distance of each row's vector from it.
+        inverses: (r,) one by the distance of each row's vector from it.
         created_us: (n,) microseconds since 1970.
         links: Neighbours.
         postings: Terms.
@@ -70,7 +71,7 @@ class _View:
 
     rows: NDArray[np.intp]
     center: NDArray[np.int8]
-    distances: NDArray[np.int64]
+    inverses: Scores
     created_us: NDArray[np.int64]
     links: Links
     postings: Postings
@@ -81,22 +82,15 @@ class _View:
         rows = np.flatnonzero(live)
         # Most often everything lives: then nothing is copied.
         chosen: slice | NDArray[np.intp] = slice(live.size) if rows.size == live.size else rows
-        created_us, lengths = columns.created_us[chosen], columns.term_counts[chosen]
+        created_us = columns.created_us[chosen]
         center = mean_direction(columns.vectors[chosen], columns.squared_lengths[chosen])
         return cls(
             rows=rows,
             center=center,
-            distances=squared_distances(columns.vectors[: live.size], columns.squared_lengths[: live.size], center),
+            inverses=inverse_distances(columns.vectors[: live.size], columns.squared_lengths[: live.size], center),
             created_us=created_us,
             links=linked(columns.sessions[chosen], created_us, lambda at: ids[rows[at]]),
-            postings=Postings(
-                hashes=columns.term_hashes[:postings],
-                owners=columns.owners[:postings],
-                occurrences=columns.occurrences[:postings],
-                position_of=np.where(live, np.cumsum(live) - 1, -1),
-                lengths=lengths,
-                mean_length=int(lengths.sum()) / rows.size,
-            ),
+            postings=Postings.of(columns, postings, live),
             languages=tuple(LANGUAGES[number] for number in np.unique(columns.languages[chosen]).tolist()),
         )
 
@@ -211,12 +205,14 @@ class IndexSnapshot:
             ValueError: A mask is not as long as the snapshot.
         """
         candidates = self._candidates(allowed)
-        if not candidates.size:
+        if not self._size or (candidates is not None and not candidates.size):
             return []
         view = self._view()
-        scores = self._scores(view, query, _as_int8(query_vector), weights)[candidates]
-        ids, rows = self._arena.ids, view.rows[candidates]
-        chosen = best(scores, view.created_us[candidates], lambda at: ids[rows[at]], limit)
+        ids, rows, created_us = self._arena.ids, view.rows, view.created_us
+        scores = self._scores(view, query, _as_int8(query_vector), weights)
+        if candidates is not None:
+            scores, rows, created_us = scores[candidates], rows[candidates], created_us[candidates]
+        chosen = best(scores, created_us, lambda at: ids[rows[at]], limit)
         return [Scored(ids[rows[at]], float(scores[at])) for at in chosen]
 
     def similarities(self, vector: NDArray[np.int8]) -> list[tuple[str, float]]:
@@ -227,14 +223,17 @@ class IndexSnapshot:
         """
         size = self._live.size
         nowhere = np.zeros_like(vector)
-        near = cosines(self._columns.vectors[:size], self._columns.squared_lengths[:size], vector, nowhere)
+        inverses = inverse_roots(self._columns.squared_lengths[:size])
+        near = cosines(self._columns.vectors[:size], inverses, vector, nowhere)
         return list(zip(self.ids(), near[self._live].tolist(), strict=True))
 
     def _scores(self, view: _View, query: str, vector: NDArray[np.int8], weights: RankingWeights) -> Scores:
         """Of each living memory."""
         columns, rows = self._columns, view.rows
         match = matches(view.postings, query_terms(query, view.languages), view.links, weights.neighbours)
-        near = cosines(columns.vectors[: self._live.size], view.distances, vector, view.center)[rows]
+        near = cosines(columns.vectors[: self._live.size], view.inverses, vector, view.center)
+        if near.size > rows.size:
+            near = near[rows]
         near = with_neighbours(near, view.links, weights.neighbours)
         scores = weights.lexical * standardized(match.scores) + weights.dense * standardized(near)
         scores += weights.names * match.named
@@ -260,10 +259,10 @@ class IndexSnapshot:
             row = self._arena.earlier_row.get(row)
         return row if row is not None and self._live[row] else None
 
-    def _candidates(self, allowed: Allowed | None) -> NDArray[np.intp]:
-        """Their positions."""
+    def _candidates(self, allowed: Allowed | None) -> NDArray[np.intp] | None:
+        """Their positions; `None` for all."""
         if allowed is None:
-            return np.arange(self._size)
+            return None
         if isinstance(allowed, np.ndarray):
             if allowed.size != self._size:
                 raise ValueError("the mask must have one element per memory of the snapshot")

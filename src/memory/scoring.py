@@ -7,7 +7,7 @@ and add. All of them give the same numbers for the same contents in whatever ord
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ BM25_K1 = 0.9
 BM25_B = 0.4
 
 _EXACT_IN_FLOAT32 = 520  # So many products of int8 with numbers up to 254 sum to at most 2**24, exact in float32.
+_STEPS = 2**20  # Of millions of scores the squares still add up to less than 2**63.
 _RECENT_US = 30 * 24 * 3600 * 1_000_000
 # Above 460,000 numbers OpenBLAS shares a product among threads of its own, which wait for each other without sleeping:
 # with eight readers at once on two busy cores, 8,000 rows took 75 ms of each and take 1.
@@ -49,33 +50,45 @@ class RankingWeights:
     confidence: float = 0.0
 
 
-def inverse_document_frequencies(frequencies: NDArray[np.int64], documents: int) -> Scores:
+def inverse_document_frequencies(frequencies: Sequence[int], documents: int) -> Scores:
     """How telling each term is: positive, the larger the rarer.
 
     Args:
-        frequencies: (t,) number of documents that hold the term, 0 to `documents`.
+        frequencies: For each of t terms, how many documents hold it, 0 to `documents`.
         documents: Number of documents.
 
     Returns:
         (t,) float64.
     """
     # Not numpy's logarithm: its last bit may depend on the place in the array.
-    return np.array([math.log1p((documents - n + 0.5) / (n + 0.5)) for n in frequencies.tolist()], np.float64)
+    return np.array([math.log1p((documents - n + 0.5) / (n + 0.5)) for n in frequencies], np.float64)
 
 
-def term_weights(counts: Scores, lengths: Scores, mean_length: float) -> Scores:
-    """How much a term's occurrences count in documents of these lengths: 0 to `BM25_K1` + 1.
+def length_norms(lengths: NDArray[np.uint32], mean_length: float) -> Scores:
+    """How much documents of these lengths weaken their terms: more, the longer they are.
+
+    Args:
+        lengths: (n,) terms in each document.
+        mean_length: Mean number of terms of all documents; 0 if none has any.
+
+    Returns:
+        (n,) float64 > 0.
+    """
+    norms: Scores = BM25_K1 * (1.0 - BM25_B + BM25_B * lengths.astype(np.float64) / max(mean_length, 1e-9))
+    return norms
+
+
+def term_weights(counts: Scores, norms: Scores) -> Scores:
+    """How much a term's occurrences count: 0 to `BM25_K1` + 1.
 
     Args:
         counts: (p,) occurrences of a term in a document, ≥ 1.
-        lengths: (p,) terms in that document, ≥ 1.
-        mean_length: Mean number of terms of all documents, > 0.
+        norms: (p,) that document's norm, as `length_norms` has it.
 
     Returns:
         (p,) float64.
     """
-    norm = BM25_K1 * (1.0 - BM25_B + BM25_B * lengths / mean_length)
-    return counts * (BM25_K1 + 1.0) / (counts + norm)
+    return counts * (BM25_K1 + 1.0) / (counts + norms)
 
 
 def mean_direction(rows: NDArray[np.int8], squared_lengths: NDArray[np.int64]) -> NDArray[np.int8]:
@@ -94,10 +107,8 @@ def mean_direction(rows: NDArray[np.int8], squared_lengths: NDArray[np.int64]) -
     return rounded
 
 
-def squared_distances(
-    rows: NDArray[np.int8], squared_lengths: NDArray[np.int64], center: NDArray[np.int8]
-) -> NDArray[np.int64]:
-    """Squared distance of each row from `center`; 0 for a row of zeros, which has no direction.
+def inverse_distances(rows: NDArray[np.int8], squared_lengths: NDArray[np.int64], center: NDArray[np.int8]) -> Scores:
+    """One by each row's distance from `center`; 0 for the center, and for a row of zeros, which has no direction.
 
     Args:
         rows: (n, d) int8.
@@ -105,36 +116,44 @@ def squared_distances(
         center: (d,) int8.
 
     Returns:
-        (n,) int64.
+        (n,) float64.
     """
     wide = center.astype(np.int64)
-    distances = squared_lengths - 2 * _dots(rows, wide).astype(np.int64) + int(np.dot(wide, wide))
-    return np.where(squared_lengths > 0, distances, 0)
+    squares = squared_lengths - 2 * _dots(rows, wide).astype(np.int64) + int(np.dot(wide, wide))
+    return inverse_roots(np.where(squared_lengths > 0, squares, 0))
 
 
-def cosines(
-    rows: NDArray[np.int8], distances: NDArray[np.int64], query: NDArray[np.int8], center: NDArray[np.int8]
-) -> Scores:
-    """Cosine of each row with the query, both seen from `center`; exact up to one division, in whatever order.
+def inverse_roots(squares: NDArray[np.int64]) -> Scores:
+    """One by the root of each number ≥ 0; 0 for none."""
+    roots = np.sqrt(squares)
+    return np.divide(1.0, roots, out=np.zeros_like(roots), where=roots > 0)
+
+
+def cosines(rows: NDArray[np.int8], inverses: Scores, query: NDArray[np.int8], center: NDArray[np.int8]) -> Scores:
+    """Cosine of each row with the query, both seen from `center`, in whatever order the rows are.
 
     Mean vectors of texts point much the same way. What tells them apart is how they differ from the mean of them all.
 
     Args:
         rows: (n, d) int8.
-        distances: (n,) squared distance of each row from `center`, as `squared_distances` has it.
+        inverses: (n,) of each row's distance from `center`, as `inverse_distances` has it.
         query: (d,) int8.
         center: (d,) int8.
 
     Returns:
-        (n,) float64 from -1 to 1; 0 where a row or the query is all zeros or is the center.
+        (n,) float64 from -1 to 1 but for rounding; 0 where a row or the query is all zeros or is the center.
     """
-    if not query.any():
-        return np.zeros(len(rows))
     wide_center = center.astype(np.int64)
     direction = query.astype(np.int64) - wide_center
-    dots = _dots(rows, direction) - float(np.dot(wide_center, direction))
-    squares = distances * int(np.dot(direction, direction))
-    return np.divide(dots, np.sqrt(squares), out=np.zeros_like(dots), where=squares > 0)
+    square = int(np.dot(direction, direction))
+    if not square or not query.any():
+        return np.zeros(len(rows))
+    dots = _dots(rows, direction)
+    # Whole numbers up to here.
+    dots -= float(np.dot(wide_center, direction))
+    dots *= inverses
+    dots /= math.sqrt(square)
+    return dots
 
 
 def _dots(rows: NDArray[np.int8], direction: NDArray[np.int64]) -> Scores:
@@ -171,13 +190,21 @@ def standardized(scores: Scores) -> Scores:
     Returns:
         (n,) float64.
     """
-    # Sorted first: rounding in a sum depends on the order, and equal contents must give equal scores.
-    ordered = np.sort(scores)
-    if not ordered.size or ordered[0] == ordered[-1]:
+    if not scores.size:
         return np.zeros_like(scores)
-    mean = float(ordered.mean())
-    deviation = math.sqrt(float(np.square(ordered - mean).mean()))
-    return (scores - mean) / deviation
+    lowest = float(scores.min())
+    spread = float(scores.max()) - lowest
+    if not spread:
+        return np.zeros_like(scores)
+    # In whole numbers: rounding in a sum depends on the order, and equal contents must give equal scores.
+    shares = (scores - lowest) / spread
+    whole = np.rint(shares * _STEPS).astype(np.int64)
+    total, squares = int(whole.sum()), int(np.dot(whole, whole))
+    deviation = math.sqrt(scores.size * squares - total * total)
+    shares *= scores.size * _STEPS
+    shares -= total
+    shares /= deviation
+    return shares
 
 
 def best(scores: Scores, created_us: NDArray[np.int64], id_of: Callable[[int], str], limit: int) -> list[int]:
