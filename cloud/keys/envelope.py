@@ -65,7 +65,7 @@ def decode_envelope(encoded: bytes) -> Envelope:
         SealBrokenError: The bytes are not an envelope of a known version.
     """
     try:
-        fields = json.loads(encoded.decode("utf-8", "surrogatepass"), parse_constant=_refuse_constant)
+        fields = _DECODER.decode(encoded.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         # Without its cause: the text of that error may quote the envelope.
         raise SealBrokenError("an envelope is not readable JSON") from None
@@ -95,3 +95,7 @@ def decode_envelope(encoded: bytes) -> Envelope:
 
 def _refuse_constant(_name: str) -> NoReturn:
     raise ValueError("NaN and Infinity are not JSON")
+
+
+# Made once: `loads` makes one at each call that names a constant's parser.
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.memory.entries import IndexEntry
-from src.memory.languages import LANGUAGES
+from src.memory.languages import LANGUAGES, language_of
 from src.memory.neighbours import NO_SESSION
-from src.memory.text import detected_language, label, terms
+from src.memory.text import label, split, terms, terms_of
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -78,13 +78,13 @@ class Columns:
         Raises:
             ValueError: A vector has the wrong number of dimensions.
         """
-        languages = [entry.language or detected_language(entry.content) for entry in entries]
-        counts = [Counter(terms(entry.content, of)) for entry, of in zip(entries, languages, strict=True)]
-        postings = [
-            {term_hash(term): n for term, n in count.items()}
-            | {label_hash(term): LABEL for term in terms(label(entry.content), of)}
-            for entry, of, count in zip(entries, languages, counts, strict=True)
-        ]
+        parts = [split(entry.content) for entry in entries]
+        languages = [entry.language or language_of(of.words) for entry, of in zip(entries, parts, strict=True)]
+        counts = [Counter(terms_of(*of)) for of in zip(parts, languages, strict=True)]
+        postings = [{term_hash(term): n for term, n in count.items()} for count in counts]
+        for posting, entry, language in zip(postings, entries, languages, strict=True):
+            if named := label(entry.content):
+                posting.update((label_hash(term), LABEL) for term in terms(named, language))
         vectors = np.empty((len(entries), dimensions), np.int8)
         for row, entry in enumerate(entries):
             vectors[row] = entry.vector

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.memory.languages import named_language
-from src.memory.text import detected_language
 
 SESSION_KEYS: Final = ("conversation", "conversation_id", "session")
 LANGUAGE_KEY: Final = "language"
@@ -68,7 +67,7 @@ def index_entry(
         created_at=created_at,
         session=session_of(metadata),
         confidence=confidence,
-        language=named_language(metadata.get(LANGUAGE_KEY)) or detected_language(content),
+        language=named_language(metadata.get(LANGUAGE_KEY)),
     )
 
 

@@ -224,8 +224,8 @@ def language_of(words: Sequence[str]) -> str:
             if 2 * sum(map(len, script.findall(text))) > letters:
                 return name
     hits = Counter(name for word in words for name in _LANGUAGES_OF_STOP_WORD.get(word, ()))
-    likeliest = max(LANGUAGES, key=lambda name: hits[name])
-    return likeliest if hits[likeliest] >= _ENOUGH_STOP_WORDS else ENGLISH
+    most = max(hits.values(), default=0)
+    return next(name for name in LANGUAGES if hits[name] == most) if most >= _ENOUGH_STOP_WORDS else ENGLISH
 
 
 _LANGUAGES_OF_STOP_WORD: Final = _by_word()

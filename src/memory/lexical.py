@@ -83,9 +83,8 @@ def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links,
     scores = np.zeros(count)
     weights = _weights(postings, wanted)
     if weights is not None:
-        weights *= inverse_document_frequencies([np.count_nonzero(of_term) for of_term in weights], count)[
-            :, np.newaxis
-        ]
+        frequencies = [int(np.count_nonzero(of_term)) for of_term in weights]
+        weights *= inverse_document_frequencies(frequencies, count)[:, np.newaxis]
         # One after the other, as the query has them: how a memory's sum is rounded must not depend on its place.
         for of_term in _with_neighbours(weights, links, lent):
             scores += of_term[:count]

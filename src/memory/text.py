@@ -17,6 +17,7 @@ import re
 import threading
 import unicodedata
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import Stemmer
 
@@ -62,6 +63,39 @@ class _Stemmers(threading.local):
 _stemmers = _Stemmers()
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a text is made of, normalized and case-folded.
+
+    Attributes:
+        words: Those of scripts with spaces between words, in order.
+        unspaced: Single characters and pairs of other scripts.
+    """
+
+    words: list[str]
+    unspaced: list[str]
+
+
+def split(text: str) -> Parts:
+    """The parts of a text."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    folded = text.casefold().translate(_word_characters)
+    if folded.isascii():
+        return Parts(folded.split(), [])
+    words: list[str] = []
+    unspaced: list[str] = []
+    for word in folded.split():
+        if word.isascii():
+            words.append(word)
+            continue
+        for run in _UNSPACED.findall(word):
+            unspaced.extend(run)
+            unspaced.extend(run[at : at + 2] for at in range(len(run) - 1))
+        words.extend(_UNSPACED.sub(" ", word).split())
+    return Parts(words, unspaced)
+
+
 def terms(text: str, language: str = ENGLISH) -> list[str]:
     """The terms of `text` in order, with repetitions; empty for a text without words.
 
@@ -72,14 +106,18 @@ def terms(text: str, language: str = ENGLISH) -> list[str]:
     Returns:
         Stemmed words, and single characters and pairs of unspaced scripts.
     """
-    words, unspaced = _words(text)
+    return terms_of(split(text), language)
+
+
+def terms_of(parts: Parts, language: str) -> list[str]:
+    """As `terms`, of a text that was split."""
     ignored = stop_words(language)
-    return _stemmers.stems([word for word in words if word not in ignored], language) + unspaced
+    return _stemmers.stems([word for word in parts.words if word not in ignored], language) + parts.unspaced
 
 
 def detected_language(text: str) -> str:
     """The language `text` seems to be written in, one of `LANGUAGES`; English where nothing speaks for another."""
-    return language_of(_words(text)[0])
+    return language_of(split(text).words)
 
 
 def query_terms(text: str, languages: Collection[str]) -> list[tuple[str, ...]]:
@@ -92,8 +130,8 @@ def query_terms(text: str, languages: Collection[str]) -> list[tuple[str, ...]]:
     Returns:
         Tuples of distinct terms, sorted, in the order of the text; a term occurs in one of them only.
     """
-    words, unspaced = _words(text)
-    words = list(dict.fromkeys(words))
+    parts = split(text)
+    words = list(dict.fromkeys(parts.words))
     forms: list[set[str]] = [set() for _ in words]
     for language in languages:
         ignored = stop_words(language)
@@ -102,7 +140,7 @@ def query_terms(text: str, languages: Collection[str]) -> list[tuple[str, ...]]:
                 found.add(stem)
     seen: set[str] = set()
     wanted: list[tuple[str, ...]] = []
-    for found in [*forms, *({term} for term in unspaced)]:
+    for found in [*forms, *({term} for term in parts.unspaced)]:
         if found - seen:
             wanted.append(tuple(sorted(found - seen)))
             seen |= found
@@ -113,18 +151,3 @@ def label(text: str) -> str:
     """What stands before the colon that a text begins with, such as the name of who speaks; empty if nothing does."""
     found = _LABEL.match(text)
     return found[1] if found is not None and len(found[1].split()) <= _MAX_LABEL_WORDS else ""
-
-
-def _words(text: str) -> tuple[list[str], list[str]]:
-    """Words of spaced scripts, and characters and pairs of unspaced ones."""
-    words: list[str] = []
-    unspaced: list[str] = []
-    for word in unicodedata.normalize("NFKC", text).casefold().translate(_word_characters).split():
-        if word.isascii():
-            words.append(word)
-            continue
-        for run in _UNSPACED.findall(word):
-            unspaced.extend(run)
-            unspaced.extend(run[at : at + 2] for at in range(len(run) - 1))
-        words.extend(_UNSPACED.sub(" ", word).split())
-    return words, unspaced

@@ -46,12 +46,12 @@ def test_sessions_that_are_not() -> None:
         ({"language": "pt-BR"}, "portuguese"),
         ({"language": " French "}, "french"),
         ({"language": "NO_bok"}, "norwegian"),
-        ({"language": "tlh"}, "english"),
-        ({"language": 7}, "english"),
-        ({}, "english"),
+        ({"language": "tlh"}, None),
+        ({"language": 7}, None),
+        ({}, None),
     ],
 )
-def test_metadata_names_the_language(metadata: dict[str, object], expected: str) -> None:
+def test_metadata_names_the_language_or_the_content_has_to(metadata: dict[str, object], expected: str | None) -> None:
     vector = np.zeros(2, np.int8)
     assert index_entry("a", "likes tea", vector, MOMENT, confidence=1, metadata=metadata).language == expected
 
