@@ -63,11 +63,11 @@ class Matches:
 
     Attributes:
         scores: (n,) BM25 with neighbours.
-        named: (n,) whether the query names the memory's label.
+        named: (n,) whether the query names the memory's label; `None` if no memory has one.
     """
 
     scores: Scores
-    named: NDArray[np.bool_]
+    named: NDArray[np.bool_] | None
 
 
 def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links, lent: float) -> Matches:
@@ -80,15 +80,15 @@ def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links,
         lent: How much a term counts in the memory beside, 0 to 1.
     """
     count = postings.norms.size - 1
-    scores = np.zeros(count)
+    named = _named(postings, wanted) if postings.labels.size else None
     weights = _weights(postings, wanted)
-    if weights is not None:
-        frequencies = [int(np.count_nonzero(of_term)) for of_term in weights]
-        weights *= inverse_document_frequencies(frequencies, count)[:, np.newaxis]
-        # One after the other, as the query has them: how a memory's sum is rounded must not depend on its place.
-        for of_term in _with_neighbours(weights, links, lent):
-            scores += of_term[:count]
-    return Matches(scores, _named(postings, wanted))
+    if weights is None:
+        return Matches(np.zeros(count), named)
+    frequencies = [int(np.count_nonzero(of_term)) for of_term in weights]
+    weights *= inverse_document_frequencies(frequencies, count)[:, np.newaxis]
+    # Row by row, as the query has the terms: how a memory's sum is rounded does not depend on its place.
+    scores: Scores = _with_neighbours(weights, links, lent).sum(axis=0)
+    return Matches(scores[:count], named)
 
 
 def _weights(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> Scores | None:
@@ -112,10 +112,9 @@ def _weights(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> Scores | 
 
 
 def _named(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
+    looked_for = np.array([label_hash(form) for forms in wanted for form in forms], np.int64)
     named = np.zeros(postings.norms.size, np.bool_)
-    if postings.labels.size:
-        looked_for = np.array([label_hash(form) for forms in wanted for form in forms], np.int64)
-        named[postings.labelled[np.isin(postings.labels, looked_for)]] = True
+    named[postings.labelled[np.isin(postings.labels, looked_for)]] = True
     return named[:-1]
 
 

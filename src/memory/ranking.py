@@ -34,8 +34,8 @@ from src.memory.scoring import (
     inverse_distances,
     inverse_roots,
     mean_direction,
+    mixed,
     recencies,
-    standardized,
 )
 from src.memory.text import query_terms
 
@@ -235,8 +235,9 @@ class IndexSnapshot:
         if near.size > rows.size:
             near = near[rows]
         near = with_neighbours(near, view.links, weights.neighbours)
-        scores = weights.lexical * standardized(match.scores) + weights.dense * standardized(near)
-        scores += weights.names * match.named
+        scores = mixed(((weights.lexical, match.scores), (weights.dense, near)))
+        if match.named is not None:
+            scores += weights.names * match.named
         asked = period(query)
         if asked:
             scores += weights.dates * asked.holds(view.created_us)

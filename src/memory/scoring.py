@@ -20,7 +20,7 @@ BM25_K1 = 0.9
 BM25_B = 0.4
 
 _EXACT_IN_FLOAT32 = 520  # So many products of int8 with numbers up to 254 sum to at most 2**24, exact in float32.
-_STEPS = 2**20  # Of millions of scores the squares still add up to less than 2**63.
+_EXACT_BITS = 53  # Whole numbers up to 2**53 are exact in float64.
 _RECENT_US = 30 * 24 * 3600 * 1_000_000
 # Above 460,000 numbers OpenBLAS shares a product among threads of its own, which wait for each other without sleeping:
 # with eight readers at once on two busy cores, 8,000 rows took 75 ms of each and take 1.
@@ -181,30 +181,49 @@ def recencies(created_us: NDArray[np.int64]) -> Scores:
     return 1.0 / (1.0 + ages)
 
 
-def standardized(scores: Scores) -> Scores:
-    """The scores with mean 0 and standard deviation 1; all zero if they do not differ.
+def mixed(parts: Sequence[tuple[float, Scores]]) -> Scores:
+    """The weighted sum of scores, each first brought to mean 0 and standard deviation 1.
+
+    Scores that do not differ count nothing.
 
     Args:
-        scores: (n,) float64.
+        parts: Weights and (n,) float64 scores, one pair at least.
 
     Returns:
         (n,) float64.
     """
+    total = np.zeros(parts[0][1].size)
+    shift = 0.0
+    for weight, scores in parts:
+        mean, deviation = moments(scores)
+        if weight and deviation:
+            total += scores * (weight / deviation)
+            shift += mean * (weight / deviation)
+    total -= shift
+    return total
+
+
+def moments(scores: Scores) -> tuple[float, float]:
+    """Mean and standard deviation, in steps of a millionth of the spread or less: the same in whatever order.
+
+    Args:
+        scores: (n,) float64.
+    """
     if not scores.size:
-        return np.zeros_like(scores)
-    lowest = float(scores.min())
-    spread = float(scores.max()) - lowest
+        return 0.0, 0.0
+    lowest = float(np.minimum.reduce(scores))
+    spread = float(np.maximum.reduce(scores)) - lowest
     if not spread:
-        return np.zeros_like(scores)
-    # In whole numbers: rounding in a sum depends on the order, and equal contents must give equal scores.
-    shares = (scores - lowest) / spread
-    whole = np.rint(shares * _STEPS).astype(np.int64)
-    total, squares = int(whole.sum()), int(np.dot(whole, whole))
-    deviation = math.sqrt(scores.size * squares - total * total)
-    shares *= scores.size * _STEPS
-    shares -= total
-    shares /= deviation
-    return shares
+        return lowest, 0.0
+    # Whole numbers, so small that their squares add up exactly: rounding in a sum would depend on the order, and equal
+    # contents must give equal scores.
+    steps = 2.0 ** ((_EXACT_BITS - scores.size.bit_length()) // 2)
+    whole = (scores - lowest) / spread
+    whole *= steps
+    np.rint(whole, out=whole)
+    total, squares = int(np.add.reduce(whole)), int(np.dot(whole, whole))
+    unit = spread / (scores.size * steps)
+    return lowest + total * unit, math.sqrt(scores.size * squares - total * total) * unit
 
 
 def best(scores: Scores, created_us: NDArray[np.int64], id_of: Callable[[int], str], limit: int) -> list[int]:

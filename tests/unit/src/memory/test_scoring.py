@@ -19,8 +19,9 @@ from src.memory.scoring import (
     inverse_document_frequencies,
     length_norms,
     mean_direction,
+    mixed,
+    moments,
     recencies,
-    standardized,
     term_weights,
 )
 
@@ -85,17 +86,35 @@ def test_the_newest_counts_whole_and_one_30_days_older_half() -> None:
 
 
 @given(scores, st.randoms(use_true_random=False))
-def test_standardized_has_mean_0_deviation_1_and_no_order(values: np.ndarray, random) -> None:
-    found = standardized(values)
-    if len(set(values.tolist())) < 2:
-        assert not found.any()
-    else:
-        # Mean and deviation are added up in steps of 2**-20 of the spread.
-        assert found.mean() == pytest.approx(0, abs=1e-5)
-        assert found.std() == pytest.approx(1, rel=1e-5)
+def test_moments_are_those_of_the_scores_in_any_order(values: np.ndarray, random) -> None:
+    mean, deviation = moments(values)
+    if values.size:
+        assert mean == pytest.approx(values.mean(), abs=1e-5)
+        assert deviation == pytest.approx(values.std(), abs=1e-5)
     order = list(range(values.size))
     random.shuffle(order)
-    assert np.array_equal(standardized(values[order]), found[order])
+    assert moments(values[order]) == (mean, deviation)
+
+
+@pytest.mark.parametrize("count", [2, 1_000, 50_000, 1_000_000])
+def test_moments_of_many_scores_are_exact_sums_too(count: int) -> None:
+    random = np.random.default_rng(count)
+    values = random.normal(3, 0.1, count)
+    mean, deviation = moments(values)
+    assert (mean, deviation) == (pytest.approx(values.mean(), rel=1e-4), pytest.approx(values.std(), rel=1e-3))
+    for _ in range(5):
+        assert moments(random.permutation(values)) == (mean, deviation)
+
+
+@given(scores)
+def test_a_mixture_weighs_what_was_brought_to_the_same_spread(values: np.ndarray) -> None:
+    other = np.arange(values.size, dtype=np.float64)
+    found = mixed([(0.5, values), (2.0, other)])
+    expected = np.zeros(values.size)
+    for weight, part in ((0.5, values), (2.0, other)):
+        if len(set(part.tolist())) > 1:
+            expected += weight * (part - part.mean()) / part.std()
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 @given(scores, st.integers(1, 45), st.data())
