@@ -24,6 +24,7 @@ from cloud.memory.managed_ports import ManagedLedger
 THREAD: Final = "luminescent-read-times"
 _CLOSING_ATTEMPTS: Final = 20
 _CLOSING_PAUSE_S: Final = 0.05
+_APART_S: Final = 0.02
 
 _Key = tuple[str, str]
 
@@ -36,16 +37,24 @@ class ReadTimes:
     Args:
         ledger: Where they are kept.
         interval_s: Seconds between writes.
-        batch: How many memories one statement takes; as many gathered are written at once.
+        batch: How many memories one statement takes. Few: it is beside the requests, and holds what it writes.
+        many: How many gathered memories are written at once. Many: who reads again and again is written once.
         capacity: How many memories are noted at most.
     """
 
     def __init__(
-        self, ledger: ManagedLedger, *, interval_s: float = 30.0, batch: int = 500, capacity: int = 50_000
+        self,
+        ledger: ManagedLedger,
+        *,
+        interval_s: float = 30.0,
+        batch: int = 200,
+        many: int = 10_000,
+        capacity: int = 50_000,
     ) -> None:
         self._ledger = ledger
         self._interval_s = interval_s
         self._batch = batch
+        self._many = many
         self._capacity = capacity
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
@@ -63,7 +72,7 @@ class ReadTimes:
                 return
             self._predicates[predicate.tenant_id] = predicate
             self._add((predicate.tenant_id, subject_id), dict.fromkeys(memory_ids, at))
-            if self._count >= self._batch:
+            if self._count >= self._many:
                 self._wake.set()
             if self._thread is None and self._count:
                 self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
@@ -146,6 +155,8 @@ class ReadTimes:
         ]
         complete = True
         for start in range(0, len(theirs), self._batch):
+            if start and not self._closed:
+                time.sleep(_APART_S)
             chunk = theirs[start : start + self._batch]
             held = self._ledger.touch(predicate, {memory_id: at for _, memory_id, at in chunk})
             complete = complete and not held

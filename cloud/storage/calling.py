@@ -30,6 +30,7 @@ _TEXT_FORMAT: Final = 0
 _BINARY_FORMAT: Final = 1
 _JSON_OID: Final = 3802
 _PREPARED: Final = "luminescent.prepared"
+_POLL: Final = "luminescent.poll"
 _BROKEN: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
@@ -81,10 +82,8 @@ class Calls:
         """A connection of the pool that the server has not closed meanwhile, as it does when it starts again."""
         while True:
             pooled = self._taken() or self._engine.pool.connect()
-            poll = select.poll()
-            poll.register(_connection(pooled).pgconn.socket, select.POLLIN)
             # Nothing is asked, so nothing is said but the end.
-            if not poll.poll(0):
+            if not _poll(pooled).poll(0):
                 return pooled
             pooled.invalidate()
             pooled.close()
@@ -119,28 +118,28 @@ class Calls:
     def _sent(
         self, pooled: sa.PoolProxiedConnection, function: ServerFunction, arguments: list[bytes | None]
     ) -> PGresult:
-        pgconn = _connection(pooled).pgconn
+        pgconn, poll = _connection(pooled).pgconn, _poll(pooled)
         prepared = pooled.info.setdefault(_PREPARED, set())
         if function.prepared not in prepared:
             pgconn.send_prepare(function.prepared, function.statement, function.oids)
             # An error that comes after it was prepared, such as a timeout, does not undo it.
             with contextlib.suppress(psycopg.errors.DuplicatePreparedStatement):
-                self._result(pgconn)
+                self._result(pgconn, poll)
             prepared.add(function.prepared)
         formats = [_BINARY_FORMAT] * len(arguments)
         pgconn.send_query_prepared(function.prepared, arguments, formats, _TEXT_FORMAT)
-        return self._result(pgconn)
+        return self._result(pgconn, poll)
 
-    def _result(self, pgconn: PGconn) -> PGresult:
+    def _result(self, pgconn: PGconn, poll: select.poll) -> PGresult:
         """The one result of what was sent.
 
         Raises:
             psycopg.Error: The server refused it, or did not answer in time; then the connection is closed.
         """
         give_up_at = time.monotonic() + self._answer_s
-        poll = select.poll()
         sending = pgconn.flush()
-        poll.register(pgconn.socket, select.POLLIN | (select.POLLOUT if sending else 0))
+        if sending:
+            poll.modify(pgconn.socket, select.POLLIN | select.POLLOUT)
         while sending or pgconn.is_busy():
             left_s = give_up_at - time.monotonic()
             ready = poll.poll(max(0.0, left_s) * 1000)
@@ -168,6 +167,15 @@ def _connection(pooled: sa.PoolProxiedConnection) -> psycopg.Connection[tuple[ob
     connection = pooled.driver_connection
     assert isinstance(connection, psycopg.Connection)
     return connection
+
+
+def _poll(pooled: sa.PoolProxiedConnection) -> select.poll:
+    """What waits for the server to say something; made once for each connection."""
+    poll = pooled.info.get(_POLL)
+    if poll is None:
+        poll = pooled.info[_POLL] = select.poll()
+        poll.register(_connection(pooled).pgconn.socket, select.POLLIN)
+    return poll
 
 
 def _translated(function: ServerFunction, error: psycopg.Error) -> BaseException:

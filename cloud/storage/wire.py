@@ -22,6 +22,7 @@ _EMPTY: Final = struct.Struct("!iiI")
 _LENGTH: Final = struct.Struct("!i")
 _NULL: Final = _LENGTH.pack(-1)
 _UUID_BYTES: Final = 16
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def _instant(value: datetime) -> bytes:
 
 
 def _json(value: object) -> bytes:
-    return b"\x01" + json.dumps(value, separators=(",", ":")).encode()
+    return b"\x01" + _ENCODER.encode(value).encode()
 
 
 TEXT: Final = Kind(25, str.encode)
