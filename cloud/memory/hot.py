@@ -20,6 +20,7 @@ from typing import Final
 
 from cloud.kernel import telemetry
 from cloud.kernel.errors import ProviderUnavailableError
+from cloud.kernel.threads import short_turns
 from cloud.memory.model import SealedRow, SubjectSnapshot
 
 _Key = tuple[str, str]
@@ -162,6 +163,8 @@ class HotTier:
     def loading(self, tenant_id: str, subject_id: str) -> Iterator[None]:
         """One load at a time per subject, few at a time in all: the others wait and find what was loaded.
 
+        Requests for what is hot are let in between (`short_turns`).
+
         Raises:
             ProviderUnavailableError: The turn did not come in time.
         """
@@ -169,7 +172,8 @@ class HotTier:
             if not self._loads.acquire(timeout=self._load_wait_s):
                 raise ProviderUnavailableError("hot tier")
             try:
-                yield
+                with short_turns():
+                    yield
             finally:
                 self._loads.release()
 

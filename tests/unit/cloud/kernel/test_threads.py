@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -13,7 +14,7 @@ from functools import partial
 
 import pytest
 
-from cloud.kernel.threads import LoopThreads
+from cloud.kernel.threads import LoopThreads, short_turns
 
 WITHIN_S = 10.0
 
@@ -120,3 +121,30 @@ async def test_after_the_end_nothing_is_taken(threads: LoopThreads) -> None:
     await running
     with pytest.raises(RuntimeError, match="closed"):
         await threads.run(lambda: 1)
+
+
+@pytest.fixture
+def interval_s() -> Iterator[float]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
+    yield sys.getswitchinterval()
+    sys.setswitchinterval(before)
+
+
+def test_turns_are_short_until_the_last_block_ends(interval_s: float) -> None:
+    with short_turns():
+        with pytest.raises(ZeroDivisionError), short_turns():
+            raise ZeroDivisionError
+        assert sys.getswitchinterval() == pytest.approx(0.0005)
+    assert sys.getswitchinterval() == interval_s
+
+
+@pytest.mark.parametrize("own_s", [0.0001, 0.02])
+def test_what_the_application_sets_itself_stays(interval_s: float, own_s: float) -> None:
+    with short_turns():
+        sys.setswitchinterval(own_s)
+    assert sys.getswitchinterval() == pytest.approx(own_s, abs=2e-6)
+    sys.setswitchinterval(0.0001)
+    with short_turns():
+        assert sys.getswitchinterval() == pytest.approx(0.0001, abs=2e-6)
+    assert sys.getswitchinterval() == pytest.approx(0.0001, abs=2e-6)
