@@ -20,7 +20,7 @@ class Plan:
         throughput_s: Seconds of each lasting load.
         pace_per_s: Stores beside the reads.
         pace_s: Seconds of each window of reads beside stores, and without.
-        pace_windows: How many of both.
+        pace_windows: How many of each: alone, beside stores, and beside them with the worker held.
         batches: Batches of `store_many`.
         batch: Memories of a batch.
     """

@@ -20,7 +20,7 @@ HEAD = """# Benchmarks
 This page is made by `python -m tests.bench report` from the JSON beside it ([results.json](benchmarks/results.json));
 nobody edits it. To repeat it on a machine where nothing else runs: `make bench`, which makes an environment of its own
 from `requirements-bench.lock`, takes about half an hour, goes on where it was ended, and ends with 1 if a bar below is
-missed; then `.venv-bench/bin/python -m tests.bench growth` for the growth, which takes hours, and
+missed; then `.venv-bench/bin/python -m tests.bench growth` for the growth, which takes about an hour, and
 `.venv-bench/bin/python -m tests.bench report`.
 """
 SMALL = """
@@ -67,6 +67,8 @@ Answers from an approximate index that filters afterwards can be *short*: with f
 are there; tables say how many were. What a peer's local files promise when the power fails is its own choice: SQLite's
 defaults in mem0's case.
 """
+
+_HELD = "beside_stores_worker_held"
 
 
 def page(document: Document) -> str:
@@ -234,6 +236,7 @@ def _throughput(document: Document) -> str:
     line("hot retrieves, eight callers over eight tenants", told["retrieves"])
     line("hot retrieves of one caller, alone", told["beside"]["alone"])
     line(f"the same beside {told['beside']['stores_per_s']:,.0f} stores/s", told["beside"]["beside_stores"])
+    line("the same with the worker held, so that nothing works in the background", told["beside"][_HELD])
     line("cold loads of one caller", told["cold"]["load"])
     line("hot retrieves of another person beside them", told["cold"]["hot_beside_loads"])
     line("until eight callers for one cold person all have an answer", told["cold"]["eight_callers"])

@@ -11,10 +11,12 @@ import gc
 import itertools
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,21 +89,41 @@ class Load:
         return await self._lasting(self._retrieve_in)
 
     async def beside(self) -> dict[str, Any]:
-        """Reads of one caller, in turns with and without so many stores a second beside them."""
-        took: dict[str, list[float]] = {"alone": [], "beside_stores": []}
-        stored = 0
-        stored_s = 0.0
+        """Reads of one caller: alone, with so many stores a second beside them, and so with the worker held, too.
+
+        What the last two differ by is what the work in the background costs the reads.
+        """
+        took: dict[str, list[float]] = {"alone": [], "beside_stores": [], "beside_stores_worker_held": []}
+        paced: list[tuple[int, float]] = []
         for _ in range(self._plan.pace_windows):
             took["alone"] += await self._window()
-            stop = asyncio.Event()
-            begun = time.perf_counter()
-            pacers = [asyncio.create_task(self._paced(number, stop)) for number in range(1, TENANTS)]
-            took["beside_stores"] += await self._window()
-            stop.set()
-            stored += sum(await asyncio.gather(*pacers))
-            stored_s += time.perf_counter() - begun
+            took["beside_stores"] += await self._window_beside_stores(paced)
             await self._runtime.drain(timeout_s=600)
+            with self._worker_held():
+                took["beside_stores_worker_held"] += await self._window_beside_stores(paced)
+            await self._runtime.drain(timeout_s=600)
+        stored, stored_s = (sum(column) for column in zip(*paced, strict=True))
         return {name: _figures(times) for name, times in took.items()} | {"stores_per_s": round(stored / stored_s, 1)}
+
+    async def _window_beside_stores(self, paced: list[tuple[int, float]]) -> list[float]:
+        stop = asyncio.Event()
+        begun = time.perf_counter()
+        pacers = [asyncio.create_task(self._paced(number, stop)) for number in range(1, TENANTS)]
+        took = await self._window()
+        stop.set()
+        paced.append((sum(await asyncio.gather(*pacers)), time.perf_counter() - begun))
+        return took
+
+    @contextmanager
+    def _worker_held(self) -> Iterator[None]:
+        pid = self._runtime.worker_pid
+        if pid is None:
+            raise RuntimeError("no worker is running")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     async def cold(self) -> dict[str, Any]:
         """Cold loads of one caller, hot reads of another person beside them, and eight callers for one cold person."""

@@ -67,7 +67,12 @@ def document(*, ours_ms: float = 2.0, peers_ms: float = 8.0, insert_ms: float = 
             "hot_memory": {"memories": 13, "bytes_per_memory": 1_400.0},
             "retrieves": figures | {"per_s": 900.0},
             "stores": figures | {"per_s": 800.0, "backlog": [0, 700, 600, 800, 700, 650], "drained_s": 0.5},
-            "beside": {"alone": figures, "beside_stores": figures, "stores_per_s": 199.0},
+            "beside": {
+                "alone": figures,
+                "beside_stores": figures,
+                "beside_stores_worker_held": figures,
+                "stores_per_s": 199.0,
+            },
             "cold": dict.fromkeys(("load", "hot_alone", "hot_beside_loads", "eight_callers"), figures),
             "store_many": rates,
             "import": rates,
