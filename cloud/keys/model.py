@@ -12,6 +12,7 @@ Rules kept here:
 from __future__ import annotations
 
 import hmac
+import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -22,6 +23,7 @@ SEAL_FORMAT: Final = 1
 TAG_BYTES: Final = 32
 SLOT_BYTES: Final = 256
 _LINK_DOMAIN: Final = b"luminescent subject link 1"
+_LENGTH: Final = struct.Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,5 +180,8 @@ def parse_slot(image: bytes) -> Slot:
 
 def _prefixed(*texts: str) -> bytes:
     # surrogatepass: a text that is not valid Unicode is still a distinct text, and must not fail here.
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    return b"".join(len(raw).to_bytes(4, "big") + raw for raw in encoded)
+    parts: list[bytes] = []
+    for text in texts:
+        raw = text.encode("utf-8", "surrogatepass")
+        parts += (_LENGTH.pack(len(raw)), raw)
+    return b"".join(parts)

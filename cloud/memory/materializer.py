@@ -35,7 +35,10 @@ from cloud.memory.postgres import INTAKE_COLUMNS, sealed_row
 from cloud.storage.advisory import advisory_locks
 from cloud.storage.engine import ControlEngine
 
-BATCH: Final = 500
+BATCH: Final = 1_000
+"""Rows at once: with 500, a fifth fewer a second; with 2,000, no more, and whoever wants the lock waits longer."""
+_MARKED_AT_ONCE: Final = 500
+"""Their tenants wait meanwhile."""
 _IDLE_S: Final = 0.1
 _TROUBLE_S: Final = 2.0
 _EXPIRY_EVERY_S: Final = 30.0
@@ -190,12 +193,12 @@ class Materializer:
 
     def expire(self) -> int:
         """Take memories whose time is over out of their tenants' stock; returns how many."""
-        done = self._engine.call(sa.text("SELECT lc_expire(:batch)"), {"batch": BATCH}, retry_parameter=None)
+        done = self._engine.call(sa.text("SELECT lc_expire(:batch)"), {"batch": _MARKED_AT_ONCE}, retry_parameter=None)
         return int(str(done))
 
     def sweep(self) -> int:
         """Mark reservations whose time is over, which hold nothing any more; returns how many."""
-        done = self._engine.call(sa.text("SELECT lc_sweep(:batch)"), {"batch": BATCH}, retry_parameter=None)
+        done = self._engine.call(sa.text("SELECT lc_sweep(:batch)"), {"batch": _MARKED_AT_ONCE}, retry_parameter=None)
         return int(str(done))
 
     def batch(self, placement: str) -> Moved:

@@ -107,13 +107,12 @@ class HotMemory:
         return 900 + texts + (sys.getsizeof(envelope.metadata) if envelope.metadata else 0)
 
     def opened(self, now: datetime) -> Memory:
-        """The memory as callers get it: a value of their own, accessed `now`."""
+        """The memory as callers get it: a value of their own, accessed `now` (UTC)."""
         envelope = self.envelope
-        return Memory(
-            id=self.memory_id,
+        return Memory.of_checked(
             user_id=envelope.user_id,
             content=envelope.content,
-            memory_type=MemoryType(self.memory_type),
+            memory_type=_TYPES[self.memory_type],
             confidence=self.confidence,
             source=envelope.source,
             raw_source=envelope.raw_source,
@@ -123,6 +122,7 @@ class HotMemory:
             expires_at=self.expires_at,
             metadata=_copied(envelope.metadata),
             provenance=_copied(envelope.provenance),
+            id=self.memory_id,
         )
 
 
@@ -187,6 +187,9 @@ class Changes:
     waiting: tuple[SealedRow, ...]
     model: str = ""
     column: str = "embedding"
+
+
+_TYPES: Final = {kind.value: kind for kind in MemoryType}
 
 
 def _copied(value: object) -> object:

@@ -29,6 +29,7 @@ from cloud.memory.ports import Ledger, Rows
 from cloud.memory.vectors import Models, Vectorizer
 from src.memory.entries import IndexEntry, index_entry
 from src.memory.ranking import IndexSnapshot
+from src.memory.schemas import as_utc
 
 _ATTEMPTS: Final = 4
 _PAUSE_S: Final = 0.05
@@ -229,8 +230,8 @@ def open_memory(vectorizer: Vectorizer, row: SealedRow, key: bytes) -> HotMemory
         revision=row.revision,
         memory_type=row.memory_type,
         confidence=row.confidence,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
+        created_at=as_utc(row.created_at),
+        expires_at=as_utc(row.expires_at) if row.expires_at is not None else None,
         envelope=vectorizer.open_envelope(key, row),
     )
 

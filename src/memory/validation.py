@@ -43,7 +43,7 @@ def accept(memory: object, now: datetime) -> Memory:
     Raises:
         InvalidMemoryError: A field is absent, of the wrong type, too large, or holds what cannot be stored.
     """
-    return Memory.model_construct(
+    return Memory.of_checked(
         user_id=_user_id(memory),
         content=_content(memory),
         memory_type=_memory_type(memory),

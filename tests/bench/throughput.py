@@ -226,7 +226,9 @@ class Load:
     async def _paced(self, number: int, stop: asyncio.Event) -> int:
         """Stores at an even pace, as far as they are fast enough; how many."""
         source, step_s, count = items(f"paced/{number}"), (TENANTS - 1) / self._plan.pace_per_s, 0
-        due = time.perf_counter()
+        # One after the other, not all at once and then none.
+        due = time.perf_counter() + (number - 1) / self._plan.pace_per_s
+        await asyncio.sleep(due - time.perf_counter())
         with request_context(tenant_id=self._tenants[number], roles={"service"}):
             while not stop.is_set():
                 await self._memory.store(memory(person(2), next(source)), {})

@@ -55,3 +55,24 @@ def test_enums_are_text() -> None:
     assert [member.value for member in MemoryType] == ["preference", "fact", "decision"]
     assert [member.value for member in MemoryScope] == ["user", "project", "global"]
     assert MemoryType.FACT == "fact"
+
+
+def test_a_memory_of_checked_values_is_the_one_that_would_be_built() -> None:
+    built = Memory(
+        user_id="u", content="c", memory_type=MemoryType.FACT, source="s", metadata={"a": [1]}, id="i", confidence=0.5
+    )
+    values = {name: getattr(built, name) for name in Memory.model_fields}
+    made = Memory.of_checked(**values)
+    assert made == Memory(**values)
+    assert made.model_fields_set == Memory(**values).model_fields_set
+    assert made.model_dump_json() == built.model_dump_json()
+    assert made.model_copy(update={"content": "d"}).content == "d"
+    made.confidence = 1.0
+    assert (made.confidence, built.confidence) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"surprise": 1}])
+def test_a_memory_of_checked_values_has_all_fields_and_no_others(wrong: dict[str, object]) -> None:
+    values = {name: None for name in Memory.model_fields if name != "source"} | wrong
+    with pytest.raises(ValueError, match="all its fields"):
+        Memory.of_checked(**values)
