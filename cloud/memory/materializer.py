@@ -40,6 +40,9 @@ BATCH: Final = 1_000
 _MARKED_AT_ONCE: Final = 500
 """Their tenants wait meanwhile."""
 _IDLE_S: Final = 0.1
+_RESTS: Final = 3
+"""How many times as long as a batch took nothing is done after it, unless more than a batch waits."""
+_REST_MAX_S: Final = 0.5
 _TROUBLE_S: Final = 2.0
 _EXPIRY_EVERY_S: Final = 30.0
 _HOUR_S: Final = 3600.0
@@ -110,6 +113,21 @@ def placement_locks(engine: ControlEngine, placements: Collection[str], *, wait_
         yield held
 
 
+def rest_s(moved: int, took_s: float) -> float:
+    """How long to rest after a round, in seconds.
+
+    A batch of 25 rows takes four times as long for each as one of 1,000. At 400 stores a second a worker that never
+    rests would be at it all the time, with 20 rows each, beside the requests on the same processors.
+
+    Args:
+        moved: Rows that left intake.
+        took_s: Seconds that the round took.
+    """
+    if not moved:
+        return _IDLE_S
+    return 0.0 if moved >= BATCH else min(_REST_MAX_S, _RESTS * took_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Moved:
     """What one batch did."""
@@ -163,7 +181,8 @@ class Materializer:
         expire_at_s = hourly_at_s = look_at_s = 0.0
         while not stop.is_set():
             try:
-                pause_s = 0.0 if self.round() else _IDLE_S
+                began_s = time.monotonic()
+                pause_s = rest_s(self.round(), time.monotonic() - began_s)
                 if time.monotonic() >= look_at_s:
                     self.look()
                     look_at_s = time.monotonic() + _LOOK_EVERY_S

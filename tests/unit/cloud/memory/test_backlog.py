@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cloud import CloudRuntime, request_context
-from cloud.memory.materializer import PLACEMENTS, WAITING
+from cloud.memory.materializer import BATCH, PLACEMENTS, WAITING, rest_s
 from cloud.storage.roles import OWNER_ROLE, WORKER_ROLE
 from src.testing.samples import sample_memory
 from tests.isolation.probes import Onlooker
@@ -41,3 +41,10 @@ async def test_every_placement_with_something_waiting_is_found_once(
                 (f"place_{number % 2}", memory_id),
             )
         assert connection.execute(PLACEMENTS.encode()).fetchall() == [("place_0",), ("place_1",)]
+
+
+def test_a_worker_gathers_what_is_little_and_goes_on_with_what_is_much() -> None:
+    assert rest_s(0, 0.01) == pytest.approx(0.1)
+    assert rest_s(5, 0.05) == pytest.approx(0.15)
+    assert rest_s(BATCH - 1, 1.0) == pytest.approx(0.5)
+    assert rest_s(BATCH, 1.0) == 0.0
