@@ -16,6 +16,9 @@ from src.memory.arena import LABEL, Columns, label_hash, term_hash
 from src.memory.neighbours import Links, shares
 from src.memory.scoring import Scores, inverse_document_frequencies, length_norms, term_weights
 
+_FEW_FORMS = 32  # Up to here it takes less to look through all postings for each of them.
+_TERMS_AT_ONCE = 64  # A number for each of them in each memory is held.
+
 
 @dataclass(frozen=True, slots=True)
 class Postings:
@@ -81,26 +84,37 @@ def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links,
     """
     count = postings.norms.size - 1
     named = _named(postings, wanted) if postings.labels.size else None
-    weights = _weights(postings, wanted)
-    if weights is None:
-        return Matches(np.zeros(count), named)
-    frequencies = [int(np.count_nonzero(of_term)) for of_term in weights]
-    weights *= inverse_document_frequencies(frequencies, count)[:, np.newaxis]
-    # Row by row, as the query has the terms: how a memory's sum is rounded does not depend on its place.
-    scores: Scores = _with_neighbours(weights, links, lent).sum(axis=0)
-    return Matches(scores[:count], named)
+    scores = np.zeros(count)
+    found, term = _found(postings, wanted)
+    for first in range(0, len(wanted), _TERMS_AT_ONCE) if found.size else ():
+        terms = wanted[first : first + _TERMS_AT_ONCE]
+        mine = (term >= first) & (term < first + len(terms)) if len(terms) < len(wanted) else slice(None)
+        weights = _weights(postings, found[mine], term[mine] - first, len(terms))
+        frequencies = [int(np.count_nonzero(of_term)) for of_term in weights]
+        weights *= inverse_document_frequencies(frequencies, count)[:, np.newaxis]
+        # Row by row, as the query has the terms: how a memory's sum is rounded does not depend on its place.
+        scores += _with_neighbours(weights, links, lent).sum(axis=0)[:count]
+    return Matches(scores, named)
 
 
-def _weights(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> Scores | None:
-    """(t, n + 1) how much each term counts in each memory and, last, in nobody; `None` if none occurs."""
-    places = [np.flatnonzero(postings.hashes == term_hash(form)) for forms in wanted for form in forms]
-    found = np.concatenate(places) if places else np.zeros(0, np.intp)
-    if not found.size:
-        return None
-    term_of = [term for term, forms in enumerate(wanted) for _ in forms]
-    term = np.repeat(term_of, [place.size for place in places])
+def _found(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where terms occur, and which of `wanted` each of them is."""
+    hashes = np.array([term_hash(form) for forms in wanted for form in forms], np.int64)
+    term_of = np.array([term for term, forms in enumerate(wanted) for _ in forms], np.intp)
+    if hashes.size <= _FEW_FORMS:
+        places = [np.flatnonzero(postings.hashes == number) for number in hashes]
+        found = np.concatenate((*places, np.zeros(0, np.intp)))
+        return found, np.repeat(term_of, [place.size for place in places])
+    # A whole page as a query: one look at each posting for all of its terms.
+    order = np.argsort(hashes)
+    found = np.flatnonzero(np.isin(postings.hashes, hashes))
+    return found, term_of[order[np.searchsorted(hashes[order], postings.hashes[found])]]
+
+
+def _weights(postings: Postings, found: NDArray[np.intp], term: NDArray[np.intp], terms: int) -> Scores:
+    """(terms, n + 1) how much each term counts in each memory and, last, in nobody."""
     position = postings.position_of[postings.owners[found]]
-    weights = np.zeros((len(wanted), postings.norms.size))
+    weights = np.zeros((terms, postings.norms.size))
     # Of several forms in one memory the strongest counts.
     np.maximum.at(
         weights.reshape(-1),

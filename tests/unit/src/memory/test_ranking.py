@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.memory import lexical
 from src.memory.arena import Arena
 from src.memory.embedding import HashingEmbedder, quantize
 from src.memory.languages import named_language
@@ -124,13 +126,39 @@ def test_scores_are_those_of_the_formula(drawn, query: str, lent: float) -> None
         strict=True,
     )
     newest = max(e.created_at for e in entries)
-    for each, (lexical, dense) in zip(entries, parts, strict=True):
-        expected = 0.7 * lexical + 0.2 * dense + 0.13 * each.confidence
+    for each, (by_terms, dense) in zip(entries, parts, strict=True):
+        expected = 0.7 * by_terms + 0.2 * dense + 0.13 * each.confidence
         expected += 0.11 / (1 + (newest - each.created_at) / timedelta(days=30))
         name = each.content.partition(": ")[0] if ": " in each.content else ""
         expected += 0.3 * bool(set(terms(name)) & set(terms(query)))
         expected += 0.9 * ("January" in query and each.created_at.month == 1)
         assert found[each.id] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("few", "at_once"), [(0, 64), (32, 1), (0, 2), (3, 3)])
+def test_how_terms_are_looked_for_changes_nothing(monkeypatch: pytest.MonkeyPatch, few: int, at_once: int) -> None:
+    query = "vim in the Häuser morning of January, Ada and coffee"
+    expected = ranked(many(), query)
+    monkeypatch.setattr(lexical, "_FEW_FORMS", few)
+    monkeypatch.setattr(lexical, "_TERMS_AT_ONCE", at_once)
+    found = ranked(many(), query)
+    assert [scored.id for scored in found] == [scored.id for scored in expected]
+    assert [scored.score for scored in found] == pytest.approx([scored.score for scored in expected], abs=1e-9)
+
+
+def test_a_query_of_very_many_words_takes_no_more_than_a_table_of_some_of_them() -> None:
+    words = [f"word{number}" for number in range(8_000)]
+    snapshot = snapshot_of([entry(f"{n:04}", " ".join(words[n * 4 : n * 4 + 8])) for n in range(2_000)])
+    ranked(snapshot, "warm")
+    tracemalloc.start()
+    try:
+        found = ranked(snapshot, " ".join(words))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 1_000
+    # A number for each word and memory would be 128 MB.
+    assert peak < 32 * 2**20
 
 
 def plain_neighbours(entries: list[IndexEntry]) -> list[dict[int, int]]:
