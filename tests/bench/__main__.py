@@ -65,6 +65,15 @@ def write_page(directory: Path, target: Path) -> None:
     print(f"written: {target} and {beside}")
 
 
+def told_command(arguments: Sequence[str]) -> str:
+    """The command that repeats it; where the results were put is of no interest to others."""
+    told = list(arguments)
+    if "--results" in told:
+        at = told.index("--results")
+        del told[at : at + 2]
+    return " ".join(["python -m tests.bench", *told])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, judge, or write the page."""
     parser = argparse.ArgumentParser(
@@ -80,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     directory = given.results or (RESULTS.with_name("bench-results-quick") if given.quick else RESULTS)
     plan = QUICK if given.quick else FULL
-    command = " ".join(["python -m tests.bench", *(sys.argv[1:] if arguments is None else arguments)])
+    command = told_command(sys.argv[1:] if arguments is None else arguments)
     if given.what == "report":
         write_page(directory, given.page)
         return 0

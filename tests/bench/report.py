@@ -259,6 +259,7 @@ def _growth(document: Document) -> str:
     made = ["\n## Growth\n"]
     if not points:
         return made[0] + "\nNot measured in this run.\n"
+    made.append(f"\nMeasured point by point, {_when(tuple(points.values()))}.\n")
     for kind, (words, about) in KINDS.items():
         rows = []
         for point in sorted((p for p in points.values() if p["kind"] == kind), key=_number):
@@ -273,6 +274,13 @@ def _growth(document: Document) -> str:
             made.append(f"\n### {words}\n\n{about[0].upper()}{about[1:]}; one caller.\n\n{table(head, rows)}")
             made.append(f"\n![p95 by {words.lower()}](benchmarks/growth-{kind}.svg)\n")
     return "".join(made)
+
+
+def _when(points: Sequence[Mapping[str, Any]]) -> str:
+    """When the first was begun, and at which commits, in the order of time."""
+    ordered = sorted(points, key=lambda point: str(point["begun"]))
+    commits = dict.fromkeys(f"`{point['commit'][:12]}`" for point in ordered)
+    return f"from {ordered[0]['begun']} on, at {', '.join(commits)}"
 
 
 def _number(point: Mapping[str, Any]) -> int:

@@ -39,6 +39,8 @@ def document(*, ours_ms: float = 2.0, peers_ms: float = 8.0, insert_ms: float = 
             "cells": {operation: cell_of(ms) for operation in OPERATIONS},
             "sizes": held,
             "loaded": loaded,
+            "commit": f"{number:x}".ljust(40, "0"),
+            "begun": f"2026-01-02T00:00:{number % 7:02}Z",
         }
         for number, ms in ((10_000, 2.0), (1_000_000, 2.5))
     }

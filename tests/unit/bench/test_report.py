@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.bench.__main__ import told_command
 from tests.bench.report import page
 from tests.unit.bench.documents import TITLES, cell_of, document
 
@@ -46,6 +47,16 @@ def test_how_the_numbers_are_made_and_by_what_is_on_the_page() -> None:
     written = page(document())
     for fact in ("0123456789ab", "2 cores", "psycopg 3.3", "`python -m tests.bench`", "2026-01-01T00:00:00Z", "fsync"):
         assert fact in written
+
+
+def test_points_of_growth_name_their_commits_in_the_order_of_time() -> None:
+    assert "from 2026-01-02T00:00:01Z on, at `f42400000000`, `271000000000`." in page(document())
+
+
+def test_the_command_that_is_told_names_no_directory_of_this_machine() -> None:
+    told = told_command(["growth", "--results", "/home/somebody", "--points", "total:10"])
+    assert told == "python -m tests.bench growth --points total:10"
+    assert told_command(["--fresh"]) == "python -m tests.bench --fresh"
 
 
 def test_small_numbers_are_not_mistaken_for_a_measurement() -> None:
