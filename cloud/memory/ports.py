@@ -159,9 +159,19 @@ class Rows(Protocol):
     """The data plane's part: the sealed rows of a placement, one tenant at a time."""
 
     def newer(
-        self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int, column: str = ...
+        self,
+        predicate: TenantPredicate,
+        placement: str,
+        subject_id: str,
+        *,
+        since: int,
+        column: str = ...,
+        without: Collection[str] = ...,
     ) -> list[SealedRow]:
-        """Rows of a subject with a newer generation, with the sealed embeddings of a column."""
+        """Rows of a subject with a newer generation, with the sealed embeddings of a column.
+
+        Those of the ids in `without` are of no interest; where there are many, some may be among what is returned.
+        """
         ...
 
     def page(self, predicate: TenantPredicate, placement: str, *, after: str, limit: int) -> list[SealedRow]:

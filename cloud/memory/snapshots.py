@@ -155,8 +155,15 @@ class SnapshotLoader:
                     found[row.memory_id] = row
 
         if len(found) < len(wanted):
+            # What was deleted lies there until it is purged. Of a person who deletes much it would be most of the work.
+            deleted = [row.memory_id for row in changes.ledger if row.state is LedgerState.DELETED]
             newer = self._rows.newer(
-                predicate, changes.placement, base.subject_id, since=base.generation, column=changes.column
+                predicate,
+                changes.placement,
+                base.subject_id,
+                since=base.generation,
+                column=changes.column,
+                without=deleted,
             )
             take(newer)
         if len(found) < len(wanted) and base.generation:

@@ -123,6 +123,14 @@ class RowsContract:
         assert sorted(row.generation for row in rows.newer(mine, placement, person, since=1)) == [2, 3]
         assert rows.newer(mine, placement, person, since=3) == []
 
+    def test_what_is_of_no_interest_is_left_out(self, rows: Rows, make: Maker, placement: str) -> None:
+        person, mine = make.person(), system_predicate(make.tenant_id, "test")
+        kept, *others = written = [make.row(person, generation=g) for g in (1, 2, 3)]
+        rows.write(placement, written, [])
+        (found,) = rows.newer(mine, placement, person, since=0, without=[row.memory_id for row in others])
+        assert found.memory_id == kept.memory_id
+        assert rows.newer(mine, placement, person, since=0, without=[row.memory_id for row in written]) == []
+
     def test_an_update_replaces_row_and_vector(self, rows: Rows, make: Maker, placement: str) -> None:
         person, mine = make.person(), system_predicate(make.tenant_id, "test")
         first = make.row(person, "Prefers tabs over spaces")

@@ -39,12 +39,20 @@ class PlainRows:
         self._made: set[str] = set()
 
     def newer(
-        self, predicate: TenantPredicate, placement: str, subject_id: str, *, since: int, column: str = "embedding"
+        self,
+        predicate: TenantPredicate,
+        placement: str,
+        subject_id: str,
+        *,
+        since: int,
+        column: str = "embedding",
+        without: Collection[str] = (),
     ) -> list[SealedRow]:
         assert column == "embedding", "plain tables have one model"
         table = self._table(placement)
         query = sa.select(table).where(self._mine(table, (predicate,)))
-        found = self._engine.rows(query.where(table.c.subject_id == subject_id, table.c.generation > since))
+        query = query.where(table.c.subject_id == subject_id, table.c.generation > since)
+        found = self._engine.rows(query.where(table.c.memory_id.not_in(list(without))))
         return [SealedRow(**row._mapping) for row in found]
 
     def older(

@@ -176,6 +176,7 @@ class Loads:
 
     def __init__(self, rows: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
         self.subjects: list[str] = []
+        self.rows = 0
         self.held_up: set[str] = set()
         self.go_on = threading.Event()
         real = rows.newer
@@ -184,7 +185,9 @@ class Loads:
             self.subjects.append(subject_id)
             if subject_id in self.held_up:
                 assert self.go_on.wait(WITHIN_S)
-            return real(self_, predicate, placement, subject_id, **rest)
+            found = real(self_, predicate, placement, subject_id, **rest)
+            self.rows += len(found)
+            return found
 
         monkeypatch.setattr(rows, "newer", newer)
 
@@ -200,6 +203,18 @@ async def filled(runtime: CloudRuntime, people: Sequence[str], memories: int = 3
         await runtime.memory.store_many([sample_memory(person, content=f"note {n}") for n in range(memories)], {})
     await runtime.drain()
     runtime.pixeltable_config.hot.clear()
+
+
+async def test_a_load_does_not_read_what_was_deleted(runtime: CloudRuntime, tenant_id: str, loads: Loads) -> None:
+    person = new_user()
+    with request_context(tenant_id=tenant_id, roles={"service"}):
+        await filled(runtime, [person], memories=4)
+        for memory in (await runtime.memory.search(person, {}, limit=10))[:3]:
+            assert await runtime.memory.delete(str(memory.id))
+        runtime.pixeltable_config.hot.clear()
+        loads.rows = 0
+        assert len(await runtime.memory.retrieve("note", person)) == 1
+    assert loads.rows == 1
 
 
 async def test_many_readers_of_a_cold_person_cause_one_load(
