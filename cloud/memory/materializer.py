@@ -52,14 +52,14 @@ _LOCK_SPACE: Final = 0x6C63  # 'lc': the advisory locks of placements
 _log = logging.getLogger(__name__)
 
 # From one name to the next in the index: there are few, however much waits.
-PLACEMENTS: Final = (
+PLACEMENTS: Final = sa.text(
     "WITH RECURSIVE found AS ((SELECT placement FROM intake ORDER BY placement LIMIT 1) UNION ALL"
     " SELECT (SELECT i.placement FROM intake i WHERE i.placement > found.placement ORDER BY i.placement LIMIT 1)"
     " FROM found WHERE found.placement IS NOT NULL)"
     " SELECT placement FROM found WHERE placement IS NOT NULL"
 )
 # By the column, as the index has it; its name alone would be that of the text which is selected.
-WAITING: Final = (
+WAITING: Final = sa.text(
     f"SELECT {INTAKE_COLUMNS} FROM intake"  # noqa: S608 - constant
     " WHERE placement = :placement ORDER BY intake.memory_id LIMIT :batch"
 )
@@ -204,7 +204,7 @@ class Materializer:
     def round(self) -> int:
         """One batch of every placement that has something waiting; returns how many rows left intake."""
         moved = 0
-        for (placement,) in self._engine.rows(sa.text(PLACEMENTS)):
+        for (placement,) in self._engine.rows(PLACEMENTS):
             with placement_lock(self._engine, str(placement), wait_s=0.0) as held:
                 if held:
                     moved += self.batch(str(placement)).total
@@ -255,7 +255,7 @@ class Materializer:
         return Moved(len(inserts), len(updates), len(waiting) - len(inserts) - len(updates))
 
     def _waiting(self, placement: str) -> list[SealedRow]:
-        rows = self._engine.rows(sa.text(WAITING), {"placement": placement, "batch": BATCH})
+        rows = self._engine.rows(WAITING, {"placement": placement, "batch": BATCH})
         return [sealed_row(row) for row in rows]
 
     def _epoch(self, placement: str) -> int:

@@ -188,6 +188,11 @@ class Changes:
     model: str = ""
     column: str = "embedding"
 
+    @property
+    def deleted(self) -> list[str]:
+        """Ids of the memories that the ledger holds as deleted."""
+        return [row.memory_id for row in self.ledger if row.state is LedgerState.DELETED]
+
 
 _TYPES: Final = {kind.value: kind for kind in MemoryType}
 

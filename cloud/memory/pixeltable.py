@@ -70,8 +70,8 @@ class PixeltableRows:
             if table is None:
                 return []
             mine = TenantTable(table, (predicate,))
-            # What is known of them already is not asked for: each cell takes as long as its vector.
-            columns = [getattr(table, name) for name in SCHEMA if name not in ("tenant_id", "subject_id")]
+            # Whose they are is known, and each cell takes its time.
+            columns = _columns(table, known=("tenant_id", "subject_id"))
             wanted = (table.subject_id == subject_id) & (table.generation > since)
             if without:
                 wanted &= ~table.memory_id.isin(list(islice(without, _LEFT_OUT)))
@@ -235,9 +235,9 @@ class PixeltableRows:
         return self._tables.repeatable(call)
 
 
-def _columns(table: Table) -> list[Expr]:
-    """What a row is made of, without the tenant, which the predicate names, and without vectors."""
-    return [getattr(table, name) for name in SCHEMA if name != "tenant_id"]
+def _columns(table: Table, known: Collection[str] = ("tenant_id",)) -> list[Expr]:
+    """What a row is made of, without what is known, such as the tenant, which the predicate names, and vectors."""
+    return [getattr(table, name) for name in SCHEMA if name not in known]
 
 
 def _vector(table: Table, column: str) -> dict[str, Expr]:

@@ -136,9 +136,8 @@ class SnapshotLoader:
     def _brought_up(
         self, base: SubjectSnapshot, changes: Changes, rows: Sequence[SealedRow], person: SubjectKey
     ) -> SubjectSnapshot:
-        removed = [row.memory_id for row in changes.ledger if row.state is LedgerState.DELETED]
         superseded = [row.memory_id for row in changes.ledger if row.state is LedgerState.SUPERSEDED]
-        return self._extended(base, changes.generation, rows, removed, superseded, person)
+        return self._extended(base, changes.generation, rows, changes.deleted, superseded, person)
 
     def _sealed(self, predicate: TenantPredicate, base: SubjectSnapshot, changes: Changes) -> list[SealedRow] | None:
         """The rows that `base` lacks of what the ledger holds, or `None` if one is in neither plane (any more)."""
@@ -156,14 +155,13 @@ class SnapshotLoader:
 
         if len(found) < len(wanted):
             # What was deleted lies there until it is purged. Of a person who deletes much it would be most of the work.
-            deleted = [row.memory_id for row in changes.ledger if row.state is LedgerState.DELETED]
             newer = self._rows.newer(
                 predicate,
                 changes.placement,
                 base.subject_id,
                 since=base.generation,
                 column=changes.column,
-                without=deleted,
+                without=changes.deleted,
             )
             take(newer)
         if len(found) < len(wanted) and base.generation:

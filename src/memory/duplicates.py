@@ -17,9 +17,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from src.memory.languages import language_of
 from src.memory.lifecycle import Duplicate
 from src.memory.ranking import IndexSnapshot
-from src.memory.text import detected_language, terms
+from src.memory.text import split, terms_of
 
 NEAR_COSINE: Final = 0.8
 NEAR_OVERLAP: Final = 0.6
@@ -59,7 +60,8 @@ def _normalized(text: str) -> str:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(terms(text, detected_language(text)))
+    parts = split(text)
+    return frozenset(terms_of(parts, language_of(parts.words)))
 
 
 def _overlap(one: frozenset[str], other: frozenset[str]) -> float:

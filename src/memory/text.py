@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import Stemmer
 
-from src.memory.languages import ENGLISH, language_of, stop_words
+from src.memory.languages import ENGLISH, stop_words
 
 # Thai and Lao, Burmese, Khmer, kana, Han, Hangul: a word there is not what stands between two spaces.
 _UNSPACED = re.compile(
@@ -113,11 +113,6 @@ def terms_of(parts: Parts, language: str) -> list[str]:
     """As `terms`, of a text that was split."""
     ignored = stop_words(language)
     return _stemmers.stems([word for word in parts.words if word not in ignored], language) + parts.unspaced
-
-
-def detected_language(text: str) -> str:
-    """The language `text` seems to be written in, one of `LANGUAGES`; English where nothing speaks for another."""
-    return language_of(split(text).words)
 
 
 def query_terms(text: str, languages: Collection[str]) -> list[tuple[str, ...]]:

@@ -68,8 +68,6 @@ are there; tables say how many were. What a peer's local files promise when the 
 defaults in mem0's case.
 """
 
-_HELD = "beside_stores_worker_held"
-
 
 def page(document: Document) -> str:
     """The whole page."""
@@ -236,7 +234,8 @@ def _throughput(document: Document) -> str:
     line("hot retrieves, eight callers over eight tenants", told["retrieves"])
     line("hot retrieves of one caller, alone", told["beside"]["alone"])
     line(f"the same beside {told['beside']['stores_per_s']:,.0f} stores/s", told["beside"]["beside_stores"])
-    line("the same with the worker held, so that nothing works in the background", told["beside"][_HELD])
+    held = told["beside"]["beside_stores_worker_held"]
+    line("the same with the worker held, so that nothing works in the background", held)
     line("cold loads of one caller", told["cold"]["load"])
     line("hot retrieves of another person beside them", told["cold"]["hot_beside_loads"])
     line("until eight callers for one cold person all have an answer", told["cold"]["eight_callers"])

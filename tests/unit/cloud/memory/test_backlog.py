@@ -11,7 +11,7 @@ from src.testing.samples import sample_memory
 from tests.isolation.probes import Onlooker
 
 
-@pytest.mark.parametrize("statement", [PLACEMENTS, WAITING])
+@pytest.mark.parametrize("statement", [PLACEMENTS.text, WAITING.text])
 def test_a_batch_is_found_in_the_order_of_the_index(onlooker: Onlooker, statement: str) -> None:
     asked = statement.replace(":placement", "'shared'").replace(":batch", "500")
     with onlooker.connected_as(WORKER_ROLE) as connection:
@@ -32,7 +32,7 @@ async def test_every_placement_with_something_waiting_is_found_once(
     with onlooker.connected_as(OWNER_ROLE) as connection:
         # In a transaction that is rolled back; the worker of the run may have taken some or all of them by now.
         connection.execute("DELETE FROM intake")
-        assert connection.execute(PLACEMENTS.encode()).fetchall() == []
+        assert connection.execute(PLACEMENTS.text.encode()).fetchall() == []
         for number, memory_id in enumerate(ids):
             connection.execute(
                 "INSERT INTO intake (memory_id, tenant_id, subject_id, placement, revision, generation, memory_type,"
@@ -40,7 +40,7 @@ async def test_every_placement_with_something_waiting_is_found_once(
                 " created_at, '' FROM memories WHERE memory_id = %s",
                 (f"place_{number % 2}", memory_id),
             )
-        assert connection.execute(PLACEMENTS.encode()).fetchall() == [("place_0",), ("place_1",)]
+        assert connection.execute(PLACEMENTS.text.encode()).fetchall() == [("place_0",), ("place_1",)]
 
 
 def test_a_worker_gathers_what_is_little_and_goes_on_with_what_is_much() -> None:

@@ -202,7 +202,6 @@ def test_a_statement_that_was_forgotten_is_prepared_again(engine: ControlEngine)
 def test_what_was_prepared_after_the_rest_was_forgotten_is_still_known(engine: ControlEngine) -> None:
     """Only the statement that the server misses is prepared again: another of the same connection may be there."""
     later = ServerFunction("upper", value=wire.TEXT)
-    later.prepared = b"prepared_later"
     assert ask(engine, JSON, j=1) == 1
     ready(engine).execute("DEALLOCATE ALL")
     ready(engine).commit()

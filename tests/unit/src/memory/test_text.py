@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.memory.languages import LANGUAGES
-from src.memory.text import detected_language, label, query_terms, terms
+from src.memory.languages import LANGUAGES, language_of
+from src.memory.text import label, query_terms, split, terms
 
 
 @pytest.mark.parametrize(
@@ -117,4 +117,4 @@ def test_a_label_is_what_stands_before_the_first_colon(text: str, expected: str)
     ],
 )
 def test_the_language_of_a_text(text: str, expected: str) -> None:
-    assert detected_language(text) == expected
+    assert language_of(split(text).words) == expected
