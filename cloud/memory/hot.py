@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloud.kernel import telemetry
+from cloud.kernel import collector, telemetry
 from cloud.kernel.errors import ProviderUnavailableError
 from cloud.kernel.threads import short_turns
 from cloud.memory.model import SealedRow, SubjectSnapshot
@@ -163,7 +163,7 @@ class HotTier:
     def loading(self, tenant_id: str, subject_id: str) -> Iterator[None]:
         """One load at a time per subject, few at a time in all: the others wait and find what was loaded.
 
-        Requests for what is hot are let in between (`short_turns`).
+        Requests for what is hot are let in between (`short_turns`), and no collection of garbage is brought about.
 
         Raises:
             ProviderUnavailableError: The turn did not come in time.
@@ -172,7 +172,7 @@ class HotTier:
             if not self._loads.acquire(timeout=self._load_wait_s):
                 raise ProviderUnavailableError("hot tier")
             try:
-                with short_turns():
+                with short_turns(), collector.paused():
                     yield
             finally:
                 self._loads.release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -35,6 +35,8 @@ class LedgerRow:
     revision: int
     state: LedgerState
     generation: int
+    created_at: datetime
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class SealedRow:
     expires_at: datetime | None
     envelope: bytes = field(repr=False)
     embedding: bytes | None = field(repr=False, default=None)
+
+
+def named_revisions(rows: Iterable[SealedRow], known: Mapping[str, LedgerRow]) -> Iterator[SealedRow]:
+    """Those of the rows that the ledger names, in the revision that it names."""
+    return (row for row in rows if (there := known.get(row.memory_id)) is not None and there.revision == row.revision)
 
 
 @dataclass(frozen=True, slots=True)

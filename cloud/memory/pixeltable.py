@@ -15,7 +15,7 @@ from pixeltable.func import Batch
 from cloud.kernel import failpoints
 from cloud.kernel.errors import ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
-from cloud.memory.model import SealedRow
+from cloud.memory.model import LedgerRow, SealedRow
 from cloud.memory.pixeltable_handles import BATCH, FIRST_COLUMN, SCHEMA, Tables, TenantTable
 from cloud.memory.vectors import installed
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pixeltable.exprs import Expr
 
 _IDS_AT_ONCE: Final = 500
+_OF_THE_LEDGER: Final = ("generation", "created_at", "expires_at")
 _LEFT_OUT: Final = 5_000
 """Rows that a statement names as of no interest: each takes a hundredth of what reading it would."""
 
@@ -63,20 +64,26 @@ class PixeltableRows:
         *,
         since: int,
         column: str = FIRST_COLUMN,
+        known: Mapping[str, LedgerRow] | None = None,
         without: Collection[str] = (),
     ) -> list[SealedRow]:
+        # Each cell takes its time, so what is known is not read.
+        columns_known = ("tenant_id", "subject_id", *(_OF_THE_LEDGER if known is not None else ()))
+
         def call() -> list[SealedRow]:
             table = self._tables.existing(placement, column=column)
             if table is None:
                 return []
             mine = TenantTable(table, (predicate,))
-            # Whose they are is known, and each cell takes its time.
-            columns = _columns(table, known=("tenant_id", "subject_id"))
+            columns = _columns(table, known=columns_known)
             wanted = (table.subject_id == subject_id) & (table.generation > since)
             if without:
                 wanted &= ~table.memory_id.isin(list(islice(without, _LEFT_OUT)))
             found = table.where(mine.where(wanted)).select(*columns, **_vector(table, column)).collect()
-            return [_sealed(predicate, {"subject_id": subject_id, **row}) for row in found]
+            rows = ({"subject_id": subject_id, **row} for row in found)
+            if known is not None:
+                rows = (row | _of_ledger(known[row["memory_id"]]) for row in rows if _is_revision(row, known))
+            return [_sealed(predicate, row) for row in rows]
 
         return self._tables.repeatable(call)
 
@@ -243,6 +250,15 @@ def _columns(table: Table, known: Collection[str] = ("tenant_id",)) -> list[Expr
 def _vector(table: Table, column: str) -> dict[str, Expr]:
     # Tables of the first release have no second column until their model is changed.
     return {"embedding": getattr(table, column)} if column in table.columns() else {}
+
+
+def _is_revision(row: Mapping[str, Any], known: Mapping[str, LedgerRow]) -> bool:
+    there = known.get(row["memory_id"])
+    return there is not None and there.revision == row["revision"]
+
+
+def _of_ledger(row: LedgerRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _OF_THE_LEDGER}
 
 
 def _sealed(predicate: TenantPredicate, row: Mapping[str, Any]) -> SealedRow:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cloud.audit.model import AuditDraft
 from cloud.kernel.scope import TenantPredicate
-from cloud.memory.model import Changes, SealedRow
+from cloud.memory.model import Changes, LedgerRow, SealedRow
 from cloud.usage.model import Balance
 from cloud.usage.ports import QuotaRefusal
 
@@ -166,11 +166,20 @@ class Rows(Protocol):
         *,
         since: int,
         column: str = ...,
+        known: Mapping[str, LedgerRow] | None = ...,
         without: Collection[str] = ...,
     ) -> list[SealedRow]:
         """Rows of a subject with a newer generation, with the sealed embeddings of a column.
 
-        Those of the ids in `without` are of no interest; where there are many, some may be among what is returned.
+        Args:
+            predicate: The tenant.
+            placement: The table.
+            subject_id: Whose.
+            since: The generation that is known already.
+            column: Whose embeddings.
+            known: By id, what the ledger says of the memories that are looked for, which names their generations and
+                times; those are not read again, and other memories and revisions are left out.
+            without: Ids of memories that are of no interest; where there are many, some may be returned all the same.
         """
         ...
 

@@ -76,7 +76,7 @@ _SUBJECT = sa.text(
     " WHERE t.tenant_id = :tenant"
 )
 _LEDGER = sa.text(
-    "SELECT memory_id::text, revision, state, generation FROM memories"
+    "SELECT memory_id::text, revision, state, generation, created_at, expires_at FROM memories"
     " WHERE tenant_id = :tenant AND subject_id = CAST(:subject AS uuid) AND generation > :since"
 )
 INTAKE_COLUMNS: Final = (
@@ -179,7 +179,7 @@ class PostgresLedger:
                 generation=generation,
                 placement=placement,
                 purged=purged,
-                ledger=tuple(LedgerRow(r[0], r[1], LedgerState(r[2]), r[3]) for r in ledger),
+                ledger=tuple(LedgerRow(r[0], r[1], LedgerState(r[2]), *r[3:]) for r in ledger),
                 waiting=tuple(sealed_row(row) for row in waiting),
                 model=model,
                 column=column,

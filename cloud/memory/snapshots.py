@@ -24,7 +24,7 @@ from cloud.kernel.errors import LuminescentError, ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import SubjectKey
 from cloud.memory.hot import HotTier, Written
-from cloud.memory.model import Changes, HotMemory, LedgerState, SealedRow, SubjectSnapshot
+from cloud.memory.model import Changes, HotMemory, LedgerState, SealedRow, SubjectSnapshot, named_revisions
 from cloud.memory.ports import Ledger, Rows
 from cloud.memory.vectors import Models, Vectorizer
 from src.memory.entries import IndexEntry, index_entry
@@ -142,17 +142,16 @@ class SnapshotLoader:
     def _sealed(self, predicate: TenantPredicate, base: SubjectSnapshot, changes: Changes) -> list[SealedRow] | None:
         """The rows that `base` lacks of what the ledger holds, or `None` if one is in neither plane (any more)."""
         wanted = {
-            row.memory_id: row.revision
+            row.memory_id: row
             for row in changes.ledger
             if row.state is not LedgerState.DELETED and not _holds(base, row.memory_id, row.revision)
         }
-        found = {row.memory_id: row for row in changes.waiting if wanted.get(row.memory_id) == row.revision}
+        found: dict[str, SealedRow] = {}
 
         def take(rows: Iterable[SealedRow]) -> None:
-            for row in rows:
-                if row.memory_id not in found and wanted.get(row.memory_id) == row.revision:
-                    found[row.memory_id] = row
+            found.update((row.memory_id, row) for row in named_revisions(rows, wanted))
 
+        take(changes.waiting)
         if len(found) < len(wanted):
             # What was deleted lies there until it is purged. Of a person who deletes much it would be most of the work.
             newer = self._rows.newer(
@@ -161,6 +160,7 @@ class SnapshotLoader:
                 base.subject_id,
                 since=base.generation,
                 column=changes.column,
+                known=wanted,
                 without=changes.deleted,
             )
             take(newer)

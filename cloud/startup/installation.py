@@ -29,6 +29,7 @@ from cloud.gdpr.windows import Windows
 from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
+from cloud.kernel.collector import what_lasts_left_out
 from cloud.kernel.errors import LuminescentError, OperationInProgressError
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import TenantPredicate
@@ -301,6 +302,7 @@ def _opened(
     if opening.without_ledger:
         replay.rebuild()
     replayed = replay.run()
+    stack.enter_context(what_lasts_left_out())
     return Installation(
         settings,
         plans,

@@ -21,7 +21,7 @@ from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.model import SubjectKey
 from cloud.memory.config import PixeltableConfig
-from cloud.memory.model import Changes, LedgerRow, LedgerState, SealedRow
+from cloud.memory.model import Changes, LedgerRow, LedgerState, SealedRow, named_revisions
 from cloud.memory.snapshots import open_memory
 from cloud.storage.home import sync_directory, write_private
 from cloud.transfer.ports import Progress
@@ -96,11 +96,12 @@ class PeoplesMemories:
         self, predicate: TenantPredicate, subject_id: str, changes: Changes
     ) -> list[tuple[LedgerRow, SealedRow]] | None:
         wanted = {row.memory_id: row for row in changes.ledger if row.state is not LedgerState.DELETED}
-        found = {row.memory_id: row for row in changes.waiting if _is_revision(row, wanted)}
+        found = {row.memory_id: row for row in named_revisions(changes.waiting, wanted)}
         if len(found) < len(wanted):
-            for row in self._config.rows.newer(predicate, changes.placement, subject_id, since=0):
-                if row.memory_id not in found and _is_revision(row, wanted):
-                    found[row.memory_id] = row
+            newer = self._config.rows.newer(
+                predicate, changes.placement, subject_id, since=0, known=wanted, without=changes.deleted
+            )
+            found.update((row.memory_id, row) for row in newer)
         if len(found) < len(wanted):
             # Between the two reads a memory was changed, or materialized and changed.
             return None
@@ -225,7 +226,3 @@ def named(part: Path, path: Path) -> None:
 def part_of(path: Path) -> Path:
     """What a file that will be at `path` is called while it grows."""
     return path.with_name(f".{path.name}.part")
-
-
-def _is_revision(row: SealedRow, wanted: dict[str, LedgerRow]) -> bool:
-    return row.memory_id in wanted and wanted[row.memory_id].revision == row.revision

@@ -23,7 +23,7 @@ from cloud.keys.envelope import Envelope, encode_envelope
 from cloud.memory import CloudMemoryProvider
 from cloud.memory.hot import HotTier
 from cloud.memory.materializer import Materializer, placement_lock
-from cloud.memory.model import SealedRow
+from cloud.memory.model import LedgerRow, LedgerState, SealedRow
 from cloud.memory.ports import Rows
 from cloud.memory.vectors import envelope_place
 from cloud.storage.engine import ControlEngine
@@ -130,6 +130,21 @@ class RowsContract:
         (found,) = rows.newer(mine, placement, person, since=0, without=[row.memory_id for row in others])
         assert found.memory_id == kept.memory_id
         assert rows.newer(mine, placement, person, since=0, without=[row.memory_id for row in written]) == []
+
+    def test_of_known_memories_the_revisions_that_the_ledger_names_are_read(
+        self, rows: Rows, make: Maker, placement: str
+    ) -> None:
+        person, mine = make.person(), system_predicate(make.tenant_id, "test")
+        expires = datetime(2031, 1, 1, tzinfo=UTC)
+        same, older, _ = written = [make.row(person, generation=2, expires_at=expires) for _ in range(3)]
+        rows.write(placement, written, [])
+        known = {
+            row.memory_id: LedgerRow(row.memory_id, revision, LedgerState.ACTIVE, 2, row.created_at, row.expires_at)
+            for row, revision in ((same, 1), (older, 2))
+        }
+        (whole,) = (row for row in rows.newer(mine, placement, person, since=1) if row.memory_id == same.memory_id)
+        assert rows.newer(mine, placement, person, since=1, known=known) == [whole]
+        assert rows.newer(mine, placement, person, since=1, known={}) == []
 
     def test_an_update_replaces_row_and_vector(self, rows: Rows, make: Maker, placement: str) -> None:
         person, mine = make.person(), system_predicate(make.tenant_id, "test")

@@ -8,7 +8,7 @@ is done as the rows are written, by the same function, so the sealed vectors are
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from cloud.kernel.errors import TenantIsolationError
 from cloud.kernel.scope import TenantPredicate
-from cloud.memory.model import SealedRow
+from cloud.memory.model import LedgerRow, SealedRow, named_revisions
 from cloud.memory.vectors import Vectorizer
 from cloud.storage.engine import ControlEngine
 
@@ -46,6 +46,7 @@ class PlainRows:
         *,
         since: int,
         column: str = "embedding",
+        known: Mapping[str, LedgerRow] | None = None,
         without: Collection[str] = (),
     ) -> list[SealedRow]:
         assert column == "embedding", "plain tables have one model"
@@ -53,7 +54,8 @@ class PlainRows:
         query = sa.select(table).where(self._mine(table, (predicate,)))
         query = query.where(table.c.subject_id == subject_id, table.c.generation > since)
         found = self._engine.rows(query.where(table.c.memory_id.not_in(list(without))))
-        return [SealedRow(**row._mapping) for row in found]
+        rows = [SealedRow(**row._mapping) for row in found]
+        return rows if known is None else list(named_revisions(rows, known))
 
     def older(
         self, predicate: TenantPredicate, placement: str, memory_type: str, before: datetime, *, after: str, limit: int
