@@ -83,8 +83,8 @@ class WordLlamaEmbedder:
         for row, text in enumerate(texts):
             ids: list[int] = model.tokenizer.encode(text, add_special_tokens=False).ids
             for start in range(0, len(ids), _TOKENS_AT_ONCE):
-                chosen = model.vectors[ids[start : start + _TOKENS_AT_ONCE], : self.dimensions]
-                sums[row] += chosen.sum(axis=0, dtype=np.float64)
+                chosen = model.vectors.take(ids[start : start + _TOKENS_AT_ONCE], axis=0)
+                sums[row] += chosen[:, : self.dimensions].sum(axis=0, dtype=np.float64)
         return _unit_rows(sums)
 
 
@@ -118,14 +118,15 @@ def quantize(vectors: NDArray[np.float32]) -> NDArray[np.int8]:
     """
     wide = vectors.astype(np.float64)
     largest = np.abs(wide).max(axis=1, keepdims=True, initial=0.0)
-    scaled = np.divide(wide, largest, out=np.zeros_like(wide), where=largest > 0) * 127.0
-    rows: NDArray[np.int8] = np.rint(scaled).astype(np.int8)
+    largest[largest == 0.0] = 1.0
+    rows: NDArray[np.int8] = np.rint(wide / largest * 127.0).astype(np.int8)
     return rows
 
 
 def _unit_rows(sums: NDArray[np.float64]) -> NDArray[np.float32]:
     lengths = np.sqrt(np.einsum("ij,ij->i", sums, sums))[:, np.newaxis]
-    rows: NDArray[np.float32] = np.divide(sums, lengths, out=np.zeros_like(sums), where=lengths > 0).astype(np.float32)
+    lengths[lengths == 0.0] = 1.0
+    rows: NDArray[np.float32] = (sums / lengths).astype(np.float32)
     return rows
 
 
@@ -153,7 +154,17 @@ def _load_wordllama() -> _WordLlamaModel:
     folder = Path(wordllama.__file__).parent
     loaded = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
     loaded.tokenizer.no_padding()
+    forget_texts(loaded.tokenizer)
     return _WordLlamaModel(tokenizer=loaded.tokenizer, vectors=loaded.embedding)
+
+
+def forget_texts(tokenizer: Tokenizer) -> None:
+    """Let a tokenizer that was just made keep nothing of what it will be given.
+
+    It would keep 10,000 words and what became of them, for models that do not split at spaces whole texts, and so
+    people's words after they were deleted. Looking there takes longer than doing without, too.
+    """
+    tokenizer.model._resize_cache(0)
 
 
 @contextmanager

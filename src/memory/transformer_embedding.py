@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.errors import ConfigurationError
+from src.memory.embedding import forget_texts
 
 DIMENSIONS_MAX: Final = 400
 """With one byte per dimension and the seal around it, a vector stays below 512 bytes, which keeps it in its row."""
@@ -87,6 +88,10 @@ class SentenceTransformersEmbedder:
             raise ConfigurationError(
                 f"the model in {self._directory} has {dimensions} dimensions; at most {DIMENSIONS_MAX} can be kept"
             )
+        tokenizer = getattr(getattr(model, "tokenizer", None), "backend_tokenizer", None)
+        if tokenizer is not None:
+            # A tokenizer in Python keeps no texts.
+            forget_texts(tokenizer)
         return model
 
 

@@ -56,6 +56,23 @@ def test_likeness_of_meaning_is_likeness_of_vectors() -> None:
     assert query @ close > query @ far + 0.2
 
 
+def test_the_tokenizer_keeps_no_texts() -> None:
+    script = """
+import os
+from src.memory.embedding import WordLlamaEmbedder
+embedder = WordLlamaEmbedder()
+texts = [f"note {number} " + "personalwords" * 13 for number in range(11_000)]
+for text in texts[:1_000]: embedder.embed([text])
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+before = resident()
+for text in texts[1_000:]: embedder.embed([text])
+print(resident() - before)
+"""
+    grown = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    # With the cache of 10,000 texts of 180 characters, each with its tokens, it was 55 MB.
+    assert grown < 1_000_000
+
+
 def test_threads_get_the_same_vectors() -> None:
     embedder = WordLlamaEmbedder()
     texts = [f"note {n}" for n in range(200)]
