@@ -23,6 +23,7 @@ _BEFORE_A_DATE: Final = frozenset("in of since until till before after during by
 _TOKEN: Final = re.compile(r"[^\W\d_]+|\d+(?:st|nd|rd|th)?", re.IGNORECASE)
 _YEAR: Final = re.compile(r"\b(?:19|20)\d\d\b")
 _NUMBERS: Final = re.compile(r"\b((?:19|20)\d\d)-(0[1-9]|1[0-2])\b")
+_HINT: Final = re.compile(rf"\d|\b(?:{'|'.join(name[:3] for name in _NAMES)})", re.IGNORECASE)
 _MONTHS_A_YEAR: Final = 12
 _FIRST_YEAR: Final = 1970
 
@@ -60,8 +61,14 @@ class Period:
         return held
 
 
+_NO_PERIOD: Final = Period(frozenset(), frozenset())
+
+
 def period(question: str) -> Period:
     """The months and years that `question` names; empty if it names none."""
+    if _HINT.search(question) is None:
+        # Nearly all.
+        return _NO_PERIOD
     months = {int(found[2]) for found in _NUMBERS.finditer(question)}
     tokens = [token.casefold() for token in _TOKEN.findall(question)]
     for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):

@@ -17,7 +17,7 @@ from src.memory.neighbours import Links, shares
 from src.memory.scoring import Scores, inverse_document_frequencies, length_norms, term_weights
 
 _FEW_FORMS = 32  # Up to here it takes less to look through all postings for each of them.
-_TERMS_AT_ONCE = 64  # A number for each of them in each memory is held.
+_COMPARED_AT_ONCE = 2**21  # A byte for each.
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Postings:
         owners: (p,) row of the memory it belongs to.
         occurrences: (p,) how often it occurs there.
         position_of: (r,) position of the memory in each row, from 0 to n - 1; n for one that does not count.
-        norms: (n + 1,) how much each memory's length weakens its terms; the last is for those that do not count.
+        norms: (n,) how much each memory's length weakens its terms.
         labels: (l,) hashes of the labels' terms alone.
         labelled: (l,) position of the memory that each belongs to, or n.
     """
@@ -54,7 +54,7 @@ class Postings:
             owners=owners,
             occurrences=columns.occurrences[:postings],
             position_of=position_of,
-            norms=np.append(length_norms(lengths, int(lengths.sum()) / lengths.size), 1.0),
+            norms=length_norms(lengths, int(lengths.sum()) / lengths.size),
             labels=hashes[of_labels],
             labelled=position_of[owners[of_labels]],
         )
@@ -62,19 +62,42 @@ class Postings:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """How well n memories match.
+    """Which of the memories match, and how well: k of n.
 
     Attributes:
-        scores: (n,) BM25 with neighbours.
-        named: (n,) whether the query names the memory's label; `None` if no memory has one.
+        positions: (k,) of those that hold a term or are lent one, ascending.
+        scores: (k,) BM25 with neighbours, of those.
+        named: Positions of those whose label the query names, in any order and perhaps repeated.
     """
 
+    positions: NDArray[np.intp]
     scores: Scores
-    named: NDArray[np.bool_] | None
+    named: NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """How much terms count in memories: a number for each pair of them that counts at all."""
+
+    position: NDArray[np.intp]
+    term: NDArray[np.intp]
+    weight: Scores
+
+    def strongest(self, terms: int) -> _Weights:
+        """The greatest weight of each pair, in the order of positions and of the `terms` terms."""
+        pair = self.position * terms + self.term
+        order = np.argsort(pair, kind="stable")
+        ordered = pair[order]
+        starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        first = order[starts]
+        return _Weights(self.position[first], self.term[first], np.maximum.reduceat(self.weight[order], starts))
 
 
 def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links, lent: float) -> Matches:
     """How well each memory matches `wanted`; no sum depends on the order that memories or postings are held in.
+
+    There are few matches among many memories, so that most arrays here are short: it is not only their length that
+    counts, for with each array of more than 500 numbers NumPy gives the interpreter up.
 
     Args:
         postings: Of the memories.
@@ -82,19 +105,33 @@ def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links,
         links: Neighbours of the memories.
         lent: How much a term counts in the memory beside, 0 to 1.
     """
-    count = postings.norms.size - 1
-    named = _named(postings, wanted) if postings.labels.size else None
-    scores = np.zeros(count)
+    named = _named(postings, wanted)
+    weights = _weights(postings, wanted)
+    if not weights.position.size:
+        return Matches(weights.position, weights.weight, named)
+    if any(len(forms) > 1 for forms in wanted):
+        # Of several forms in one memory the strongest counts.
+        weights = weights.strongest(len(wanted))
+    frequencies = np.bincount(weights.term, minlength=len(wanted)).tolist()
+    rarities = inverse_document_frequencies(frequencies, postings.norms.size)
+    weights = _Weights(weights.position, weights.term, weights.weight * rarities[weights.term])
+    if lent and links.size:
+        weights = _with_neighbours(weights, links, lent).strongest(len(wanted))
+    # For each memory its terms follow each other here as in the query, whatever else stands in between.
+    scores = np.bincount(weights.position, weights.weight, minlength=postings.norms.size)
+    positions = np.flatnonzero(scores)
+    return Matches(positions, scores[positions], named)
+
+
+def _weights(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> _Weights:
+    """Of every form in every memory that counts."""
     found, term = _found(postings, wanted)
-    for first in range(0, len(wanted), _TERMS_AT_ONCE) if found.size else ():
-        terms = wanted[first : first + _TERMS_AT_ONCE]
-        mine = (term >= first) & (term < first + len(terms)) if len(terms) < len(wanted) else slice(None)
-        weights = _weights(postings, found[mine], term[mine] - first, len(terms))
-        frequencies = [int(np.count_nonzero(of_term)) for of_term in weights]
-        weights *= inverse_document_frequencies(frequencies, count)[:, np.newaxis]
-        # Row by row, as the query has the terms: how a memory's sum is rounded does not depend on its place.
-        scores += _with_neighbours(weights, links, lent).sum(axis=0)[:count]
-    return Matches(scores, named)
+    position = postings.position_of[postings.owners[found]]
+    if postings.norms.size < postings.position_of.size:
+        counts = position < postings.norms.size
+        found, term, position = found[counts], term[counts], position[counts]
+    weight = term_weights(postings.occurrences[found].astype(np.float64), postings.norms[position])
+    return _Weights(position, term, weight)
 
 
 def _found(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -102,41 +139,42 @@ def _found(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> tuple[NDArr
     hashes = np.array([term_hash(form) for forms in wanted for form in forms], np.int64)
     term_of = np.array([term for term, forms in enumerate(wanted) for _ in forms], np.intp)
     if hashes.size <= _FEW_FORMS:
-        places = [np.flatnonzero(postings.hashes == number) for number in hashes]
-        found = np.concatenate((*places, np.zeros(0, np.intp)))
-        return found, np.repeat(term_of, [place.size for place in places])
+        form, found = _equal(hashes, postings.hashes)
+        return found, term_of[form]
     # A whole page as a query: one look at each posting for all of its terms.
     order = np.argsort(hashes)
     found = np.flatnonzero(np.isin(postings.hashes, hashes))
     return found, term_of[order[np.searchsorted(hashes[order], postings.hashes[found])]]
 
 
-def _weights(postings: Postings, found: NDArray[np.intp], term: NDArray[np.intp], terms: int) -> Scores:
-    """(terms, n + 1) how much each term counts in each memory and, last, in nobody."""
-    position = postings.position_of[postings.owners[found]]
-    weights = np.zeros((terms, postings.norms.size))
-    # Of several forms in one memory the strongest counts.
-    np.maximum.at(
-        weights.reshape(-1),
-        term * postings.norms.size + position,
-        term_weights(postings.occurrences[found].astype(np.float64), postings.norms[position]),
-    )
-    weights[:, -1] = 0.0
-    return weights
-
-
-def _named(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
+def _named(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> NDArray[np.intp]:
+    if not postings.labels.size:
+        return postings.labelled
     looked_for = np.array([label_hash(form) for forms in wanted for form in forms], np.int64)
-    named = np.zeros(postings.norms.size, np.bool_)
-    named[postings.labelled[np.isin(postings.labels, looked_for)]] = True
-    return named[:-1]
+    _, found = _equal(looked_for, postings.labels)
+    positions = postings.labelled[found]
+    return positions[positions < postings.norms.size]
 
 
-def _with_neighbours(weights: Scores, links: Links, lent: float) -> Scores:
-    if not lent or not links.size:
-        return weights
-    strongest = weights.copy()
-    for beside, share in zip(links, shares(lent), strict=True):
-        # Nobody is at -1, the last place, which is empty.
-        np.maximum(strongest[:, :-1], weights[:, beside] * share, out=strongest[:, :-1])
-    return strongest
+def _equal(few: NDArray[np.int64], many: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Which of the few are equal to which of the many: places in both."""
+    at_once = max(1, _COMPARED_AT_ONCE // max(1, many.size))
+    pairs = [
+        np.flatnonzero(many == few[first : first + at_once, np.newaxis]) + first * many.size
+        for first in range(0, few.size, at_once)
+    ]
+    pair = np.concatenate(pairs) if len(pairs) > 1 else (*pairs, np.zeros(0, np.intp))[0]
+    return np.divmod(pair, max(1, many.size))
+
+
+def _with_neighbours(weights: _Weights, links: Links, lent: float) -> _Weights:
+    """With what the memories beside are lent."""
+    position, term, weight = [weights.position], [weights.term], [weights.weight]
+    for row, share in enumerate(shares(lent)):
+        # Who has it before them comes after it, and the other way round: the rows of `links` are pairs.
+        beside = links[row ^ 1, weights.position]
+        there = np.flatnonzero(beside >= 0)
+        position.append(beside[there])
+        term.append(weights.term[there])
+        weight.append(weights.weight[there] * share)
+    return _Weights(np.concatenate(position), np.concatenate(term), np.concatenate(weight))

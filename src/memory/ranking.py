@@ -25,7 +25,7 @@ from src.memory.embedding import quantize
 from src.memory.entries import IndexEntry
 from src.memory.languages import LANGUAGES
 from src.memory.lexical import Postings, matches
-from src.memory.neighbours import Links, linked, with_neighbours
+from src.memory.neighbours import Links, linked, shares, with_neighbours
 from src.memory.scoring import (
     RankingWeights,
     Scores,
@@ -34,8 +34,8 @@ from src.memory.scoring import (
     inverse_distances,
     inverse_roots,
     mean_direction,
-    mixed,
     recencies,
+    standardized,
 )
 from src.memory.text import query_terms
 
@@ -235,9 +235,11 @@ class IndexSnapshot:
         if near.size > rows.size:
             near = near[rows]
         near = with_neighbours(near, view.links, weights.neighbours)
-        scores = mixed(((weights.lexical, match.scores), (weights.dense, near)))
-        if match.named is not None:
-            scores += weights.names * match.named
+        scores = standardized(near, weights.dense, bound=1.0 + sum(shares(weights.neighbours)))
+        strongest = float(match.scores.max(initial=0.0))
+        zeros = near.size - match.scores.size
+        scores[match.positions] += standardized(match.scores, weights.lexical, bound=strongest, zeros=zeros)
+        scores[match.named] += weights.names
         asked = period(query)
         if asked:
             scores += weights.dates * asked.holds(view.created_us)

@@ -126,27 +126,31 @@ def test_scores_are_those_of_the_formula(drawn, query: str, lent: float) -> None
         strict=True,
     )
     newest = max(e.created_at for e in entries)
+    of_formula: dict[str, float] = {}
     for each, (by_terms, dense) in zip(entries, parts, strict=True):
         expected = 0.7 * by_terms + 0.2 * dense + 0.13 * each.confidence
         expected += 0.11 / (1 + (newest - each.created_at) / timedelta(days=30))
         name = each.content.partition(": ")[0] if ": " in each.content else ""
         expected += 0.3 * bool(set(terms(name)) & set(terms(query)))
         expected += 0.9 * ("January" in query and each.created_at.month == 1)
-        assert found[each.id] == pytest.approx(expected, abs=1e-6)
+        of_formula[each.id] = expected
+    # Where the mean comes to be does not matter to the order.
+    shift = (sum(found.values()) - sum(of_formula.values())) / len(entries)
+    assert found == pytest.approx({key: score + shift for key, score in of_formula.items()}, abs=1e-4)
 
 
-@pytest.mark.parametrize(("few", "at_once"), [(0, 64), (32, 1), (0, 2), (3, 3)])
+@pytest.mark.parametrize(("few", "at_once"), [(0, 1), (32, 1), (32, 200), (3, 2**21)])
 def test_how_terms_are_looked_for_changes_nothing(monkeypatch: pytest.MonkeyPatch, few: int, at_once: int) -> None:
     query = "vim in the Häuser morning of January, Ada and coffee"
     expected = ranked(many(), query)
     monkeypatch.setattr(lexical, "_FEW_FORMS", few)
-    monkeypatch.setattr(lexical, "_TERMS_AT_ONCE", at_once)
+    monkeypatch.setattr(lexical, "_COMPARED_AT_ONCE", at_once)
     found = ranked(many(), query)
     assert [scored.id for scored in found] == [scored.id for scored in expected]
     assert [scored.score for scored in found] == pytest.approx([scored.score for scored in expected], abs=1e-9)
 
 
-def test_a_query_of_very_many_words_takes_no_more_than_a_table_of_some_of_them() -> None:
+def test_a_query_of_very_many_words_takes_no_number_for_each_of_them_in_each_memory() -> None:
     words = [f"word{number}" for number in range(8_000)]
     snapshot = snapshot_of([entry(f"{n:04}", " ".join(words[n * 4 : n * 4 + 8])) for n in range(2_000)])
     ranked(snapshot, "warm")
@@ -158,7 +162,7 @@ def test_a_query_of_very_many_words_takes_no_more_than_a_table_of_some_of_them()
         tracemalloc.stop()
     assert len(found) == 1_000
     # A number for each word and memory would be 128 MB.
-    assert peak < 32 * 2**20
+    assert peak < 8 * 2**20
 
 
 def plain_neighbours(entries: list[IndexEntry]) -> list[dict[int, int]]:
@@ -281,7 +285,7 @@ def test_german_questions_find_german_memories_and_names_are_found_in_all() -> N
     german = {s.id: s.score for s in ranked(snapshot_of(entries), "Welches Haus?", weights=lexical)}
     assert max(german, key=german.__getitem__) == "de"
     both = {s.id: s.score for s in ranked(snapshot_of(entries), "Ada", weights=lexical)}
-    assert min(both["de"], both["en"]) > 0 > both["other"] == both["none"]
+    assert min(both["de"], both["en"]) > both["other"] == both["none"]
 
 
 def test_languages_of_removed_memories_give_a_query_no_forms() -> None:
