@@ -104,7 +104,7 @@ def _settle(future: asyncio.Future[Any], answer: object, error: BaseException | 
         future.set_exception(error)
 
 
-_SHORT_TURN_S: Final = 0.0005
+_SHORT_TURN_S: Final = 0.0002
 
 
 class _Turns:
@@ -138,7 +138,7 @@ _turns: Final = _Turns()
 
 @contextmanager
 def short_turns() -> Iterator[None]:
-    """For long work in Python: while the block runs, other threads get the interpreter after 0.5 ms instead of 5.
+    """For long work in Python: while the block runs, other threads get the interpreter after 0.2 ms instead of 5.
 
     A request gives the interpreter up at each wait and each large array, so beside a thread that never waits it would
     take many times 5 ms. The interval is the process's; the application's own is back when the last block ends.

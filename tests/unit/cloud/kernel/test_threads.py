@@ -135,7 +135,7 @@ def test_turns_are_short_until_the_last_block_ends(interval_s: float) -> None:
     with short_turns():
         with pytest.raises(ZeroDivisionError), short_turns():
             raise ZeroDivisionError
-        assert sys.getswitchinterval() == pytest.approx(0.0005)
+        assert sys.getswitchinterval() == pytest.approx(0.0002)
     assert sys.getswitchinterval() == interval_s
 
 
