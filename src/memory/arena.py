@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -80,8 +79,8 @@ class Columns:
         """
         parts = [split(entry.content) for entry in entries]
         languages = [entry.language or language_of(of.words) for entry, of in zip(entries, parts, strict=True)]
-        counts = [Counter(terms_of(*of)) for of in zip(parts, languages, strict=True)]
-        postings = [{term_hash(term): n for term, n in count.items()} for count in counts]
+        found = [terms_of(*of) for of in zip(parts, languages, strict=True)]
+        postings = [_counted(terms) for terms in found]
         for posting, entry, language in zip(postings, entries, languages, strict=True):
             if named := label(entry.content):
                 posting.update((label_hash(term), LABEL) for term in terms(named, language))
@@ -95,7 +94,7 @@ class Columns:
             sessions=np.array([_session_hash(entry.session) for entry in entries], np.int64),
             languages=np.array([_NUMBER_OF[language] for language in languages], np.uint8),
             confidences=np.array([entry.confidence for entry in entries], np.float64),
-            term_counts=np.array([count.total() for count in counts], np.uint32),
+            term_counts=np.array([len(terms) for terms in found], np.uint32),
             term_hashes=np.array([term for posting in postings for term in posting], np.int64),
             owners=np.repeat(np.arange(len(entries), dtype=np.uint32), [len(posting) for posting in postings]),
             occurrences=np.array([min(n, _MAX_COUNT) for posting in postings for n in posting.values()], np.uint16),
@@ -157,6 +156,15 @@ class Arena:
                 self.earlier_row[row] = self.row_of[memory_id]
             self.row_of[memory_id] = row
         self.ids.extend(ids)
+
+
+def _counted(terms: Sequence[str]) -> dict[int, int]:
+    """How often each term occurs, by its hash."""
+    counts: dict[int, int] = {}
+    for term in terms:
+        key = term_hash(term)
+        counts[key] = counts.get(key, 0) + 1
+    return counts
 
 
 def _session_hash(session: str | int | None) -> int:

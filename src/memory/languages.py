@@ -11,7 +11,6 @@ Rules
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -223,9 +222,12 @@ def language_of(words: Sequence[str]) -> str:
         for name, script in _SCRIPTS:
             if 2 * sum(map(len, script.findall(text))) > letters:
                 return name
-    hits = Counter(name for word in words for name in _LANGUAGES_OF_STOP_WORD.get(word, ()))
+    hits: dict[str, int] = {}
+    for word in words:
+        for name in _LANGUAGES_OF_STOP_WORD.get(word, ()):
+            hits[name] = hits.get(name, 0) + 1
     most = max(hits.values(), default=0)
-    return next(name for name in LANGUAGES if hits[name] == most) if most >= _ENOUGH_STOP_WORDS else ENGLISH
+    return next(name for name in LANGUAGES if hits.get(name) == most) if most >= _ENOUGH_STOP_WORDS else ENGLISH
 
 
 _LANGUAGES_OF_STOP_WORD: Final = _by_word()

@@ -118,7 +118,7 @@ def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links,
     if lent and links.size:
         weights = _with_neighbours(weights, links, lent).strongest(len(wanted))
     # For each memory its terms follow each other here as in the query, whatever else stands in between.
-    scores = np.bincount(weights.position, weights.weight, minlength=postings.norms.size)
+    scores: Scores = np.bincount(weights.position, weights.weight, postings.norms.size).astype(np.float64, copy=False)
     positions = np.flatnonzero(scores)
     return Matches(positions, scores[positions], named)
 
