@@ -96,8 +96,7 @@ class _Weights:
 def matches(postings: Postings, wanted: Sequence[tuple[str, ...]], links: Links, lent: float) -> Matches:
     """How well each memory matches `wanted`; no sum depends on the order that memories or postings are held in.
 
-    There are few matches among many memories, so that most arrays here are short: it is not only their length that
-    counts, for with each array of more than 500 numbers NumPy gives the interpreter up.
+    There are few matches among many memories, so arrays are short and the interpreter is kept (see `scoring`).
 
     Args:
         postings: Of the memories.
@@ -151,7 +150,10 @@ def _named(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> NDArray[np.
     if not postings.labels.size:
         return postings.labelled
     looked_for = np.array([label_hash(form) for forms in wanted for form in forms], np.int64)
-    _, found = _equal(looked_for, postings.labels)
+    if looked_for.size <= _FEW_FORMS:
+        _, found = _equal(looked_for, postings.labels)
+    else:
+        found = np.flatnonzero(np.isin(postings.labels, looked_for))
     positions = postings.labelled[found]
     return positions[positions < postings.norms.size]
 
@@ -163,8 +165,7 @@ def _equal(few: NDArray[np.int64], many: NDArray[np.int64]) -> tuple[NDArray[np.
         np.flatnonzero(many == few[first : first + at_once, np.newaxis]) + first * many.size
         for first in range(0, few.size, at_once)
     ]
-    pair = np.concatenate(pairs) if len(pairs) > 1 else (*pairs, np.zeros(0, np.intp))[0]
-    return np.divmod(pair, max(1, many.size))
+    return np.divmod(np.concatenate((*pairs, np.zeros(0, np.intp))), max(1, many.size))
 
 
 def _with_neighbours(weights: _Weights, links: Links, lent: float) -> _Weights:
