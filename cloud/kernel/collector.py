@@ -41,8 +41,6 @@ class _Lasting:
 
 
 _lasting = _Lasting()
-
-
 _pausing: Final = threading.Lock()
 
 
@@ -54,15 +52,15 @@ def paused() -> Iterator[None]:
     are looked at after each of them.
     """
     mine = _pausing.acquire(blocking=False)
-    was_enabled = gc.isenabled()
-    if mine and was_enabled:
+    resumes = mine and gc.isenabled()
+    if resumes:
         gc.disable()
     try:
         yield
     finally:
+        if resumes:
+            gc.enable()
         if mine:
-            if was_enabled:
-                gc.enable()
             _pausing.release()
 
 

@@ -15,7 +15,7 @@ from pixeltable.func import Batch
 from cloud.kernel import failpoints
 from cloud.kernel.errors import ProviderUnavailableError
 from cloud.kernel.scope import TenantPredicate
-from cloud.memory.model import LedgerRow, SealedRow
+from cloud.memory.model import LedgerRow, SealedRow, named_revisions
 from cloud.memory.pixeltable_handles import BATCH, FIRST_COLUMN, SCHEMA, Tables, TenantTable
 from cloud.memory.vectors import installed
 
@@ -80,10 +80,12 @@ class PixeltableRows:
             if without:
                 wanted &= ~table.memory_id.isin(list(islice(without, _LEFT_OUT)))
             found = table.where(mine.where(wanted)).select(*columns, **_vector(table, column)).collect()
-            rows = ({"subject_id": subject_id, **row} for row in found)
-            if known is not None:
-                rows = (row | _of_ledger(known[row["memory_id"]]) for row in rows if _is_revision(row, known))
-            return [_sealed(predicate, row) for row in rows]
+            whose = {"subject_id": subject_id}
+            if known is None:
+                return [_sealed(predicate, whose | row) for row in found]
+            there = ((known.get(row["memory_id"]), row) for row in found)
+            rows = (_sealed(predicate, whose | row | _of_ledger(ledger)) for ledger, row in there if ledger is not None)
+            return list(named_revisions(rows, known))
 
         return self._tables.repeatable(call)
 
@@ -250,11 +252,6 @@ def _columns(table: Table, known: Collection[str] = ("tenant_id",)) -> list[Expr
 def _vector(table: Table, column: str) -> dict[str, Expr]:
     # Tables of the first release have no second column until their model is changed.
     return {"embedding": getattr(table, column)} if column in table.columns() else {}
-
-
-def _is_revision(row: Mapping[str, Any], known: Mapping[str, LedgerRow]) -> bool:
-    there = known.get(row["memory_id"])
-    return there is not None and there.revision == row["revision"]
 
 
 def _of_ledger(row: LedgerRow) -> dict[str, Any]:

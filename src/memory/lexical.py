@@ -137,29 +137,26 @@ def _found(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> tuple[NDArr
     """Where terms occur, and which of `wanted` each of them is."""
     hashes = np.array([term_hash(form) for forms in wanted for form in forms], np.int64)
     term_of = np.array([term for term, forms in enumerate(wanted) for _ in forms], np.intp)
-    if hashes.size <= _FEW_FORMS:
-        form, found = _equal(hashes, postings.hashes)
-        return found, term_of[form]
-    # A whole page as a query: one look at each posting for all of its terms.
-    order = np.argsort(hashes)
-    found = np.flatnonzero(np.isin(postings.hashes, hashes))
-    return found, term_of[order[np.searchsorted(hashes[order], postings.hashes[found])]]
+    form, found = _equal(hashes, postings.hashes)
+    return found, term_of[form]
 
 
 def _named(postings: Postings, wanted: Sequence[tuple[str, ...]]) -> NDArray[np.intp]:
     if not postings.labels.size:
         return postings.labelled
     looked_for = np.array([label_hash(form) for forms in wanted for form in forms], np.int64)
-    if looked_for.size <= _FEW_FORMS:
-        _, found = _equal(looked_for, postings.labels)
-    else:
-        found = np.flatnonzero(np.isin(postings.labels, looked_for))
+    _, found = _equal(looked_for, postings.labels)
     positions = postings.labelled[found]
     return positions[positions < postings.norms.size]
 
 
 def _equal(few: NDArray[np.int64], many: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Which of the few are equal to which of the many: places in both."""
+    """Which of the few, all distinct, are equal to which of the many: places in both."""
+    if few.size > _FEW_FORMS:
+        # A whole page as a query: one look at each of the many.
+        order = np.argsort(few)
+        found = np.flatnonzero(np.isin(many, few))
+        return order[np.searchsorted(few, many[found], sorter=order)], found
     at_once = max(1, _COMPARED_AT_ONCE // max(1, many.size))
     pairs = [
         np.flatnonzero(many == few[first : first + at_once, np.newaxis]) + first * many.size

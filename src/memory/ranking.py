@@ -25,7 +25,7 @@ from src.memory.embedding import quantize
 from src.memory.entries import IndexEntry
 from src.memory.languages import LANGUAGES
 from src.memory.lexical import Postings, matches
-from src.memory.neighbours import Links, linked, shares, with_neighbours
+from src.memory.neighbours import Links, linked, with_neighbours
 from src.memory.scoring import (
     RankingWeights,
     Scores,
@@ -235,10 +235,10 @@ class IndexSnapshot:
         if near.size > rows.size:
             near = near[rows]
         near = with_neighbours(near, view.links, weights.neighbours)
-        scores = standardized(near, weights.dense, bound=1.0 + sum(shares(weights.neighbours)))
-        strongest = float(match.scores.max(initial=0.0))
-        zeros = near.size - match.scores.size
-        scores[match.positions] += standardized(match.scores, weights.lexical, bound=strongest, zeros=zeros)
+        scores, mean = standardized(near, weights.dense)
+        matched, mean_matched = standardized(match.scores, weights.lexical, near.size - match.scores.size)
+        scores[match.positions] += matched
+        scores -= mean + mean_matched
         scores[match.named] += weights.names
         asked = period(query)
         if asked:

@@ -183,42 +183,52 @@ def recencies(created_us: NDArray[np.int64]) -> Scores:
     return 1.0 / (1.0 + ages)
 
 
-def standardized(scores: Scores, weight: float, *, bound: float, zeros: int = 0) -> Scores:
-    """Scores in standard deviations, times `weight`; zeros if they do not differ.
+def standardized(scores: Scores, weight: float, zeros: int = 0) -> tuple[Scores, float]:
+    """Scores in standard deviations, times `weight`, and what to take from each so that their mean is 0.
 
-    Their mean is where it comes to be: it does not matter to the order of what they are added to.
+    Scores that do not differ count nothing.
 
     Args:
         scores: (n,) float64.
         weight: How much they count.
-        bound: None of them is farther from 0.
         zeros: So many scores more are 0.
 
     Returns:
-        (n,) float64.
+        (n,) float64, and their mean with the zeros.
     """
-    spread = deviation(scores, bound, zeros)
-    return scores * (weight / spread) if spread else np.zeros(scores.size)
+    mean, deviation = moments(scores, zeros)
+    if not deviation:
+        return np.zeros(scores.size), 0.0
+    return scores * (weight / deviation), mean * (weight / deviation)
 
 
-def deviation(scores: Scores, bound: float, zeros: int = 0) -> float:
-    """Standard deviation, in steps of a millionth of `bound` or less: the same in whatever order.
+def moments(scores: Scores, zeros: int = 0) -> tuple[float, float]:
+    """Mean and standard deviation, in steps of a millionth of the spread or less: the same in whatever order.
 
     Args:
         scores: (n,) float64.
-        bound: None of them is farther from 0.
         zeros: So many scores more are 0.
     """
+    if not scores.size:
+        return 0.0, 0.0
+    lowest, highest = float(np.minimum.reduce(scores)), float(np.maximum.reduce(scores))
+    if zeros:
+        lowest, highest = min(lowest, 0.0), max(highest, 0.0)
+    spread = highest - lowest
+    if not spread:
+        return lowest, 0.0
     count = scores.size + zeros
-    if not count or not bound:
-        return 0.0
     # Whole numbers, so small that their squares add up exactly: rounding in a sum would depend on the order, and equal
     # contents must give equal scores.
     steps = 2.0 ** ((_EXACT_BITS - count.bit_length()) // 2)
-    whole = scores * (steps / bound)
+    whole = (scores - lowest) / spread
+    whole *= steps
     np.rint(whole, out=whole)
-    total, squares = int(np.add.reduce(whole)), int(np.dot(whole, whole))
-    return math.sqrt(count * squares - total * total) * bound / (count * steps)
+    zero = round(-lowest / spread * steps)
+    total = int(np.add.reduce(whole)) + zeros * zero
+    squares = int(np.dot(whole, whole)) + zeros * zero * zero
+    unit = spread / (count * steps)
+    return lowest + total * unit, math.sqrt(count * squares - total * total) * unit
 
 
 def best(scores: Scores, created_us: NDArray[np.int64], id_of: Callable[[int], str], limit: int) -> list[int]:

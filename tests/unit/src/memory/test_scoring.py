@@ -15,11 +15,11 @@ from src.memory.scoring import (
     BM25_K1,
     best,
     cosines,
-    deviation,
     inverse_distances,
     inverse_document_frequencies,
     length_norms,
     mean_direction,
+    moments,
     recencies,
     standardized,
     term_weights,
@@ -85,37 +85,51 @@ def test_the_newest_counts_whole_and_one_30_days_older_half() -> None:
     assert recencies(np.array([0, 30 * day_us, 60 * day_us])).tolist() == [1 / 3, 1 / 2, 1]
 
 
-@given(scores, st.integers(0, 3), st.randoms(use_true_random=False))
-def test_the_deviation_is_that_of_the_scores_in_any_order(values: np.ndarray, zeros: int, random) -> None:
-    found = deviation(values, 7.0, zeros)
-    if values.size + zeros:
-        assert found == pytest.approx(np.append(values, np.zeros(zeros)).std(), abs=1e-5)
+@given(scores, st.randoms(use_true_random=False))
+def test_moments_are_those_of_the_scores_in_any_order(values: np.ndarray, random) -> None:
+    mean, deviation = moments(values)
+    if values.size:
+        assert mean == pytest.approx(values.mean(), abs=1e-5)
+        assert deviation == pytest.approx(values.std(), abs=1e-5)
     order = list(range(values.size))
     random.shuffle(order)
-    assert deviation(values[order], 7.0, zeros) == found
+    assert moments(values[order]) == (mean, deviation)
 
 
 @pytest.mark.parametrize("count", [2, 1_000, 50_000, 1_000_000])
-def test_deviations_of_many_scores_are_of_exact_sums_too(count: int) -> None:
+def test_moments_of_many_scores_are_exact_sums_too(count: int) -> None:
     random = np.random.default_rng(count)
-    values = random.normal(0.3, 0.1, count).clip(-1, 1)
-    found = deviation(values, 1.0)
-    assert found == pytest.approx(values.std(), rel=1e-3)
+    values = random.normal(3, 0.1, count)
+    mean, deviation = moments(values)
+    assert (mean, deviation) == (pytest.approx(values.mean(), rel=1e-4), pytest.approx(values.std(), rel=1e-3))
     for _ in range(5):
-        assert deviation(random.permutation(values), 1.0) == found
+        assert moments(random.permutation(values)) == (mean, deviation)
+
+
+@given(scores, st.integers(1, 5))
+def test_zeros_count_as_if_they_were_there(values: np.ndarray, zeros: int) -> None:
+    if values.size:
+        assert moments(values, zeros) == pytest.approx(moments(np.append(values, np.zeros(zeros))), abs=1e-9)
+    else:
+        assert moments(values, zeros) == (0.0, 0.0)
 
 
 def test_scores_that_do_not_differ_count_nothing() -> None:
-    assert standardized(np.full(9, 0.3), 2.0, bound=1.0).tolist() == [0.0] * 9
-    assert standardized(np.zeros(0), 2.0, bound=0.0, zeros=3).tolist() == []
+    found, mean = standardized(np.full(9, 0.3), 2.0)
+    assert (found.tolist(), mean) == ([0.0] * 9, 0.0)
 
 
 @given(scores)
-def test_what_is_standardized_has_its_weight_as_deviation(values: np.ndarray) -> None:
-    found = standardized(values, 2.0, bound=7.0)
-    if len(set(values.tolist())) > 1:
-        assert found.std() == pytest.approx(2.0, abs=1e-4)
-        assert np.argsort(found, kind="stable").tolist() == np.argsort(values, kind="stable").tolist()
+def test_a_mixture_weighs_what_was_brought_to_the_same_spread(values: np.ndarray) -> None:
+    other = np.arange(values.size, dtype=np.float64)
+    one, mean = standardized(values, 0.5)
+    two, other_mean = standardized(other, 2.0)
+    found = one + two - (mean + other_mean)
+    expected = np.zeros(values.size)
+    for weight, part in ((0.5, values), (2.0, other)):
+        if len(set(part.tolist())) > 1:
+            expected += weight * (part - part.mean()) / part.std()
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 @given(scores, st.integers(1, 45), st.data())
