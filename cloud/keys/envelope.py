@@ -69,7 +69,7 @@ def decode_envelope(encoded: bytes) -> Envelope:
     except (ValueError, RecursionError):
         # Without its cause: the text of that error may quote the envelope.
         raise SealBrokenError("an envelope is not readable JSON") from None
-    # Not by a pattern, which takes ten times as long: a person who is loaded has thousands.
+    # Not by a pattern, which takes much longer: a person who is loaded has thousands.
     if type(fields) is not list or tuple(map(type, fields[:-1])) not in _TYPES or fields[0] != ENVELOPE_FORMAT:
         raise SealBrokenError("an envelope is not of a known version")
     return Envelope(*fields[1:])
