@@ -10,37 +10,23 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-
-class _Lasting:
-    """Who wants what lasts to be left out, and whether it was us who left it out."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._wanted = 0
-        self._frozen = False
-
-    def leave_out(self) -> None:
-        with self._lock:
-            self._wanted += 1
-            # An application that does so itself knows better when.
-            if self._wanted == 1 and not gc.get_freeze_count():
-                # What is garbage by now would stay.
-                gc.collect()
-                gc.freeze()
-                self._frozen = True
-
-    def give_back(self) -> None:
-        with self._lock:
-            self._wanted -= 1
-            if not self._wanted and self._frozen:
-                gc.unfreeze()
-                self._frozen = False
+from cloud.kernel.wanted import Undo, WhileWanted, nothing_to_undo
 
 
-_lasting = _Lasting()
+def _left_out() -> Undo:
+    if gc.get_freeze_count():
+        # An application that does so itself knows better when.
+        return nothing_to_undo
+    # What is garbage by now would stay.
+    gc.collect()
+    gc.freeze()
+    return gc.unfreeze
+
+
+_lasting: Final = WhileWanted(_left_out)
 _pausing: Final = threading.Lock()
 
 
@@ -64,15 +50,10 @@ def paused() -> Iterator[None]:
             _pausing.release()
 
 
-@contextmanager
-def what_lasts_left_out() -> Iterator[None]:
+def what_lasts_left_out() -> AbstractContextManager[None]:
     """While the block runs, collections look only at what is made in it.
 
     Nothing happens where the application has used `gc.freeze` itself; of several blocks at once the last one to end
     makes collections look at everything again.
     """
-    _lasting.leave_out()
-    try:
-        yield
-    finally:
-        _lasting.give_back()
+    return _lasting.held()

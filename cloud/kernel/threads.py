@@ -10,10 +10,12 @@ import asyncio
 import contextvars
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
+
+from cloud.kernel.wanted import Undo, WhileWanted
 
 _T = TypeVar("_T")
 _Job = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", contextvars.Context, Callable[[], Any]]
@@ -107,44 +109,27 @@ def _settle(future: asyncio.Future[Any], answer: object, error: BaseException | 
 _SHORT_TURN_S: Final = 0.0002
 
 
-class _Turns:
-    """How long a thread may keep the interpreter while others want it."""
+def _shortened() -> Undo:
+    before_s = sys.getswitchinterval()
+    if before_s > _SHORT_TURN_S:
+        sys.setswitchinterval(_SHORT_TURN_S)
+    set_s = sys.getswitchinterval()
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._wanted = 0
-        self._before_s = 0.0
-        self._set_s = 0.0
+    def restore() -> None:
+        # Whatever the application has set meanwhile stays.
+        if sys.getswitchinterval() == set_s:
+            sys.setswitchinterval(before_s)
 
-    def shorten(self) -> None:
-        with self._lock:
-            self._wanted += 1
-            if self._wanted == 1:
-                self._before_s = sys.getswitchinterval()
-                if self._before_s > _SHORT_TURN_S:
-                    sys.setswitchinterval(_SHORT_TURN_S)
-                self._set_s = sys.getswitchinterval()
-
-    def restore(self) -> None:
-        with self._lock:
-            self._wanted -= 1
-            # Whatever the application has set meanwhile stays.
-            if not self._wanted and sys.getswitchinterval() == self._set_s:
-                sys.setswitchinterval(self._before_s)
+    return restore
 
 
-_turns: Final = _Turns()
+_turns: Final = WhileWanted(_shortened)
 
 
-@contextmanager
-def short_turns() -> Iterator[None]:
+def short_turns() -> AbstractContextManager[None]:
     """For long work in Python: while the block runs, other threads get the interpreter after 0.2 ms instead of 5.
 
     A request gives the interpreter up at each wait and each large array, so beside a thread that never waits it would
     take many times 5 ms. The interval is the process's; the application's own is back when the last block ends.
     """
-    _turns.shorten()
-    try:
-        yield
-    finally:
-        _turns.restore()
+    return _turns.held()

@@ -10,6 +10,7 @@ import pytest
 
 from cloud.kernel import collector
 from cloud.kernel.collector import paused, what_lasts_left_out
+from cloud.kernel.wanted import WhileWanted
 
 
 class Node:
@@ -22,7 +23,7 @@ class Node:
 @pytest.fixture(autouse=True)
 def _nothing_left_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # The service of this test run has left out what was there when it started.
-    monkeypatch.setattr(collector, "_lasting", collector._Lasting())
+    monkeypatch.setattr(collector, "_lasting", WhileWanted(collector._left_out))
     was_frozen = gc.get_freeze_count() > 0
     gc.unfreeze()
     yield
