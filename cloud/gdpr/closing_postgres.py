@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.model import Erasure, ErasureState
 from cloud.gdpr.ports import Received
-from cloud.gdpr.requests_postgres import erasure_of, lock_tenant, of_request
+from cloud.gdpr.request_rows import erasure_of, lock_tenant, of_request
 from cloud.kernel.errors import LegalHoldError
 from cloud.kernel.scope import TenantPredicate
 from cloud.storage.engine import ControlEngine

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.model import ErasureState
 from cloud.gdpr.ports import SealedHold
-from cloud.gdpr.requests_postgres import is_recorded, lock_open_tenant, lock_tenant
+from cloud.gdpr.request_rows import is_recorded, lock_open_tenant, lock_tenant
 from cloud.kernel.errors import ErasureRequestError
 from cloud.kernel.scope import TenantPredicate
 from cloud.storage.engine import ControlEngine, Row

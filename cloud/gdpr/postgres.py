@@ -10,7 +10,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from cloud.audit.model import Outcome
 from cloud.gdpr.log_reading import events_of
-from cloud.gdpr.requests_postgres import PostgresRequestStore, lock_tenant
+from cloud.gdpr.request_rows import lock_tenant
+from cloud.gdpr.requests_postgres import PostgresRequestStore
 from cloud.gdpr.subject_rows import ERASED_ROWS, ROWS
 from cloud.kernel.access import Action
 from cloud.kernel.scope import TenantPredicate

@@ -6,8 +6,9 @@ Nothing below reads settings or the environment; every adapter is picked here.
 from cloud.startup.backups import open_backups
 from cloud.startup.custody import open_custody
 from cloud.startup.engines import Engines
-from cloud.startup.installation import Installation, open_installation, run_worker
+from cloud.startup.installation import Installation, open_installation
 from cloud.startup.runtime import CloudRuntime, init_cloud_extensions
+from cloud.startup.working import run_worker
 
 __all__ = [
     "CloudRuntime",

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from cloud.audit.model import Category
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.backup.marker import RestoreMarker
@@ -26,11 +23,8 @@ from cloud.gdpr.replay import Replayed
 from cloud.gdpr.rewriting import PostgresRewriter
 from cloud.gdpr.scan import Scanner
 from cloud.gdpr.windows import Windows
-from cloud.kernel import telemetry
-from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
 from cloud.kernel.collector import what_lasts_left_out
-from cloud.kernel.errors import LuminescentError, OperationInProgressError
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.rootkeys import RootKeys
@@ -55,7 +49,7 @@ from cloud.startup.engines import Engines, open_engines
 from cloud.startup.erasures import build_replay, erasure_ledger
 from cloud.startup.identity import IdentityParts, build_identity
 from cloud.startup.keyring import find_root_keys, keyring_directory
-from cloud.startup.observability import export_telemetry
+from cloud.startup.models import check_models, embedders
 from cloud.startup.servers import bring_up_to_date, open_server, refusals_recorded
 from cloud.storage.embedded import programs_directory
 from cloud.storage.engine import ControlEngine
@@ -65,12 +59,9 @@ from cloud.storage.pixeltable_pool import PixeltablePool
 from cloud.storage.presence import Presence
 from cloud.storage.roles import DATA_DATABASE
 from cloud.storage.server import Server
-from cloud.tenancy.placements import Move
 from cloud.tenancy.system import system_predicate
 from cloud.usage.model import Plan
 from cloud.usage.plans import read_plans, write_plans
-from src.memory.embedding import Embedder, HashingEmbedder, WordLlamaEmbedder
-from src.memory.transformer_embedding import SentenceTransformersEmbedder
 
 _log = logging.getLogger(__name__)
 
@@ -269,7 +260,7 @@ def _opened(
     stack.callback(pool.close)
     sealer = AesGcmSealer()
     models = Models(keyring, sealer, embedders(settings), first=settings.embedder)
-    _check_models(models, adopt(engines.maintenance, models.first))
+    check_models(models, adopt(engines.maintenance, models.first))
     install(models)
     stack.callback(uninstall, models)
     tables = Tables(
@@ -337,92 +328,13 @@ def _is_new(engine: ControlEngine) -> bool:
     return not engine.rows(sa.text("SELECT 1 FROM tenants LIMIT 1"))
 
 
-def embedders(settings: CloudSettings) -> dict[str, Callable[[], Embedder]]:
-    """The models that this process can compute, by name. Each is made when it is first asked for."""
-    known: dict[str, Callable[[], Embedder]] = {
-        "wordllama": WordLlamaEmbedder,
-        "wordllama-128": lambda: WordLlamaEmbedder(128),
-        "hashing": HashingEmbedder,
-    }
-    directory = settings.sentence_transformers_dir
-    if directory is not None:
-        known[SentenceTransformersEmbedder.name] = lambda: SentenceTransformersEmbedder(directory)
-    return known
-
-
-def _check_models(models: Models, others: Sequence[str]) -> None:
-    """This process can compute every model that is read somewhere; that the setting names another one is said.
-
-    Raises:
-        ConfigurationError: It cannot: it would write rows without vectors.
-    """
-    for model in (models.first, *others):
-        models.of(model)
-    if others:
-        _log.warning(
-            "new tables begin with the embedding model %s, as set; some that are there are read with: %s. Vectors of "
-            "two models are never compared; luminescent-cloud embeddings status tells which, embeddings migrate "
-            "changes them",
-            models.first,
-            ", ".join(others),
-        )
-
-
 def system_predicates(component: str) -> Callable[[str], TenantPredicate]:
     """Makes the predicates of a component of the service itself."""
     return lambda tenant_id: system_predicate(tenant_id, component)
 
 
-def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
-    """Materialize until `stop` is set; several may run on one installation, and one works on a placement at a time."""
-    export_telemetry(settings)
-    installation = open_installation(settings)
-    try:
-        work(installation, stop)
-    finally:
-        installation.close()
-
-
-def work(installation: Installation, stop: threading.Event) -> None:
-    """Materialize until `stop` is set, and beside that sequence and archive the audit log, finish the moves that
-    a process was killed in, and go on with erasures."""
-    # Above this module: it builds the service from an installation.
-    from cloud.startup.erasing import go_on_with_erasures
-
-    beside = (
-        threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves"),
-        threading.Thread(target=installation.proofs.sequencing.run, args=(stop,), name="luminescent-sequencer"),
-        threading.Thread(target=go_on_with_erasures, args=(installation, stop), name="luminescent-erasures"),
-        threading.Thread(target=installation.proofs.archiver.work, args=(stop,), name="luminescent-archiver"),
-    )
-    for thread in beside:
-        thread.start()
-    try:
-        installation.materializer().run(stop)
-    finally:
-        stop.set()
-        for thread in beside:
-            thread.join()
-
-
 def _logger(engines: Engines, keyring: FileKeyring, presence: Presence) -> CloudAuditLogger:
     return CloudAuditLogger(PostgresAuditStore(engines.app, engines.maintenance), keyring, process=presence.id)
-
-
-def _finish_moves(installation: Installation, stop: threading.Event) -> None:
-    audit, mover = installation.logger(), installation.mover()
-
-    def finish(move: Move) -> None:
-        scope = system_predicate(move.tenant_id, "mover").scope
-        mover.run(move, audit.draft(scope, Action.TENANT_MOVE, category=Category.ADMINISTRATION), stop=stop)
-
-    try:
-        for move in mover.unfinished():
-            with contextlib.suppress(OperationInProgressError):
-                telemetry.named(Action.TENANT_MOVE.value, move.tenant_id, partial(finish, move))
-    except LuminescentError as error:
-        # It stays recorded as unfinished, and both tables are known: nobody else has to wait for it.
-        _log.error("a move could not be finished and is tried again at the next start: %s", error)  # noqa: TRY400
 
 
 def _open_config(home: Path) -> PixeltableConfig:

@@ -34,9 +34,10 @@ from cloud.settings import CloudSettings
 from cloud.startup.backups import build_backups
 from cloud.startup.custody import place_of
 from cloud.startup.erasing import build_closing, build_gdpr
-from cloud.startup.installation import Installation, open_installation, system_predicates, work
+from cloud.startup.installation import Installation, open_installation, system_predicates
 from cloud.startup.keyring import keyring_directory
 from cloud.startup.observability import export_telemetry
+from cloud.startup.working import work
 from cloud.tenancy.administration import Administration
 from cloud.tenancy.api_keys import ApiKeys
 from cloud.tenancy.postgres import PostgresTenantStore

@@ -20,7 +20,7 @@ from cloud.cli.app import build_app
 from cloud.cli.ports import Program
 from cloud.custody.service import Custody
 from cloud.startup import upkeep
-from cloud.startup.installation import work
+from cloud.startup.working import work
 
 Command = Callable[..., Result]
 

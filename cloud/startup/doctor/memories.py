@@ -11,7 +11,7 @@ from cloud.kernel.findings import Finding, Level, ok, problem, warning
 from cloud.keys.sealing import AesGcmSealer
 from cloud.memory.vectors import Models
 from cloud.startup.doctor.context import Check, Context
-from cloud.startup.installation import embedders
+from cloud.startup.models import embedders
 from cloud.storage.pixeltable_env import disconnect_pixeltable, open_pixeltable
 from cloud.storage.pixeltable_pool import PixeltablePool
 from cloud.storage.pixeltable_tables import table_kinds

@@ -13,7 +13,7 @@ from cloud.gdpr.ledger import LedgerPlace
 from cloud.gdpr.levels import AT_ONCE, Level
 from cloud.gdpr.model import Erasure, ErasureState
 from cloud.gdpr.replay import Replay
-from cloud.gdpr.requests_postgres import erasure_of
+from cloud.gdpr.request_rows import erasure_of
 from cloud.gdpr.verify import verify_certificate
 from cloud.kernel import failpoints
 from cloud.kernel.errors import ConfigurationError, PermissionDeniedError

@@ -19,7 +19,7 @@ from cloud.memory.managed_ports import Retention
 from cloud.memory.managed_postgres import PostgresPurgeLedger
 from cloud.memory.materializer import placement_lock
 from cloud.memory.purge import MemoryPurge, Purger
-from cloud.startup.installation import work
+from cloud.startup.working import work
 from cloud.tenancy.system import system_predicate
 from src.testing.samples import sample_memory
 from tests.isolation.probes import Onlooker
