@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,39 +14,16 @@ from tests.crash.laws import assert_whole
 from tests.crash.test_migration_killed import assert_read_with
 from tests.crash.test_move_killed import assert_moved
 from tests.e2e.typed import run
-from tests.support.homes import fill, kill_server
+from tests.support.disks import small_disk
+from tests.support.homes import fill
 from tests.support.processes import Installation
 
 pytestmark = pytest.mark.crash
 
-SIZE_MB = 160
 MANY = 900
 PURGED = 20
 UNAVAILABLE = 6
 """How a command ends that may be repeated later."""
-
-
-@contextmanager
-def small_disk(size_mb: int = SIZE_MB) -> Iterator[Path]:
-    """A directory that is a file system of its own, as large as an empty installation and a little more."""
-    directory = Path(tempfile.mkdtemp(prefix="lum-", dir="/tmp"))
-    mounted = (
-        os.geteuid() == 0
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m,mode=700", "tmpfs", directory],
-            check=False,
-            capture_output=True,
-        ).returncode
-    )
-    try:
-        if not mounted:
-            pytest.skip("a file system of a given size needs the right to mount one")
-        yield directory
-    finally:
-        if mounted:
-            kill_server(directory)
-            subprocess.run(["umount", directory], check=True)
-        directory.rmdir()
 
 
 def test_a_full_disk_is_reported_as_passing_trouble_and_loses_nothing() -> None:
@@ -223,7 +197,7 @@ def test_a_backup_that_finds_no_room_leaves_nothing_and_a_restore_serves_nothing
 ) -> None:
     with nearly_full() as (installation, ballast):
         home = installation.home
-        with small_disk(1) as directory:
+        with small_disk(1024) as directory:
             full = run("backup", directory / "backup", home=home)
             assert full.returncode == UNAVAILABLE, full.stderr
             assert "No space left" in full.stderr or "disk is full" in full.stderr

@@ -12,7 +12,8 @@ import pytest
 
 from cloud.kernel import failpoints
 from cloud.transfer.verify import verify_export
-from tests.crash.test_full_disk import fill, small_disk
+from tests.support.disks import small_disk
+from tests.support.homes import fill
 from tests.support.processes import Child, Died, Installation
 
 pytestmark = pytest.mark.crash

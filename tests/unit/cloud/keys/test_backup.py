@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from cloud.keys.rootkey import LocalRootKey
 from cloud.keys.rootkeys import RootKeys
 from cloud.keys.rotation import rotate_root
 from cloud.keys.sqlite import FileKeyring
+from tests.support.disks import small_disk
+from tests.support.homes import fill
 from tests.unit.cloud.keys.conftest import ROOT_KEY_TEXT
 from tests.unit.cloud.keys.test_rotation import Killed, everything_in, kill_at, people
 from tests.unit.cloud.keys.test_sqlite import resolve
@@ -318,42 +320,10 @@ class TestDamage:
         again.close()
 
 
-@contextmanager
-def small_disk(directory: Path, size_kb: int) -> Iterator[Path]:
-    """A file system of its own."""
-    directory.mkdir()
-    mounted = (
-        os.geteuid() == 0
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size_kb}k,mode=700", "tmpfs", directory],
-            check=False,
-            capture_output=True,
-        ).returncode
-    )
-    try:
-        if not mounted:
-            pytest.skip("a file system of a given size needs the right to mount one")
-        yield directory
-    finally:
-        if mounted:
-            subprocess.run(["umount", directory], check=True)
-
-
-def fill(ballast: Path) -> None:
-    """Takes all the room there is."""
-    descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT)
-    try:
-        with suppress(OSError):
-            while True:
-                os.write(descriptor, bytes(4096))
-    finally:
-        os.close(descriptor)
-
-
 @pytest.mark.crash
 def test_on_a_full_disk_nothing_is_lost_and_nothing_begun_is_left(tmp_path: Path, root_key: LocalRootKey) -> None:
     new = LocalRootKey(b"\7" * 32)
-    with small_disk(tmp_path / "disk", 1024) as disk:
+    with small_disk(1024) as disk:
         keyring = FileKeyring.open(disk / "keyring", RootKeys(root_key, new), create=True)
         keyring.create_tenant("acme")
         known = people(keyring, 50)
