@@ -1,7 +1,8 @@
 """Threads that work for event loops: what an executor does, at two thirds of what it costs.
 
 An executor makes a future of its own beside the loop's, chains the two, and takes four locks on the way. Here the
-loop's future is all there is. A call is answered in its own loop; whoever gave up waiting for it is not told.
+loop's future is all there is. A call is answered in its own loop. Whoever gave up waiting is not told, and what nobody
+waits for any more is not begun.
 """
 
 from __future__ import annotations
@@ -80,21 +81,38 @@ class LoopThreads:
             job = self._jobs.get()
             if job is None:
                 return
-            loop, future, context, work = job
-            answer: Any = None
-            error: BaseException | None = None
-            try:
-                answer = context.run(work)
-            except BaseException as raised:  # noqa: BLE001 - whatever it is, it is the caller's
-                error = raised
-            try:
-                loop.call_soon_threadsafe(_settle, future, answer, error)
-            except RuntimeError:
-                # The loop is closed: nobody waits.
-                continue
-            finally:
-                # A thread that waits for work must not keep what it worked on.
-                del job, loop, future, context, work, answer, error
+            _work_on(*job)
+            # A thread that waits for work must not keep what it worked on.
+            del job
+
+
+def _work_on(
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[Any],
+    context: contextvars.Context,
+    work: Callable[[], Any],
+) -> None:
+    if future.cancelled():
+        # Given up before it was begun: whoever repeats it must not find it done twice.
+        return
+    answer: Any = None
+    error: BaseException | None = None
+    try:
+        answer = context.run(work)
+    except StopIteration as raised:
+        # A future takes any error but this one.
+        error = RuntimeError("work ended by StopIteration")
+        error.__cause__ = raised
+    except BaseException as raised:  # noqa: BLE001 - whatever it is, it is the caller's
+        error = raised
+    try:
+        loop.call_soon_threadsafe(_settle, future, answer, error)
+    except RuntimeError:
+        # The loop is closed: nobody waits.
+        return
+    finally:
+        # Its traceback holds this frame.
+        del error
 
 
 def _settle(future: asyncio.Future[Any], answer: object, error: BaseException | None) -> None:

@@ -148,3 +148,25 @@ def test_what_the_application_sets_itself_stays(interval_s: float, own_s: float)
     with short_turns():
         assert sys.getswitchinterval() == pytest.approx(0.0001, abs=2e-6)
     assert sys.getswitchinterval() == pytest.approx(0.0001, abs=2e-6)
+
+
+async def test_work_that_nobody_waits_for_any_more_is_not_begun() -> None:
+    threads = LoopThreads(1, "tested")
+    busy, done = threading.Event(), []
+    first = asyncio.create_task(threads.run(lambda: busy.wait(WITHIN_S)))
+    given_up = [asyncio.create_task(threads.run(partial(done.append, number))) for number in range(3)]
+    await asyncio.sleep(0)
+    for task in given_up:
+        task.cancel()
+    await asyncio.gather(*given_up, return_exceptions=True)
+    busy.set()
+    assert await first
+    await threads.run(lambda: None)
+    assert done == []
+    threads.close()
+
+
+async def test_work_that_ends_by_stop_iteration_is_an_error_too(threads: LoopThreads) -> None:
+    nothing: Iterator[int] = iter(())
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await asyncio.wait_for(threads.run(lambda: next(nothing)), WITHIN_S)
