@@ -44,5 +44,6 @@ class DuplicateFinder:
             for key, held in snapshot.memories.items()
             if key != memory_id and held.valid_at(now)
         }
-        vector = self._config.vectorizer.embed([memory.content])[0]
+        # Of the model that the person's memories are read with, which need not be the one that new tables begin with.
+        vector = self._config.models.of(snapshot.model).embed([memory.content])[0]
         return find_duplicates(memory.content, vector, snapshot.index, others)

@@ -18,6 +18,7 @@ from cloud.memory.gate import Comparison, Score
 from cloud.memory.placements import Placement, PlacementState
 from cloud.tenancy.placements import own_placement
 from cloud.tenancy.system import system_predicate
+from src.memory.lifecycle import StoredMemoryId
 from src.testing.samples import sample_memory
 
 _numbers = itertools.count(1)
@@ -155,6 +156,17 @@ async def test_a_model_is_changed_and_changed_back_and_the_earlier_one_is_droppe
     ]
     assert place.system_events("embeddings.rollback") == [("allowed", None)]
     assert place.system_events("embeddings.finish") == [("allowed", None)]
+
+
+async def test_duplicates_are_compared_in_the_model_that_is_read(runtime: CloudRuntime, place: Place) -> None:
+    assert runtime.embeddings.migrate(place.name, "wordllama-128", tolerance=_ANY_LOSS).outcome == "switched"
+    (first,) = await place.store("carol", 1)
+    with request_context(tenant_id=place.tenant_id, roles={"service"}):
+        held = await runtime.memory.get_by_id(first)
+        assert held
+        again = await runtime.memory.store(sample_memory("carol", content=held.content), {"report_duplicates": True})
+    assert isinstance(again, StoredMemoryId)
+    assert [found.memory_id for found in again.duplicates or ()] == [first]
 
 
 async def test_a_model_that_finds_less_of_the_tenants_own_memories_is_refused_and_its_vectors_are_dropped(
