@@ -14,6 +14,7 @@ from cloud.keys.envelope import Envelope
 from src.memory.ranking import IndexSnapshot
 from src.memory.schemas import Memory, MemoryType
 
+_NO_TEXT_BYTES: Final = sys.getsizeof("")
 _BY_ID: Final = attrgetter("memory_id")
 _BY_AGE: Final = attrgetter("created_at")
 
@@ -75,6 +76,24 @@ def named_revisions(rows: Iterable[SealedRow], known: Mapping[str, LedgerRow]) -
     return (row for row in rows if (there := known.get(row.memory_id)) is not None and there.revision == row.revision)
 
 
+def _text_bytes(text: str) -> int:
+    """What the characters of a text take, beside what every text does."""
+    return sys.getsizeof(text) - _NO_TEXT_BYTES
+
+
+def _json_bytes(value: object) -> int:
+    """What a JSON value takes with all that is in it, about."""
+    size, inside = 0, [value]
+    while inside:
+        one = inside.pop()
+        size += sys.getsizeof(one)
+        if isinstance(one, dict):
+            inside += (*one.keys(), *one.values())
+        elif isinstance(one, list):
+            inside += one
+    return size
+
+
 @dataclass(frozen=True, slots=True)
 class HotMemory:
     """A memory, open, in this process's memory alone. It satisfies `Filterable`."""
@@ -110,8 +129,8 @@ class HotMemory:
     def size_bytes(self) -> int:
         """About how much memory it takes."""
         envelope = self.envelope
-        texts = len(envelope.content) + len(envelope.raw_source or "") + len(envelope.source)
-        return 900 + texts + (sys.getsizeof(envelope.metadata) if envelope.metadata else 0)
+        texts = sum(_text_bytes(text) for text in (envelope.content, envelope.raw_source or "", envelope.source))
+        return 900 + texts + sum(_json_bytes(value) for value in (envelope.metadata, envelope.provenance) if value)
 
     def opened(self, now: datetime) -> Memory:
         """The memory as callers get it: a value of their own, accessed `now` (UTC)."""

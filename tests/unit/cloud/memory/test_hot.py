@@ -15,8 +15,9 @@ import pytest
 
 from cloud import CloudRuntime, request_context
 from cloud.kernel.errors import ProviderUnavailableError
+from cloud.keys.envelope import Envelope, decode_envelope, encode_envelope
 from cloud.memory.hot import HotTier, Written
-from cloud.memory.model import SealedRow, SubjectSnapshot
+from cloud.memory.model import HotMemory, SealedRow, SubjectSnapshot
 from src.memory import ranking
 from src.memory.ranking import IndexSnapshot
 from src.testing.samples import new_user, sample_memory
@@ -313,6 +314,22 @@ async def test_a_hot_memory_of_100_characters_takes_at_most_2_kib(runtime: Cloud
         counted = hot.size_bytes() - counted
     assert taken <= HOT_MEMORY_BYTES
     assert 0.7 * taken <= counted / count <= 1.5 * taken, f"{taken:.0f} bytes taken, {counted / count:.0f} counted"
+
+
+@pytest.mark.parametrize("where", ["content", "metadata", "provenance"])
+def test_what_a_memory_holds_is_counted_however_deep(where: str) -> None:
+    deep = {f"key {number}": [number / 3, f"text {number}", {"more": [None, "ü" * 20]}] for number in range(500)}
+    given = {"content": "ö" * 60_000} if where == "content" else {"content": "short", where: deep}
+    encoded = encode_envelope(Envelope(user_id="u", source="s", **given))  # type: ignore[arg-type]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        envelope = decode_envelope(encoded)
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    counted = HotMemory("m", 1, "fact", 1.0, datetime.now(UTC), None, envelope).size_bytes()
+    assert 0.7 * taken <= counted <= 1.5 * taken, f"{taken} bytes taken, {counted} counted"
 
 
 async def test_many_readers_after_a_write_prepare_the_ranking_once(
