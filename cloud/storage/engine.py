@@ -30,6 +30,8 @@ _T = TypeVar("_T")
 Row = sa.Row[*tuple[Any, ...]]
 """A row of a result; its columns are those of the statement."""
 
+CONTROL_PLANE: Final = "control plane"
+"""What its errors name as the component that failed."""
 _TRANSIENT: Final = (OperationalError, InterfaceError, PoolTimeoutError)
 _PAUSE_S: Final = 0.05
 _PAUSE_MAX_S: Final = 1.0
@@ -41,6 +43,8 @@ _SESSION: Final = (
     # For calls in autocommit too, whatever the server, the database or the role has as its default: the server
     # functions lock what they decide on and must then see what others committed meanwhile.
     " -c default_transaction_isolation=read\\ committed"
+    # Elsewhere a moment at either end of what a datetime holds is in a year that the driver cannot read.
+    " -c TimeZone=UTC"
 )
 
 
@@ -181,7 +185,7 @@ class ControlEngine:
             with self._autocommit.connect() as connection:
                 yield connection
         except _TRANSIENT as exc:
-            raise ProviderUnavailableError("control plane") from exc
+            raise ProviderUnavailableError(CONTROL_PLANE) from exc
 
     def _repeated(
         self, send: Callable[[Mapping[str, object]], object], parameters: Mapping[str, object], retry: str | None
@@ -207,7 +211,7 @@ class ControlEngine:
             except _Transient as exc:
                 left_s = self._deadline.total_s - (time.monotonic() - began_s)
                 if number >= self._deadline.attempts or left_s <= 0:
-                    raise ProviderUnavailableError("control plane") from exc.__cause__
+                    raise ProviderUnavailableError(CONTROL_PLANE) from exc.__cause__
                 if self._recover is not None:
                     self._recover(left_s)
             # Apart from each other, as those that failed together would be together again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -302,3 +303,14 @@ def test_a_role_of_its_own_weaker_setting_is_seen(runtime: CloudRuntime, make: M
                 check_durability(connection)
         finally:
             admin.execute(b"ALTER ROLE luminescent_backup RESET synchronous_commit")
+
+
+def test_the_ends_of_time_are_read_whatever_time_zone_is_the_default(runtime: CloudRuntime) -> None:
+    url = runtime._installation.server.url(APP_ROLE, CONTROL_DATABASE)
+    for zone, moment in (("Asia/Tokyo", datetime.max), ("America/Lima", datetime.min)):
+        engine = ControlEngine(url.update_query_dict({"options": f"-c TimeZone={zone}"}), pool_size=1)
+        try:
+            ((read,),) = engine.rows(sa.text(f"SELECT '{moment.isoformat()}+00'::timestamptz"))
+        finally:
+            engine.close()
+        assert read == moment.replace(tzinfo=UTC)
