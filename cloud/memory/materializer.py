@@ -33,7 +33,7 @@ from cloud.memory.model import SealedRow
 from cloud.memory.ports import Rows
 from cloud.memory.postgres import INTAKE_COLUMNS, sealed_row
 from cloud.storage.advisory import advisory_locks
-from cloud.storage.engine import ControlEngine
+from cloud.storage.engine import CONTROL_PLANE, ControlEngine
 
 BATCH: Final = 1_000
 """Rows at once: with 500, a fifth fewer a second; with 2,000, no more, and whoever wants the lock waits longer."""
@@ -175,6 +175,7 @@ class Materializer:
         self._predicate_for = predicate_for
         self._chores = chores
         self._hourly = hourly
+        self._not_before_s: dict[str, float] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; trouble with a plane is waited out, not died of."""
@@ -182,7 +183,7 @@ class Materializer:
         while not stop.is_set():
             try:
                 began_s = time.monotonic()
-                pause_s = rest_s(self.round(), time.monotonic() - began_s)
+                pause_s = rest_s(self.round(stop), time.monotonic() - began_s)
                 if time.monotonic() >= look_at_s:
                     self.look()
                     look_at_s = time.monotonic() + _LOOK_EVERY_S
@@ -201,13 +202,28 @@ class Materializer:
                 pause_s = _TROUBLE_S
             stop.wait(pause_s)
 
-    def round(self) -> int:
-        """One batch of every placement that has something waiting; returns how many rows left intake."""
+    def round(self, stop: threading.Event | None = None) -> int:
+        """One batch of every placement that has something waiting; returns how many rows left intake.
+
+        A placement that the data plane has trouble with is left alone for a while, and keeps no other one waiting.
+        """
         moved = 0
-        for (placement,) in self._engine.rows(PLACEMENTS):
-            with placement_lock(self._engine, str(placement), wait_s=0.0) as held:
-                if held:
-                    moved += self.batch(str(placement)).total
+        for (name,) in self._engine.rows(PLACEMENTS):
+            placement = str(name)
+            if stop is not None and stop.is_set():
+                break
+            if time.monotonic() < self._not_before_s.get(placement, 0.0):
+                continue
+            try:
+                with placement_lock(self._engine, placement, wait_s=0.0) as held:
+                    if held:
+                        moved += self.batch(placement).total
+            except ProviderUnavailableError as error:
+                if error.component == CONTROL_PLANE:
+                    # The others need it too.
+                    raise
+                _log.warning("the materializer leaves placement %s alone for a while: %s", placement, error)
+                self._not_before_s[placement] = time.monotonic() + _TROUBLE_S
         return moved
 
     def expire(self) -> int:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pixeltable.exprs import Expr
 
 _IDS_AT_ONCE: Final = 500
+_WRITING_S: Final = 600.0
+"""A batch of long texts takes minutes where the processors are busy. Whoever gave up waiting would let the placement's
+lock go, and what is written afterwards might be of somebody who was erased meanwhile."""
 _OF_THE_LEDGER: Final = ("generation", "created_at", "expires_at")
 _LEFT_OUT: Final = 5_000
 """Rows that a statement names as of no interest: each takes a hundredth of what reading it would."""
@@ -220,7 +223,7 @@ class PixeltableRows:
                 failpoints.reach("materializer.replaced")
                 _check(table.insert([_record(row) for row in updates]))
 
-        self._tables.run(call)
+        self._tables.run(call, deadline_s=_WRITING_S)
 
     def remove_subject(self, predicate: TenantPredicate, placement: str, subject_id: str) -> int:
         def call() -> int:
