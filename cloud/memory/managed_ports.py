@@ -118,8 +118,14 @@ class RetentionLedger(Protocol):
         """Every Pixeltable table that may hold rows of the tenant."""
         ...
 
-    def retain(self, predicate: TenantPredicate, ids: Sequence[str], audit: AuditDraft) -> int:
-        """Delete softly those that are active and not held, with one event for all; returns how many."""
+    def retain(self, predicate: TenantPredicate, seen: Mapping[str, int], audit: AuditDraft) -> int:
+        """Delete softly those that are active, not held, and still in the revision that was seen; returns how many.
+
+        Args:
+            predicate: The tenant.
+            seen: Revision by id.
+            audit: One event for all of them.
+        """
         ...
 
 

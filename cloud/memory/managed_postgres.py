@@ -56,7 +56,7 @@ _BEGIN = ServerFunction(
     "lc_purge_begin", tenant=wire.TEXT, batch=wire.INTEGER, **dict.fromkeys(_KEPT, wire.DOUBLE), **EVENT
 )
 _END = ServerFunction("lc_purge_end", tenant=wire.TEXT, ids=array(wire.UUID), rows=wire.BIGINT, **EVENT)
-_RETAIN = ServerFunction("lc_retain", tenant=wire.TEXT, ids=array(wire.UUID), **EVENT)
+_RETAIN = ServerFunction("lc_retain", tenant=wire.TEXT, ids=array(wire.UUID), revisions=array(wire.INTEGER), **EVENT)
 _TOUCH = ServerFunction("lc_touch", tenant=wire.TEXT, ids=array(wire.UUID), at=array(wire.INSTANT))
 _PLANS: Final = sa.text("SELECT tenant_id, plan FROM tenants WHERE state = 'active' AND NOT held ORDER BY tenant_id")
 _DUE = sa.text(
@@ -174,8 +174,13 @@ class PostgresRetentionLedger:
     def placements(self, predicate: TenantPredicate) -> tuple[str, ...]:
         return placements_of(self._engine, predicate.tenant_id)
 
-    def retain(self, predicate: TenantPredicate, ids: Sequence[str], audit: AuditDraft) -> int:
-        parameters = {"tenant": predicate.tenant_id, "ids": list(ids), "event": audit.document()}
+    def retain(self, predicate: TenantPredicate, seen: Mapping[str, int], audit: AuditDraft) -> int:
+        parameters = {
+            "tenant": predicate.tenant_id,
+            "ids": list(seen),
+            "revisions": list(seen.values()),
+            "event": audit.document(),
+        }
         return int(str(self._engine.invoke(_RETAIN, parameters, retry_parameter="retry")))
 
 

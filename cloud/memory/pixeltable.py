@@ -133,16 +133,16 @@ class PixeltableRows:
 
     def older(
         self, predicate: TenantPredicate, placement: str, memory_type: str, before: datetime, *, after: str, limit: int
-    ) -> list[str]:
-        def call() -> list[str]:
+    ) -> dict[str, int]:
+        def call() -> dict[str, int]:
             table = self._tables.existing(placement)
             if table is None:
-                return []
+                return {}
             mine = TenantTable(table, (predicate,))
             due = (table.memory_type == memory_type) & (table.created_at < before) & (table.memory_id > after)
             ids = table.memory_id
-            found = table.where(mine.where(due)).order_by(ids).limit(limit).select(ids).collect()
-            return [row["memory_id"] for row in found]
+            found = table.where(mine.where(due)).order_by(ids).limit(limit).select(ids, table.revision).collect()
+            return {row["memory_id"]: row["revision"] for row in found}
 
         return self._tables.repeatable(call)
 

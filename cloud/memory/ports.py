@@ -189,8 +189,8 @@ class Rows(Protocol):
 
     def older(
         self, predicate: TenantPredicate, placement: str, memory_type: str, before: datetime, *, after: str, limit: int
-    ) -> list[str]:
-        """Ids of the tenant's memories of a type that were made before a moment, in order, those after `after`."""
+    ) -> dict[str, int]:
+        """Revision by id of the tenant's memories of a type made before a moment, those after `after`, in order."""
         ...
 
     def all_revisions(self, predicate: TenantPredicate, placement: str) -> dict[str, int]:

@@ -85,9 +85,10 @@ class Retainer:
     def _of_type(self, predicate: TenantPredicate, placement: str, memory_type: MemoryType, before: datetime) -> int:
         deleted, after = 0, _FIRST
         # What was deleted stays there until it is purged: pages, or it would be looked at for ever.
-        while ids := self._rows.older(predicate, placement, memory_type.value, before, after=after, limit=BATCH):
-            deleted += self._ledger.retain(predicate, ids, _of_the_service(predicate))
-            after = ids[-1]
+        while seen := self._rows.older(predicate, placement, memory_type.value, before, after=after, limit=BATCH):
+            # What was changed since may be of another type or younger: its newest revision is looked at the next time.
+            deleted += self._ledger.retain(predicate, seen, _of_the_service(predicate))
+            after = next(reversed(seen))
         return deleted
 
 

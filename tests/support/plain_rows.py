@@ -59,11 +59,12 @@ class PlainRows:
 
     def older(
         self, predicate: TenantPredicate, placement: str, memory_type: str, before: datetime, *, after: str, limit: int
-    ) -> list[str]:
+    ) -> dict[str, int]:
         table = self._table(placement)
-        query = sa.select(table.c.memory_id).where(self._mine(table, (predicate,)))
+        query = sa.select(table.c.memory_id, table.c.revision).where(self._mine(table, (predicate,)))
         query = query.where(table.c.memory_type == memory_type, table.c.created_at < before, table.c.memory_id > after)
-        return [str(row[0]) for row in self._engine.rows(query.order_by(table.c.memory_id).limit(limit))]
+        found = self._engine.rows(query.order_by(table.c.memory_id).limit(limit))
+        return {str(memory_id): int(revision) for memory_id, revision in found}
 
     def revisions(
         self, predicates: Sequence[TenantPredicate], placement: str, memory_ids: Collection[str]

@@ -53,6 +53,26 @@ async def test_what_was_not_kept_long_enough_stays(runtime: CloudRuntime, onlook
         assert await runtime.memory.undelete(deleted)
 
 
+async def test_who_has_not_read_since_before_a_deletion_does_not_see_it_after_the_purge(
+    runtime: CloudRuntime, tenant_id: str
+) -> None:
+    hot = runtime.pixeltable_config.hot
+    with request_context(tenant_id=tenant_id, roles={"service"}):
+        deleted, kept = await runtime.memory.store_many([sample_memory("alice")] * 2, {})
+        await runtime.memory.retrieve("tabs", "alice")
+        person = runtime.pixeltable_config.keyring.resolve_subject(tenant_id, "alice", create=False)
+        assert person is not None
+        before = hot.get(tenant_id, person.subject_id)
+        assert before is not None
+        await runtime.memory.delete(deleted)
+        # As a process that has not heard of it.
+        hot.clear()
+        hot.put(before)
+        assert purger(runtime).run(tenant_id=tenant_id, wait_s=20) == {tenant_id: 1}
+        assert [memory.id for memory in await runtime.memory.retrieve("tabs", "alice", limit=1)] == [kept]
+        assert await runtime.memory.count("alice") == 1
+
+
 @pytest.mark.parametrize("drained", [True, False])
 async def test_what_was_purged_is_in_no_plane_and_in_no_readers_snapshot(
     runtime: CloudRuntime, onlooker: Onlooker, tenant_id: str, drained: bool

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -117,3 +119,25 @@ def test_a_plan_file_names_types_and_days() -> None:
 def test_a_wrong_rule_is_named_with_file_plan_and_line(rules: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^plans.toml, line \d, plan 'team'"):
         parse_plans(f"[team]\nmemories = 5\n{rules}\n", "plans.toml")
+
+
+async def test_what_was_changed_since_the_rule_was_applied_is_left_alone(
+    runtime: CloudRuntime, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime.tenants.change(tenant_id, plan="team")
+    changed, same = await stored(runtime, tenant_id, aged("alice", 366), aged("alice", 400))
+    rows = runtime.pixeltable_config.rows
+    older = rows.older
+
+    def changed_meanwhile(*given: Any, **by_name: Any) -> dict[str, int]:
+        seen = older(*given, **by_name)
+        monkeypatch.undo()
+        with request_context(tenant_id=tenant_id, roles={"service"}):
+            asyncio.run(runtime.memory.update(changed, {"memory_type": MemoryType.DECISION}))
+        return seen
+
+    monkeypatch.setattr(rows, "older", changed_meanwhile)
+    assert await asyncio.to_thread(retain, runtime, tenant_id) == 1
+    assert states(runtime, tenant_id) == {changed: "active", same: "deleted"}
+    await runtime.drain()
+    assert retain(runtime, tenant_id) == 0
