@@ -20,7 +20,7 @@ from cloud.storage.metadata import TENANT_TABLES, metadata
 from cloud.storage.migrate import migrate
 from cloud.storage.roles import CONTROL_DATABASE
 
-HEAD = "0011"
+HEAD = "0012"
 IN_PUBLIC = "relnamespace = 'public'::regnamespace"
 TABLE = "relkind IN ('r', 'p') AND NOT relispartition"
 """Partitions are made as months come; what holds for them is in the test of rights."""

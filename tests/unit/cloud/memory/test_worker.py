@@ -102,11 +102,11 @@ async def test_what_waits_is_materialized_after_the_materializer_failed(
     failed = threading.Event()
     real = Materializer.round
 
-    def round_(self: Materializer) -> int:
+    def round_(self: Materializer, stop: threading.Event | None = None) -> int:
         if not failed.is_set():
             failed.set()
             raise RuntimeError("nobody named this")
-        return real(self)
+        return real(self, stop)
 
     monkeypatch.setattr(Materializer, "round", round_)
     eventually(failed.is_set)
