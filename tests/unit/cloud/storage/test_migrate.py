@@ -12,7 +12,7 @@ from cloud.kernel.errors import ConfigurationError
 from cloud.storage.migrate import _LOCK_ID, migrate
 from cloud.storage.roles import CONTROL_DATABASE, OWNER_ROLE
 
-HEAD = "0011"
+HEAD = "0012"
 
 
 @pytest.fixture
