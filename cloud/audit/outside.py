@@ -4,6 +4,8 @@
 home. Files in it:
 
 - `YYYY-MM-DD.ndjson`: every checkpoint that was signed that day (UTC), a round of the sequencer a line; only added to.
+  Their names are the order in which they are read. So a line goes into the last one, also where a clock that was ahead
+  gave it the name of a day that has not come.
 - `heads.note`: a signed list of the heads of all logs, and how far in which file it reaches, so that looking does not
   mean reading everything. It is made from these files and never from the database.
 
@@ -100,7 +102,28 @@ class DirectoryHeads:
     def _append(self, what: Mapping[str, object]) -> None:
         now = self._clock().astimezone(UTC)
         line = json.dumps({"at": now.isoformat(), **what}, ensure_ascii=False).encode() + b"\n"
-        path = self._directory / f"{now:%Y-%m-%d}.ndjson"
+        today, written = f"{now:%Y-%m-%d}.ndjson", ""
+        # Again if another process began a later file meanwhile: whoever read that one reads none before it.
+        while (last := self._last(today)) != written:
+            self._write(self._directory / last, line)
+            written = last
+
+    def _last(self, today: str) -> str:
+        """The name of the file that is read last, which may be that of a day that has not come."""
+        return max([today, *(path.name for path in self._files())])
+
+    def _files(self) -> list[Path]:
+        """The files of all days, in the order in which they are read.
+
+        Raises:
+            ConfigurationError: The directory cannot be read.
+        """
+        try:
+            return sorted(path for path in self._directory.iterdir() if _DAY.fullmatch(path.name))
+        except OSError as exc:
+            raise ConfigurationError(f"{self._directory} cannot be read: {exc.strerror}") from exc
+
+    def _write(self, path: Path, line: bytes) -> None:
         try:
             is_new = not path.exists()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -198,8 +221,8 @@ class DirectoryHeads:
 
     def _lines(self, after: _Position) -> Iterator[tuple[_Position, Mapping[str, list[object]]]]:
         """Every line from a place on, with the place behind it."""
-        for path in sorted(self._directory.iterdir()):
-            if not _DAY.fullmatch(path.name) or path.name < after[0]:
+        for path in self._files():
+            if path.name < after[0]:
                 continue
             with path.open("rb") as file:
                 file.seek(after[1] if path.name == after[0] else 0)
