@@ -121,6 +121,45 @@ def test_a_line_that_another_process_overtakes_with_a_later_file_is_not_hidden(
     assert heads.heads() == {"acme": head("acme", 5), "other": head("other", 1)}
 
 
+@pytest.mark.parametrize("left", [0, 1, None])
+@pytest.mark.parametrize("ahead_days", [0, 3])
+def test_nothing_is_added_where_the_list_of_all_heads_lets_nobody_read(
+    heads: DirectoryHeads, clock: Clock, tmp_path: Path, left: int | None, ahead_days: int
+) -> None:
+    """The file that it reaches into was removed, or was put back from a copy of an earlier time."""
+    clock.now += timedelta(days=ahead_days)
+    heads.append([note("acme", 5)])
+    heads.append([note("acme", 6)])
+    heads.summarize()
+    (file,) = (tmp_path / "heads").glob("*.ndjson")
+    lines = file.read_bytes().splitlines(keepends=True)
+    if left is None:
+        file.unlink()
+    else:
+        file.write_bytes(b"".join(lines[:left]))
+    clock.now -= timedelta(days=ahead_days)
+    for size in (7, 8, 9):
+        heads.append([note("acme", size)])
+        assert heads.heads() == {"acme": head("acme", size)}
+    heads.summarize()
+    clock.now += timedelta(days=9)
+    heads.append([note("acme", 10)])
+    assert heads.heads() == {"acme": head("acme", 10)}
+    assert day(tmp_path, "2026-02-09").exists()
+
+
+def test_a_list_that_says_not_how_far_it_reaches_keeps_no_head_from_being_written(
+    heads: DirectoryHeads, tmp_path: Path
+) -> None:
+    heads.summarize()
+    heads.append([note("acme", 5)])
+    assert heads.heads() == {"acme": head("acme", 5)}
+    (tmp_path / "heads" / HEADS).write_bytes(b"spoiled")
+    heads.append([note("acme", 6)])
+    (tmp_path / "heads" / HEADS).unlink()
+    assert heads.heads() == {"acme": head("acme", 6)}
+
+
 def test_files_are_private_and_only_added_to(heads: DirectoryHeads, tmp_path: Path) -> None:
     heads.append([note("acme", 1)])
     before = day(tmp_path).read_bytes()
