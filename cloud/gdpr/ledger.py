@@ -176,7 +176,12 @@ class FileErasureLedger:
                     if os.pwrite(descriptor, line, place.size_bytes) != len(line):
                         raise _no_room()
                     place = _after(place, line)
-                os.fsync(descriptor)
+                try:
+                    os.fsync(descriptor)
+                except OSError:
+                    # The next one would say that all is well. What may not be on the disk must not count as there.
+                    os.ftruncate(descriptor, len(content))
+                    raise
                 sync_directory(self._path.parent)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
