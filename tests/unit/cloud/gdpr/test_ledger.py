@@ -158,3 +158,14 @@ def test_what_the_disk_may_not_have_is_no_record_and_is_written_again(
     assert [record.reference for record in records(ledger)] == [first.erasure_id]
     ledger.append(second)
     assert [record.reference for record in records(ledger)] == [first.erasure_id, second.erasure_id]
+
+
+def test_a_ledger_that_is_set_aside_takes_no_other_ones_place(ledger: FileErasureLedger) -> None:
+    assert ledger.set_aside() is None
+    contents = []
+    for _ in range(3):
+        ledger.append(erasure())
+        contents.append(ledger.path.read_bytes())
+        assert ledger.set_aside() is not None
+        assert not ledger.exists()
+    assert {path.read_bytes() for path in ledger.path.parent.glob("*.aside")} == set(contents)
