@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -71,8 +71,21 @@ class AllTrees(Protocol):
         ...
 
 
-def head_faults(trees: AllTrees, outside: Mapping[str, Checkpoint], keys: AuditKeys) -> Iterator[HeadFault]:
-    """Every log whose tree does not begin with what was kept outside, or whose head is not signed by these keys.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a comparison of all logs found.
+
+    Attributes:
+        faults: Logs whose tree is not what was signed for it.
+        ahead: Signed heads of trees that begin with what was kept outside, and are larger.
+    """
+
+    faults: Sequence[HeadFault]
+    ahead: Sequence[str]
+
+
+def compared(trees: AllTrees, outside: Mapping[str, Checkpoint], keys: AuditKeys) -> Comparison:
+    """Look whether each tree begins with what was kept outside, and has a head that is signed by these keys.
 
     Args:
         trees: The database's.
@@ -83,11 +96,30 @@ def head_faults(trees: AllTrees, outside: Mapping[str, Checkpoint], keys: AuditK
         ProviderUnavailableError: The control plane did not answer.
     """
     heads = trees.all_heads()
+    faults, ahead = [], []
     for log_id in sorted(heads.keys() | outside.keys()):
         head, kept = heads.get(log_id), outside.get(log_id)
+        size, signed = head.size if head else 0, kept.size if kept else 0
         fault = head_fault(log_id, head, kept, trees.tiles(log_id), keys)
         if fault is not None:
-            yield HeadFault(log_id, fault, head.size if head else 0, kept.size if kept else 0)
+            faults.append(HeadFault(log_id, fault, size, signed))
+        elif head is not None and size > signed:
+            ahead.append(head.checkpoint)
+    return Comparison(faults, ahead)
+
+
+def head_faults(trees: AllTrees, outside: Mapping[str, Checkpoint], keys: AuditKeys) -> Sequence[HeadFault]:
+    """Every log whose tree does not begin with what was kept outside, or whose head is not signed by these keys.
+
+    Args:
+        trees: The database's.
+        outside: The head of each log that was kept outside.
+        keys: The installation's keys.
+
+    Raises:
+        ProviderUnavailableError: The control plane did not answer.
+    """
+    return compared(trees, outside, keys).faults
 
 
 def head_fault(

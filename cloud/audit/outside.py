@@ -4,6 +4,8 @@
 home. Files in it:
 
 - `YYYY-MM-DD.ndjson`: every checkpoint that was signed that day (UTC), a round of the sequencer a line; only added to.
+  Their names are the order in which they are read. So a line goes into the last one, also where a clock that was ahead
+  gave it the name of a day that has not come.
 - `heads.note`: a signed list of the heads of all logs, and how far in which file it reaches, so that looking does not
   mean reading everything. It is made from these files and never from the database.
 
@@ -19,7 +21,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -32,6 +34,8 @@ HEADS: Final = "heads.note"
 _TITLE: Final = "luminescent audit heads"
 _RESTART: Final = "luminescent audit restart"
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.ndjson")
+_REACH: Final = re.compile(rb"[^\n]*\n[^\n]*\n(%b) ([0-9]{1,18})\n" % _DAY.pattern.encode())
+_REACH_BYTES: Final = 512
 _LINE_BYTES: Final = 64 << 20
 _Position = tuple[str, int]
 
@@ -100,7 +104,39 @@ class DirectoryHeads:
     def _append(self, what: Mapping[str, object]) -> None:
         now = self._clock().astimezone(UTC)
         line = json.dumps({"at": now.isoformat(), **what}, ensure_ascii=False).encode() + b"\n"
-        path = self._directory / f"{now:%Y-%m-%d}.ndjson"
+        today, written = f"{now:%Y-%m-%d}.ndjson", ""
+        try:
+            # Again if another process began a later file meanwhile: whoever read that one reads none before it.
+            while (last := self._last(today)) != written:
+                self._write(self._directory / last, line)
+                written = last
+        except OSError as exc:
+            raise ConfigurationError(f"{self._directory} cannot be written: {exc.strerror}") from exc
+
+    def _last(self, today: str) -> str:
+        """The name of the file that is read last, which may be that of a day that has not come."""
+        sizes = {path.name: path.stat().st_size for path in self._files()}
+        last = max([today, *sizes])
+        name, reached = self._reach()
+        if last > name or (last == name and sizes.get(name, 0) >= reached):
+            return last
+        # The file that the list reaches into was removed, or put back as it was earlier: nothing is read before there.
+        return _day_after(name)
+
+    def _reach(self) -> _Position:
+        """How far the list of heads reaches; who reads the heads looks whether it is signed."""
+        try:
+            with (self._directory / HEADS).open("rb") as file:
+                found = _REACH.match(file.read(_REACH_BYTES))
+        except FileNotFoundError:
+            return "", 0
+        return (found[1].decode(), int(found[2])) if found else ("", 0)
+
+    def _files(self) -> list[Path]:
+        """The files of all days, in the order in which they are read."""
+        return sorted(path for path in self._directory.iterdir() if _DAY.fullmatch(path.name))
+
+    def _write(self, path: Path, line: bytes) -> None:
         try:
             is_new = not path.exists()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -198,8 +234,8 @@ class DirectoryHeads:
 
     def _lines(self, after: _Position) -> Iterator[tuple[_Position, Mapping[str, list[object]]]]:
         """Every line from a place on, with the place behind it."""
-        for path in sorted(self._directory.iterdir()):
-            if not _DAY.fullmatch(path.name) or path.name < after[0]:
+        for path in self._files():
+            if path.name < after[0]:
                 continue
             with path.open("rb") as file:
                 file.seek(after[1] if path.name == after[0] else 0)
@@ -207,6 +243,14 @@ class DirectoryHeads:
                     if not line.endswith(b"\n"):
                         break  # Being written, or what a process was killed in.
                     yield (path.name, file.tell()), _read(line)
+
+
+def _day_after(name: str) -> str:
+    """The name of the file of the day after that of this one."""
+    try:
+        return f"{date.fromisoformat(name.partition('.')[0]) + timedelta(days=1)}.ndjson"
+    except (ValueError, OverflowError) as exc:
+        raise ConfigurationError(f"{HEADS} reaches into {name}, which is no day") from exc
 
 
 def _read(line: bytes) -> Mapping[str, list[object]]:

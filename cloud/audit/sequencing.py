@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Final, Protocol
 
 from cloud.audit.abuse import Abuse, Abuses
 from cloud.audit.alerts import Alerts, alert_of
-from cloud.audit.heads import AllTrees, HeadFault, head_faults
+from cloud.audit.heads import AllTrees, HeadFault, compared
 from cloud.audit.intents import Intent
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.outside import OutsideHeads
-from cloud.audit.sequencer import BATCH, Sequencer
+from cloud.audit.sequencer import BATCH, Round, Sequencer
 from cloud.kernel import failpoints
 from cloud.kernel.clock import Clock
 from cloud.kernel.errors import LuminescentError
@@ -123,6 +124,7 @@ class Sequencing:
         self._abuses = Abuses()
         self._clock = clock
         self._turn = threading.Lock()
+        self._unkept: dict[str, tuple[int, str]] = {}
         self._unsummarized = False
         self._told: set[HeadFault] = set()
 
@@ -153,14 +155,21 @@ class Sequencing:
     def compare(self) -> list[HeadFault]:
         """Look whether each log begins with what was kept outside; what does not is recorded.
 
+        Heads that were signed and not written outside, because of a kill or a full disk, are written there now.
+
         Raises:
-            ConfigurationError: What is kept outside cannot be read or does not hold.
+            ConfigurationError: What is kept outside cannot be read, does not hold or cannot be written.
             ProviderUnavailableError: The control plane did not answer.
         """
-        faults = list(head_faults(self._trees, self._outside.heads(), self._keys()))
-        for fault in faults:
+        found = compared(self._trees, self._outside.heads(), self._keys())
+        # Of those alone that were compared, and after that: a log that was rolled back must not vouch for itself.
+        with self._turn:
+            self._remember(found.ahead)
+        for fault in found.faults:
             self._tell(fault)
-        return faults
+        with self._turn:
+            self._keep()
+        return list(found.faults)
 
     def report_unknown(self, older_than: timedelta = UNKNOWN_AFTER) -> int:
         """Record of what was begun so long ago and has no outcome that it is unknown; returns how much that was.
@@ -223,22 +232,53 @@ class Sequencing:
 
     def _round(self) -> int:
         done = self._sequencer.round()
-        if done.checkpoints:
-            # After the commit: outside must never be ahead of a database that lost nothing.
-            failpoints.reach("sequencer.committed")
-            self._outside.append(done.checkpoints)
-            failpoints.reach("sequencer.kept")
+        self._remember(done.checkpoints)
+        try:
+            if done.checkpoints:
+                # After the commit: outside must never be ahead of a database that lost nothing.
+                failpoints.reach("sequencer.committed")
+            self._keep()
+            if done.checkpoints:
+                failpoints.reach("sequencer.kept")
+        finally:
+            # Also if nothing could be written outside: these events are pending no more, and in no later round.
+            self._look_at(done)
+        return len(done.events) + len(done.held)
+
+    def _remember(self, checkpoints: Sequence[str]) -> None:
+        """These are to be kept outside: as there, of each log the largest counts, and of one size the first."""
+        for note in checkpoints:
+            origin, size, _ = note.split("\n", 2)
+            if origin not in self._unkept or int(size) > self._unkept[origin][0]:
+                self._unkept[origin] = (int(size), note)
+
+    def _keep(self) -> None:
+        """Write outside what is not there; what cannot be written stays for the next round.
+
+        Raises:
+            ConfigurationError: It cannot be written.
+        """
+        while self._unkept:
+            some = dict(islice(self._unkept.items(), BATCH))
+            self._outside.append([note for _, note in some.values()])
             self._unsummarized = True
-        for fault in done.held:
-            self._tell(fault)
+            for origin in some:
+                del self._unkept[origin]
+
+    def _look_at(self, done: Round) -> None:
+        """Alarm and count; first what cannot fail."""
+        abuses = []
         for event in done.events:
             alert = alert_of(event.event)
             if alert is not None:
                 self._alerts.send(alert)
             abuse = self._abuses.seen(event.log_id, event.event)
             if abuse is not None:
-                self._records.abuse(abuse)
-        return len(done.events) + len(done.held)
+                abuses.append(abuse)
+        for fault in done.held:
+            self._tell(fault)
+        for abuse in abuses:
+            self._records.abuse(abuse)
 
     def is_held(self, log_id: str) -> bool:
         """Whether this log is not grown, because it is not what was signed for it."""
@@ -266,6 +306,7 @@ class Sequencing:
         try:
             return True, work() or 0
         except LuminescentError as error:
-            # Nothing is lost: events stay pending, and are protected from when they get their leaves.
+            # Nothing is lost: events stay pending, and are protected from when they get their leaves; heads that
+            # could not be written outside are written with the next round, or at the next start.
             _log.error("%s: %s", what, error)  # noqa: TRY400 - the text says it all
             return False, 0

@@ -176,7 +176,12 @@ class FileErasureLedger:
                     if os.pwrite(descriptor, line, place.size_bytes) != len(line):
                         raise _no_room()
                     place = _after(place, line)
-                os.fsync(descriptor)
+                try:
+                    os.fsync(descriptor)
+                except OSError:
+                    # The next one would say that all is well. What may not be on the disk must not count as there.
+                    os.ftruncate(descriptor, len(content))
+                    raise
                 sync_directory(self._path.parent)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -200,10 +205,15 @@ class FileErasureLedger:
         """Takes away a ledger that does not hold, so that a new one begins; returns where it is now."""
         if not self._path.exists():
             return None
-        aside = self._path.with_name(f"{LEDGER}.{self._clock():%Y%m%dT%H%M%SZ}.aside")
-        self._path.rename(aside)
+        name = f"{LEDGER}.{self._clock():%Y%m%dT%H%M%SZ}"
+        there, number = self._path.with_name(f"{name}.aside"), 1
+        while there.exists():
+            # An earlier one stays: a clock may say the same time twice.
+            number += 1
+            there = self._path.with_name(f"{name}.{number}.aside")
+        self._path.rename(there)
         sync_directory(self._path.parent)
-        return aside
+        return there
 
     def _new(self, content: bytes, records: Sequence[LedgerRecord]) -> list[LedgerRecord]:
         """Those that no line says yet; lines are read only if one may."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +75,89 @@ def test_a_list_of_all_heads_changes_nothing_but_how_far_is_read(
     heads.append([note("other", 3)])
     assert heads.heads() == {"acme": head("acme", 6), "other": head("other", 3)}
     assert day(tmp_path, "2026-02-01").exists()
+
+
+@pytest.mark.parametrize("summarized", [False, True])
+def test_a_clock_that_was_ahead_hides_nothing_that_comes_after(
+    heads: DirectoryHeads, clock: Clock, tmp_path: Path, summarized: bool
+) -> None:
+    heads.append([note("acme", 10)])
+    clock.now += timedelta(days=3)
+    heads.append([note("acme", 20)])
+    heads.summarize()
+    clock.now -= timedelta(days=3)
+    heads.append([note("acme", 500)])
+    if not summarized:
+        (tmp_path / "heads" / HEADS).unlink()
+    assert heads.heads() == {"acme": head("acme", 500)}
+    heads.restart(head("acme", 15, 7), "restored")
+    assert heads.heads() == {"acme": head("acme", 15, 7)}
+    heads.append([note("acme", 16)])
+    clock.now += timedelta(days=4)
+    heads.append([note("acme", 17)])
+    assert heads.heads() == {"acme": head("acme", 17)}
+    assert [path.name for path in sorted((tmp_path / "heads").glob("*.ndjson"))] == [
+        f"2026-{name}.ndjson" for name in ("01-31", "02-03", "02-04")
+    ]
+
+
+def test_a_line_that_another_process_overtakes_with_a_later_file_is_not_hidden(
+    heads: DirectoryHeads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at midnight: one has chosen its file when the other begins the next, and signs a list that reaches into it."""
+    tomorrow = Clock()
+    tomorrow.now += timedelta(days=1)
+    other = DirectoryHeads(tmp_path / "heads", lambda: KEYS, tomorrow)
+    real = os.open
+
+    def overtaken(*arguments: Any, **options: Any) -> int:
+        monkeypatch.setattr(os, "open", real)
+        other.append([note("other", 1)])
+        other.summarize()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(os, "open", overtaken)
+    heads.append([note("acme", 5)])
+    assert heads.heads() == {"acme": head("acme", 5), "other": head("other", 1)}
+
+
+@pytest.mark.parametrize("left", [0, 1, None])
+@pytest.mark.parametrize("ahead_days", [0, 3])
+def test_nothing_is_added_where_the_list_of_all_heads_lets_nobody_read(
+    heads: DirectoryHeads, clock: Clock, tmp_path: Path, left: int | None, ahead_days: int
+) -> None:
+    """The file that it reaches into was removed, or was put back from a copy of an earlier time."""
+    clock.now += timedelta(days=ahead_days)
+    heads.append([note("acme", 5)])
+    heads.append([note("acme", 6)])
+    heads.summarize()
+    (file,) = (tmp_path / "heads").glob("*.ndjson")
+    lines = file.read_bytes().splitlines(keepends=True)
+    if left is None:
+        file.unlink()
+    else:
+        file.write_bytes(b"".join(lines[:left]))
+    clock.now -= timedelta(days=ahead_days)
+    for size in (7, 8, 9):
+        heads.append([note("acme", size)])
+        assert heads.heads() == {"acme": head("acme", size)}
+    heads.summarize()
+    clock.now += timedelta(days=9)
+    heads.append([note("acme", 10)])
+    assert heads.heads() == {"acme": head("acme", 10)}
+    assert day(tmp_path, "2026-02-09").exists()
+
+
+def test_a_list_that_says_not_how_far_it_reaches_keeps_no_head_from_being_written(
+    heads: DirectoryHeads, tmp_path: Path
+) -> None:
+    heads.summarize()
+    heads.append([note("acme", 5)])
+    assert heads.heads() == {"acme": head("acme", 5)}
+    (tmp_path / "heads" / HEADS).write_bytes(b"spoiled")
+    heads.append([note("acme", 6)])
+    (tmp_path / "heads" / HEADS).unlink()
+    assert heads.heads() == {"acme": head("acme", 6)}
 
 
 def test_files_are_private_and_only_added_to(heads: DirectoryHeads, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -138,3 +139,33 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(ledger: FileErasureLedg
     assert len(records(ledger)) == 1
     ledger.append(erasure())
     assert len(records(ledger)) == 2
+
+
+def test_what_the_disk_may_not_have_is_no_record_and_is_written_again(
+    ledger: FileErasureLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a flush that failed the next one succeeds, whatever became of what was written."""
+    ledger.append(first := erasure())
+    second = erasure()
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(ConfigurationError, match="cannot be written: Input/output error"):
+            ledger.append(second)
+    assert [record.reference for record in records(ledger)] == [first.erasure_id]
+    ledger.append(second)
+    assert [record.reference for record in records(ledger)] == [first.erasure_id, second.erasure_id]
+
+
+def test_a_ledger_that_is_set_aside_takes_no_other_ones_place(ledger: FileErasureLedger) -> None:
+    assert ledger.set_aside() is None
+    contents = []
+    for _ in range(3):
+        ledger.append(erasure())
+        contents.append(ledger.path.read_bytes())
+        assert ledger.set_aside() is not None
+        assert not ledger.exists()
+    assert {path.read_bytes() for path in ledger.path.parent.glob("*.aside")} == set(contents)
