@@ -145,6 +145,11 @@ def body_of(kept: str) -> dict[str, object]:
     return body
 
 
+def tells_levels(kept: str, levels: Mapping[Level, LevelState]) -> bool:
+    """Whether a certificate that this installation keeps claims these levels, and no others."""
+    return body_of(kept)["levels"] == _levels(levels)
+
+
 def sealed_of(kept: str) -> bytes | None:
     """The sealed commitment of a certificate that this installation keeps."""
     sealed = json.loads(kept).get("sealed")

@@ -21,6 +21,7 @@ from cloud.gdpr.certificate import (
     handed_out_text,
     kept_text,
     sealed_of,
+    tells_levels,
 )
 from cloud.gdpr.model import Erasure
 from cloud.gdpr.verify import SALT_BYTES
@@ -71,6 +72,9 @@ class Certificates:
         commitment = Commitment.to(user_id, secrets.token_bytes(SALT_BYTES))
         key = self._keyring.tenant_key(tenant_id).key
         return self._sealer.seal(key, commitment.bytes(), place=_place(tenant_id, subject_id))
+
+    def is_current(self, erasure: Erasure) -> bool:
+        return erasure.certificate is not None and tells_levels(erasure.certificate, erasure.levels)
 
     def certify(self, erasure: Erasure, user_id: str | None) -> str:
         """Raises also `ProviderUnavailableError` while the log's sequencer does not catch up, and `ConfigurationError`

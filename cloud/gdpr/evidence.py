@@ -96,6 +96,10 @@ class Certifier(Protocol):
         """
         ...
 
+    def is_current(self, erasure: Erasure) -> bool:
+        """Whether `erasure` has a certificate, and that tells the levels as they are now."""
+        ...
+
     def certify(self, erasure: Erasure, user_id: str | None) -> str:
         """A certificate of the levels as they are now, canonical JSON, signed, in the form in which it is kept.
 

@@ -226,7 +226,20 @@ class RequestStore(Protocol):
     ) -> Erasure:
         """Record how far it got; a state that does not follow changes nothing but levels and counts.
 
-        Counts of the first time that something was found stay.
+        Counts of the first time that something was found stay, and so does a level that was reached, as it was measured
+        first. Of an erasure that is over, nothing is recorded but levels that are reached since and its certificate.
+
+        Args:
+            erasure: The erasure, as it was read last.
+            state: How far it got.
+            counts: What there is to remove.
+            levels: What was measured.
+            failed_step: The state that could not be reached.
+            certificate: Takes the place of `erasure.certificate`. Where another did meanwhile, nothing changes: no two
+                have the same number.
+
+        Returns:
+            The erasure as it is recorded now.
         """
         ...
 

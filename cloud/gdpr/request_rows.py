@@ -108,13 +108,17 @@ def _level(level: Level, told: Mapping[str, Any]) -> LevelState:
 
 
 def measured(found: Erasure, levels: Sequence[LevelState]) -> dict[str, object]:
-    """The columns of what was measured: a level that was reached stays so."""
+    """The columns of what was measured: a level that was reached stays so, with the time and evidence of then.
+
+    The steps are done again where an erasure was cut off, and twice where two processes go on with one: what they find
+    then is what the first left, and a certificate may tell of the first already.
+    """
     if not levels:
         return {}
     now = dict(found.levels)
     for level in levels:
         before = now.get(level.level)
-        if before is None or before.reached_at is None or level.reached_at is not None:
+        if before is None or before.reached_at is None:
             now[level.level] = level
     told = {
         level.value: {

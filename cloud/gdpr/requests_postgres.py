@@ -231,8 +231,13 @@ class PostgresRequestStore:
     ) -> Erasure:
         def work(connection: sa.Connection) -> Erasure:
             found = erasure_of(locked_request(connection, erasure.tenant_id, erasure.erasure_id))
-            values = measured(found, levels)
-            if counts is not None:
+            if certificate is not None and found.certificate != erasure.certificate:
+                # Another process has certified it since: this one would be a second of the same number.
+                return found
+            ended = found.state in ENDED
+            # Of what is over, the certificate tells the counts, and when the rest is due.
+            values = measured(found, [level for level in levels if level.reached_at is not None or not ended])
+            if counts is not None and not ended:
                 values["counts"] = {name: max(count, found.counts.get(name, 0)) for name, count in counts.items()}
             if found.state in sources(state) and (state is not found.state or failed_step or certificate):
                 # Another process may be further with the same erasure: what is recorded only moves forward.

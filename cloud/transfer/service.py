@@ -172,8 +172,9 @@ class CloudTransfer:
         return made, checkpoint
 
     def _import_id(self, tenant_id: str, source: Source, user_id: str | None, choice: PersonChoice) -> str:
-        # Keyed: the digest of a small file, and a user id, could be guessed from a plain hash of them.
-        secret = self._config.keyring.tenant_key(tenant_id).key
+        # Keyed: the digest of a small file, and a user id, could be guessed from a plain hash of them. By the first key
+        # that the tenant had: a file that is imported again after a rotation must be recognized.
+        secret = self._config.keyring.tenant_key(tenant_id).first
         parts = ["import", source.digest(), source.format.value, user_id or ""]
         if source.format is Format.PERSON:
             # The same file taken otherwise is another import.

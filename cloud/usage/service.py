@@ -282,7 +282,8 @@ class CloudUsageTracker:
         if self._keyring is None:
             raise ConfigurationError("the usage tracker was built without a keyring; use init_cloud_extensions")
         try:
-            secret = self._keyring.tenant_key(tenant_id).key
+            # The first it had: a report that is repeated after a rotation must be recognized.
+            secret = self._keyring.tenant_key(tenant_id).first
         except KeyDestroyedError as exc:
             raise UnknownTenantError from exc
         # It may say anything, a user id included: the ledger keeps an HMAC, by which another tenant's id is another.

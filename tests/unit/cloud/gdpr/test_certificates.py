@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +16,12 @@ from cloud.gdpr import verify
 from cloud.gdpr.levels import Level, LevelState
 from cloud.gdpr.model import Erasure
 from cloud.gdpr.rewriting import PostgresRewriter
+from cloud.gdpr.service import CloudGDPRService
 from cloud.gdpr.verify import VerificationError, verify_certificate
 from cloud.kernel import failpoints
 from cloud.kernel.errors import ErasureRequestError
 from cloud.kernel.ids import new_event_id
+from cloud.startup.erasing import build_gdpr
 from cloud.tenancy.system import system_predicate
 from src.testing.samples import sample_memory
 from tests.unit.cloud.gdpr.conftest import Looker
@@ -139,6 +143,78 @@ async def test_a_rotated_audit_key_certifies_for_who_holds_the_old_one_and_the_n
     with pytest.raises(VerificationError, match="does not vouch for"):
         # The first was made before there was a handover to the new key.
         verify_certificate((erased.certificate or "").encode(), key=new)
+
+
+# Several at once
+
+
+def another(look: Looker) -> CloudGDPRService:
+    """The service as another process has it: nothing of this process keeps the two apart."""
+    runtime = look.runtime
+    return build_gdpr(
+        runtime._installation, runtime.gdpr._admissions, runtime.audit, on_key_destroyed=runtime.keyring.note
+    )
+
+
+@pytest.mark.parametrize("step", ["erase.frozen", "erase.key_destroyed", "erase.rows_deleted", "erase.verified"])
+@pytest.mark.usefixtures("later")
+async def test_an_erasure_that_another_process_ends_meanwhile_keeps_what_was_certified(look: Looker, step: str) -> None:
+    await look.store(*[sample_memory("alice")] * 3)
+    found: list[Any] = []
+
+    def overtaken() -> None:
+        failpoints.disarm_all()
+        another(look).resume()
+        found.extend(look.erasures())
+
+    failpoints.arm(step, overtaken)
+    erased = await erase(look, "alice")
+    ((first,), (now,)) = found, look.erasures()
+    assert first.state == "certified"
+    assert (now.levels, now.counts, now.certificate) == (first.levels, first.counts, first.certificate)
+    second = await deepened(look, erased, Level.FILE)
+    held = verify_certificate(second.encode(), key=key_of(look), previous=(erased.certificate or "").encode())
+    assert held.number == 2
+
+
+async def test_what_was_measured_before_an_erasure_was_cut_off_stays(look: Looker) -> None:
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    await look.store(sample_memory("alice"))
+    failpoints.arm("erase.rows_deleted", die)
+    with pytest.raises(KeyboardInterrupt):
+        await erase(look, "alice")
+    failpoints.disarm_all()
+    (before,) = look.erasures()
+    assert look.runtime.gdpr.resume() == 1
+    (after,) = look.erasures()
+    assert after.state == "certified"
+    assert {level: after.levels[level] for level in before.levels} == before.levels
+    assert after.levels["cryptographic"]["evidence"]["destroyed_now"] == 1
+
+
+async def test_no_two_certificates_of_an_erasure_have_the_same_number(look: Looker) -> None:
+    """Two processes that read the row at the same time take the place of the same certificate: one does."""
+    erased = await erase(look, "nobody")
+    predicate, erasing = system_predicate(look.tenant_id, "test"), look.runtime.gdpr._erasing
+    store, now = erasing._store, look.runtime.pixeltable_config.clock()
+
+    def reached(level: Level) -> Erasure:
+        found = store.get(predicate, erased.erasure_id)
+        return store.mark(found, found.state, levels=(LevelState(level, now),))
+
+    read = reached(Level.FILE)
+    second, same = [erasing.handed_out(erasing.certify(read)).certificate for _ in range(2)]
+    assert second == same, "what would be another number 2 is nobody's"
+    reached(Level.WAL)
+    third = erasing.handed_out(erasing.certify(read)).certificate
+    key = key_of(look)
+    chain = [text.encode() for text in (erased.certificate, second, third) if text is not None]
+    assert [verify_certificate(text, key=key).number for text in chain] == [1, 2, 3]
+    for older, newer in pairwise(chain):
+        verify_certificate(newer, key=key, previous=older)
+    assert set(verify_certificate(chain[2], key=key).reached) >= {"file", "wal"}, "no level is left uncertified"
 
 
 # Whom it is about

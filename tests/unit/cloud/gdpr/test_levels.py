@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -33,6 +33,8 @@ class Parts:
     rewritten: list[str] = field(default_factory=list)
     ledger: list[str | None] = field(default_factory=list)
     certified: list[tuple[str | None, dict[Level, bool]]] = field(default_factory=list)
+    told: dict[str, Mapping[Level, LevelState]] = field(default_factory=dict)
+    meanwhile: list[Callable[[], None]] = field(default_factory=list)
 
     def at_once(self) -> bool:
         return self.at_once_
@@ -43,6 +45,8 @@ class Parts:
     def rewrite(self, predicate: TenantPredicate, placements: Sequence[str]) -> Sequence[LevelState]:
         if self.busy:
             raise ProviderUnavailableError("storage", reason="is busy")
+        while self.meanwhile:
+            self.meanwhile.pop()()
         self.rewritten += placements
         now = datetime.now(UTC)
         return [LevelState(level, now, evidence={"tables": len(placements)}) for level in (Level.FILE, Level.WAL)]
@@ -64,12 +68,17 @@ class Parts:
     def hand_out(self, tenant_id: str, certificate: str) -> str:
         return certificate
 
+    def is_current(self, erasure: Erasure) -> bool:
+        return erasure.certificate is not None and self.told[erasure.certificate] == erasure.levels
+
     def certify(self, erasure: Erasure, user_id: str | None) -> str:
         assert erasure.is_done
         assert erasure.commitment_sealed == b"committed"
         reached = {level: state.reached_at is not None for level, state in erasure.levels.items()}
         self.certified.append((user_id, reached))
-        return f"certificate {len(self.certified)}"
+        certificate = f"certificate {len(self.certified)}"
+        self.told[certificate] = erasure.levels
+        return certificate
 
 
 Made = Callable[[Parts], CloudGDPRService]
@@ -157,6 +166,29 @@ async def test_what_is_not_rewritten_at_once_is_due_is_done_by_the_upkeep_and_ce
     assert [(e["outcome"], e["actor"]["kind"]) for e in events] == [("allowed", "system")]
     gdpr.upkeep()
     assert len(parts.certified) == 2
+
+
+async def test_two_workers_that_find_the_same_level_due_certify_it_once(look: Looker, made: Made) -> None:
+    await look.store(sample_memory("alice"))
+    parts = Parts(at_once_=False)
+    one, other = made(parts), made(parts)
+    done = await erased(one, look)
+    clock = look.runtime.pixeltable_config.clock
+    for gdpr in (one, other):
+        gdpr._erasing._config = replace(gdpr._erasing._config, clock=lambda: clock() + timedelta(hours=2))
+    reached: list[object] = []
+
+    def overtaken() -> None:
+        other.upkeep()
+        reached.extend(row.levels for row in look.erasures())
+
+    parts.meanwhile.append(overtaken)
+    one.upkeep()
+    (now,) = look.erasures()
+    assert reached == [now.levels]
+    assert (now.certificate, len(parts.certified)) == ("certificate 2", 2)
+    assert {level for level, state in parts.told["certificate 2"].items() if state.reached_at} == set(Level)
+    assert done.certificate == "certificate 1"
 
 
 async def test_a_storage_that_is_busy_keeps_no_erasure_waiting(look: Looker, made: Made) -> None:

@@ -45,6 +45,18 @@ async def test_importing_again_stores_nothing_twice(runtime: CloudRuntime, tenan
     assert len(await everything(runtime, tenant_id, "bob")) == 3
 
 
+async def test_after_a_rotation_of_the_tenants_key_importing_again_stores_nothing_twice(
+    runtime: CloudRuntime, tenant_id: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "m.jsonl", lines(("alice", 4), ("bob", 3)))
+    first = await imported(runtime, tenant_id, path)
+    for _ in range(2):
+        runtime.keyring.rotate_tenant(tenant_id)
+        again = await imported(runtime, tenant_id, path)
+        assert (again.import_id, again.stored, again.repeated) == (first.import_id, 0, 7)
+    assert len(await everything(runtime, tenant_id, "alice")) == 4
+
+
 async def test_after_an_erasure_importing_again_doubles_nobody_else(
     runtime: CloudRuntime, tenant_id: str, tmp_path: Path
 ) -> None:
@@ -143,8 +155,9 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch, size: int = 3) -> None:
 
 
 class TestResuming:
+    @pytest.mark.parametrize("rotated", [False, True])
     async def test_a_run_goes_on_after_the_last_checkpoint(
-        self, runtime: CloudRuntime, tenant_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, rotated: bool, runtime: CloudRuntime, tenant_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         small_chunks(monkeypatch)
         path = written(tmp_path / "m.jsonl", lines(("alice", 10)))
@@ -160,6 +173,8 @@ class TestResuming:
                 await imported(runtime, tenant_id, path)
         finally:
             failpoints.disarm_all()
+        if rotated:
+            runtime.keyring.rotate_tenant(tenant_id)
         report = await imported(runtime, tenant_id, path)
         assert report.resumed_after == Position(6)
         assert (report.entries, report.stored, report.repeated, report.batches) == (10, 10, 0, 2)

@@ -279,6 +279,17 @@ def test_a_report_with_an_event_id_counts_once_and_its_id_is_kept_nowhere(
     assert reasons == [None, "repeated", "repeated", None, None]
 
 
+def test_a_report_that_is_repeated_after_a_rotation_of_the_tenants_key_counts_once(
+    runtime: CloudRuntime, tenant_id: str
+) -> None:
+    for _ in range(3):
+        runtime.usage.track("generate", 7, {"tenant_id": tenant_id, "event_id": "run 1"})
+        runtime.keyring.rotate_tenant(tenant_id)
+    assert counters(runtime, tenant_id)["tokens"] == 7
+    reasons = [event["reason"] for event in events(runtime, tenant_id, "usage.track")]
+    assert reasons == [None, "repeated", "repeated"]
+
+
 @pytest.mark.parametrize("event_id", ["", "x" * 257, 5, b"x", ["x"]])
 def test_an_event_id_that_is_none_is_refused_and_recorded(
     runtime: CloudRuntime, tenant_id: str, event_id: object
