@@ -12,6 +12,7 @@ from datetime import date, datetime
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from cloud.audit.archive import Archive, ArchivedLeaf, utc
@@ -139,7 +140,11 @@ class PostgresArchives:
         return [_archive(row) for row in self._engine.rows(query)]
 
     def record(self, archive: Archive) -> None:
-        """These leaves are in this file from now on."""
+        """These leaves are in this file from now on.
+
+        Raises:
+            ConfigurationError: They are recorded to be in another.
+        """
         values = {
             "log_id": archive.log_id,
             "first_leaf": archive.first,
@@ -150,7 +155,16 @@ class PostgresArchives:
             "sha256": archive.sha256,
             "bytes": archive.bytes,
         }
-        self._engine.transaction(lambda c: c.execute(sa.insert(audit_archives).values(values)))
+        table = audit_archives.c
+        mine = (table.log_id == archive.log_id) & (table.first_leaf == archive.first)
+
+        def work(connection: sa.Connection) -> bytes:
+            # It is there if an earlier attempt was committed, and its answer lost.
+            connection.execute(insert(audit_archives).values(values).on_conflict_do_nothing())
+            return bytes(connection.execute(sa.select(table.sha256).where(mine)).scalar_one())
+
+        if self._engine.transaction(work) != archive.sha256:
+            raise ConfigurationError(f"{archive.leaves} are in another archive already")
 
     def remove(self, archive: Archive) -> int:
         """Remove a batch of leaves, with their events, that are in this archive; returns how many.

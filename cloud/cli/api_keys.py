@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cloud.cli.invocation import Invocation, invocation
+from cloud.cli.new_files import claimed
 from cloud.cli.output import moment, table
 from cloud.kernel.errors import ConfigurationError
 from cloud.tenancy.model import ApiKeyRecord, split_api_key
@@ -39,13 +39,12 @@ def create(
     """Make a key. Its text is shown this once and kept nowhere."""
     run = invocation(ctx)
     expires_at = datetime.now(UTC) + timedelta(days=days) if days is not None else None
-    _require_new(out)
-    with run.opened() as runtime:
+    facts = {"tenant_id": tenant, "roles": role, "expires_at": expires_at, "ip_ranges": ip_range or []}
+    with claimed(out) as write, run.opened() as runtime:
         text = runtime.api_keys.create(
             tenant, roles=role, user_id=user, expires_at=expires_at, ip_ranges=ip_range or ()
         )
-    facts = {"tenant_id": tenant, "roles": role, "expires_at": expires_at, "ip_ranges": ip_range or []}
-    _hand_over(run, text, out, facts)
+        _hand_over(run, text, out, write, facts)
 
 
 @app.command("list")
@@ -101,10 +100,10 @@ def rotate(
 ) -> None:
     """Make a key with the same roles, person and ranges; the old one ends after the grace period."""
     run = invocation(ctx)
-    _require_new(out)
-    with run.opened() as runtime:
+    facts = {"tenant_id": tenant, "follows": key_id, "grace_hours": grace_hours}
+    with claimed(out) as write, run.opened() as runtime:
         text = runtime.api_keys.rotate(tenant, key_id, grace=timedelta(hours=grace_hours))
-    _hand_over(run, text, out, {"tenant_id": tenant, "follows": key_id, "grace_hours": grace_hours})
+        _hand_over(run, text, out, write, facts)
     run.output.note(f"Key {key_id} ends in {grace_hours:g} hours. Give the new one to whatever uses it before that.")
 
 
@@ -119,12 +118,9 @@ def revoke(ctx: typer.Context, tenant: TenantId, key_id: KeyId) -> None:
     run.output.result({"key_id": key_id, "revoked": True}, f"Key {key_id} opens nothing any more.")
 
 
-def _require_new(out: Path | None) -> None:
-    if out is not None and out.exists():
-        raise ConfigurationError(f"{out} exists; name a new file")
-
-
-def _hand_over(run: Invocation, text: str, out: Path | None, facts: Mapping[str, object]) -> None:
+def _hand_over(
+    run: Invocation, text: str, out: Path | None, write: Callable[[str], None], facts: Mapping[str, object]
+) -> None:
     parts = split_api_key(text)
     assert parts is not None
     document: dict[str, object] = {"key_id": parts[0], **facts}
@@ -132,8 +128,10 @@ def _hand_over(run: Invocation, text: str, out: Path | None, facts: Mapping[str,
         run.output.result({**document, "api_key": text}, text)
         run.output.note("Keep it now: it is shown this once.")
         return
-    with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(text + "\n")
+    try:
+        write(text + "\n")
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{exc}; key {parts[0]} opens and nobody has its text: rotate or revoke it") from exc
     run.output.result({**document, "file": out}, f"Key {parts[0]} is in {out}.")
 
 

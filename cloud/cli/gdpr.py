@@ -15,7 +15,6 @@ import typer
 from rich.console import RenderableType
 
 from cloud.cli import gdpr_certificates
-from cloud.cli.gdpr_certificates import claimed
 from cloud.cli.gdpr_requests import preview_for_people, register, request_document
 from cloud.cli.invocation import (
     ApiKey,
@@ -27,6 +26,7 @@ from cloud.cli.invocation import (
     somebody_can_be_asked,
     tenant_of_caller,
 )
+from cloud.cli.new_files import claimed
 from cloud.cli.output import moment, table
 from cloud.cli.ports import Runtime
 from cloud.cli.progress import progress
@@ -82,7 +82,7 @@ def erase(
     run = invocation(ctx)
     if not yes and (run.output.as_json or not somebody_can_be_asked()):
         raise typer.BadParameter("an erasure is confirmed with --yes where nobody can be asked", param_hint="--yes")
-    with claimed(out), calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
+    with claimed(out) as write, calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
         tenant_id = tenant_of_caller(runtime, tenant)
         if not yes:
             found = asyncio.run(_preview(runtime, user, tenant_id))
@@ -91,8 +91,8 @@ def erase(
         with progress(run.output, "Erasing"):
             erased = asyncio.run(runtime.gdpr.delete_user_data(user, tenant_id, confirmed=True, reason=reason))
         assert isinstance(erased, Erasure)
-        if out is not None and erased.certificate is not None:
-            out.write_text(erased.certificate, "utf-8")
+        if erased.certificate is not None:
+            write(erased.certificate)
     run.output.result(
         {**request_document(erased), "file": out},
         *_for_people(erased.counts, erased.subject_id, "removed"),

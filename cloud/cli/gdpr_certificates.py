@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +11,9 @@ import typer
 
 from cloud.cli.failures import ExitCode
 from cloud.cli.invocation import ApiKey, ApiKeyFile, KeyTenant, calling, invocation, tenant_of_caller
+from cloud.cli.new_files import claimed
 from cloud.cli.output import table
 from cloud.gdpr import verify as verifier
-from cloud.kernel.errors import ConfigurationError
 
 
 def register(app: typer.Typer) -> None:
@@ -34,10 +32,10 @@ def certificate(
 ) -> None:
     """Write the newest certificate of an erasure to FILE; a new one is issued whenever a later level is reached."""
     run = invocation(ctx)
-    with claimed(out), calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
+    with claimed(out) as write, calling(ctx, api_key, api_key_file, tenant), run.opened() as runtime:
         tenant_id = tenant_of_caller(runtime, tenant)
         found = asyncio.run(runtime.gdpr.certificate(erasure, tenant_id))
-        out.write_text(found, "utf-8")
+        write(found)
     run.output.result(
         {"erasure_id": erasure, "tenant_id": tenant_id, "file": out, "certificate": found},
         f"Written to {out}; luminescent-cloud gdpr verify {out} --key VKEY checks it anywhere.",
@@ -89,27 +87,3 @@ def verify(
         run.output.note(note)
     if not result.origin_established:
         raise typer.Exit(ExitCode.ORIGIN_NOT_ESTABLISHED)
-
-
-@contextlib.contextmanager
-def claimed(path: Path | None) -> Iterator[None]:
-    """`path` is a new empty file of mode 0600, if one is named; it goes again if the block fails.
-
-    Raises:
-        ConfigurationError: It is there already, or cannot be written.
-    """
-    if path is None:
-        yield
-        return
-    try:
-        path.touch(mode=0o600, exist_ok=False)
-    except FileExistsError:
-        raise ConfigurationError(f"{path} is there already; name another file") from None
-    except OSError as exc:
-        raise ConfigurationError(f"{path} cannot be written: {exc.strerror}") from exc
-    try:
-        yield
-    except BaseException:
-        # Whatever ended it, an interruption too: a file that nothing was written to is no certificate.
-        path.unlink(missing_ok=True)
-        raise

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
-from cloud.cli.gdpr_certificates import claimed
 from cloud.cli.gdpr_requests import level_documents
 from cloud.cli.invocation import invocation, somebody_can_be_asked
+from cloud.cli.new_files import claimed
 from cloud.cli.output import moment, table
 from cloud.cli.progress import progress
 from cloud.gdpr.model import Erasure
@@ -127,7 +127,7 @@ def close(
     run = invocation(ctx)
     if not yes and (run.output.as_json or not somebody_can_be_asked()):
         raise typer.BadParameter("a tenant is closed with --yes where nobody can be asked", param_hint="--yes")
-    with claimed(out), run.opened() as runtime:
+    with claimed(out) as write, run.opened() as runtime:
         if not yes:
             found = runtime.closing.close(tenant)
             run.output.result({}, _erased(found.counts, "would erase"))
@@ -135,8 +135,8 @@ def close(
         with progress(run.output, f"Closing {tenant}"):
             closed = runtime.closing.close(tenant, confirmed=True)
         assert isinstance(closed, Erasure)
-        if out is not None and closed.certificate is not None:
-            out.write_text(closed.certificate, "utf-8")
+        if closed.certificate is not None:
+            write(closed.certificate)
     document = {
         "tenant_id": tenant,
         "state": "closed",
@@ -163,9 +163,9 @@ def certificate(
 ) -> None:
     """Write the newest certificate of a closed tenant to FILE; a later level that is reached gets a new one."""
     run = invocation(ctx)
-    with claimed(out), run.opened() as runtime:
+    with claimed(out) as write, run.opened() as runtime:
         found = runtime.closing.certificate(tenant)
-        out.write_text(found, "utf-8")
+        write(found)
     run.output.result(
         {"tenant_id": tenant, "file": out, "certificate": found},
         f"Written to {out}; luminescent-cloud gdpr verify {out} --key VKEY checks it anywhere.",

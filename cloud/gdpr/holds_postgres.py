@@ -11,10 +11,11 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from cloud.audit.event_rows import is_recorded
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.model import ErasureState
 from cloud.gdpr.ports import SealedHold
-from cloud.gdpr.request_rows import is_recorded, lock_open_tenant, lock_tenant
+from cloud.gdpr.request_rows import lock_open_tenant, lock_tenant
 from cloud.kernel.errors import ErasureRequestError
 from cloud.kernel.scope import TenantPredicate
 from cloud.storage.engine import ControlEngine, Row

@@ -19,7 +19,6 @@ from cloud.gdpr.subject_rows import ROWS
 from cloud.kernel.errors import ErasureRequestError, PermissionDeniedError
 from cloud.storage.engine import Row
 from cloud.storage.metadata import (
-    audit_events,
     erasures,
     subjects,
     tenants,
@@ -53,12 +52,6 @@ def lock_open_tenant(connection: sa.Connection, tenant_id: str, audit: AuditDraf
     state = connection.execute(sa.select(tenants.c.state).where(tenants.c.tenant_id == tenant_id)).scalar()
     if state in (TenantState.CLOSING.value, TenantState.CLOSED.value):
         raise PermissionDeniedError(action=audit.action.value, reason=f"tenant_{state}")
-
-
-def is_recorded(connection: sa.Connection, tenant_id: str, audit: AuditDraft) -> bool:
-    """Whether an earlier attempt of this transaction was committed, and its answer lost."""
-    mine = (audit_events.c.log_id == tenant_id) & (audit_events.c.event_id == audit.event_id)
-    return connection.execute(sa.select(audit_events.c.event_id).where(mine)).scalar() is not None
 
 
 def is_held(connection: sa.Connection, tenant_id: str, subject_id: str) -> bool:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from cloud.audit.event_rows import is_recorded
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.gdpr.levels import LevelState
 from cloud.gdpr.model import Erasure, ErasurePreview, ErasureState
@@ -25,7 +26,6 @@ from cloud.gdpr.request_rows import (
     freeze_subject,
     insert_request,
     is_held,
-    is_recorded,
     is_request,
     lock_open_tenant,
     locked_request,

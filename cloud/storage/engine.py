@@ -38,6 +38,7 @@ _PAUSE_MAX_S: Final = 1.0
 _GRACE_S: Final = 0.5
 """What a client waits beyond the server's own timeout: an answer that says which is better than none."""
 _SERIALIZATION: Final = frozenset({"40001", "40P01"})
+_UNIQUE_VIOLATION: Final = "23505"
 _SESSION: Final = (
     "-c statement_timeout={ms} -c lock_timeout={ms} -c idle_in_transaction_session_timeout=60000"
     # For calls in autocommit too, whatever the server, the database or the role has as its default: the server
@@ -207,7 +208,7 @@ class ControlEngine:
         while True:
             number += 1
             try:
-                return self._translated(attempt)
+                return self._translated(attempt, is_repetition=number > 1)
             except _Transient as exc:
                 left_s = self._deadline.total_s - (time.monotonic() - began_s)
                 if number >= self._deadline.attempts or left_s <= 0:
@@ -217,14 +218,18 @@ class ControlEngine:
             # Apart from each other, as those that failed together would be together again.
             time.sleep(min(_PAUSE_MAX_S, _PAUSE_S * 2 ** (number - 1)) + random.uniform(0, _PAUSE_S))  # noqa: S311 - no secret
 
-    def _translated(self, attempt: Callable[[], _T]) -> _T:
+    def _translated(self, attempt: Callable[[], _T], *, is_repetition: bool) -> _T:
         telemetry.count(telemetry_names.STATEMENTS)
         try:
             return attempt()
         except _TRANSIENT as exc:
             raise _Transient from exc
         except DBAPIError as exc:
-            if exc.connection_invalidated or getattr(exc.orig, "sqlstate", None) in _SERIALIZATION:
+            sqlstate = getattr(exc.orig, "sqlstate", None)
+            if exc.connection_invalidated or sqlstate in _SERIALIZATION:
+                raise _Transient from exc
+            if is_repetition and sqlstate == _UNIQUE_VIOLATION:
+                # The attempt before was still committing when this one looked for its traces. The next one sees them.
                 raise _Transient from exc
             raise
 

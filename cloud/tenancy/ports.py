@@ -143,7 +143,7 @@ class RefusalStore(Protocol):
 
         Args:
             draft: What all these events say alike.
-            event_ids: An id for each; as many counts are taken at most.
+            event_ids: An id for each, or others where it is repeated; as many counts are taken at most.
 
         Returns:
             How many counts were taken.

@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
+from cloud.audit.event_rows import is_recorded
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import Role
@@ -129,6 +130,8 @@ class PostgresTenantStore:
     def add_key(self, record: ApiKeyRecord, audit: AuditDraft) -> str | None:
         def work(connection: sa.Connection) -> str | None:
             barred = _barred(connection, record)
+            if _is_kept(connection, record):
+                return None
             if barred is not None:
                 append_event(connection, record.tenant_id, audit, Outcome.DENIED, reason=barred)
                 return barred
@@ -146,6 +149,8 @@ class PostgresTenantStore:
                 .values(revoked_at=sa.func.clock_timestamp())
                 .returning(api_keys.c.key_id)
             ).scalar()
+            if revoked is None and is_recorded(connection, tenant_id, audit):
+                return True
             log_id = tenant_id if revoked else SYSTEM_LOG
             append_event(connection, log_id, audit, Outcome.ALLOWED, reason=None if revoked else "not_found")
             return revoked is not None
@@ -158,6 +163,8 @@ class PostgresTenantStore:
         def work(connection: sa.Connection) -> bool:
             key = api_keys.c
             barred = _barred(connection, successor)
+            if _is_kept(connection, successor):
+                return True
             if barred is not None:
                 append_event(connection, tenant_id, audit, Outcome.DENIED, reason=barred)
                 return False
@@ -230,6 +237,13 @@ def _barred(connection: sa.Connection, record: ApiKeyRecord) -> str | None:
     return None if person in (None, "active") else "erasure_in_progress"
 
 
+def _is_kept(connection: sa.Connection, record: ApiKeyRecord) -> bool:
+    """Whether an earlier attempt of this transaction was committed, and its answer lost: each call makes a new key."""
+    key = api_keys.c
+    mine = (key.tenant_id == record.tenant_id) & (key.key_id == record.key_id) & (key.secret_hash == record.secret_hash)
+    return connection.execute(sa.select(key.key_id).where(mine)).scalar() is not None
+
+
 def _insert_key(connection: sa.Connection, record: ApiKeyRecord) -> None:
     connection.execute(
         sa.insert(api_keys).values(
@@ -255,6 +269,9 @@ def _changed(
         append_event(connection, SYSTEM_LOG, audit, Outcome.DENIED, reason="unknown_tenant")
         return None
     tenant = _tenant(row)
+    if is_recorded(connection, tenant_id, audit):
+        # Done already, by an attempt whose answer was lost: done again it would undo what others changed since.
+        return tenant
     if tenant.state in (TenantState.CLOSING, TenantState.CLOSED):
         append_event(connection, tenant_id, audit, Outcome.DENIED, reason=f"tenant_{tenant.state.value}")
         return tenant

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from cloud.audit.model import AuditDraft
+from cloud.kernel.ids import new_event_id
 from cloud.storage.engine import ControlEngine
 from cloud.tenancy.model import Counted
 
@@ -43,5 +44,12 @@ class PostgresRefusals:
         return Counted(recorded=found["recorded"], due=found["due"])
 
     def report(self, draft: AuditDraft, event_ids: Sequence[str]) -> int:
-        parameters = {"event": draft.document(), "ids": list(event_ids)}
-        return int(str(self._worker.call(_REPORT, parameters, retry_parameter=None)))
+        ids = list(event_ids)
+
+        def work(connection: sa.Connection) -> int:
+            taken = int(connection.execute(_REPORT, {"event": draft.document(), "ids": ids}).scalar_one())
+            # Repeated, it takes other counts, and an event of the same id would be taken for one that is there.
+            ids[:] = [new_event_id() for _ in ids]
+            return taken
+
+        return self._worker.transaction(work)

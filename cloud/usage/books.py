@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
+from cloud.audit.event_rows import is_recorded
 from cloud.audit.model import AuditDraft, Outcome
 from cloud.kernel.ids import new_event_id
 from cloud.storage.engine import ControlEngine
@@ -59,9 +60,15 @@ class PostgresUsageBooks:
         )
 
     def repair(self, tenant_id: str, audit: AuditDraft) -> list[Difference]:
+        mended: list[Difference] = []
+
         def work(connection: sa.Connection) -> list[Difference]:
+            nonlocal mended
             # Nobody else charges anything but reads until this commits, and no two repairs mend the same difference.
             connection.execute(_LOCK, {"tenant": tenant_id})
+            if is_recorded(connection, tenant_id, audit):
+                # By the attempt before, whose answer was lost: nothing differs any more.
+                return mended
             found = differences(tenant_id, _books(connection, tenant_id))
             for difference in found:
                 _mend(connection, difference)
@@ -75,6 +82,7 @@ class PostgresUsageBooks:
                     "counts": {"repaired": len(found)},
                 },
             )
+            mended = found
             return found
 
         return self._engine.transaction(work)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
@@ -260,3 +261,62 @@ async def test_an_attempt_that_still_runs_is_waited_for_by_the_next(
     else:
         assert answers == [True]
         assert used(runtime, tenant_id) == 0
+
+
+@contextmanager
+def given_up_while_committing(runtime: CloudRuntime, function: str) -> Iterator[None]:
+    """The first call of a server function has done all but commit, and does so once the next one waits for it."""
+    committing: list[threading.Thread] = []
+
+    def commit(pooled: sa.PoolProxiedConnection) -> None:
+        try:
+            wait_until_waiting(runtime, function, 1)
+        finally:
+            session(pooled).exec_(b"COMMIT")
+            pooled.close()
+
+    def stalled(real: Exchange) -> Exchange:
+        def exchange(pooled: sa.PoolProxiedConnection, called: ServerFunction, arguments: list[bytes | None]) -> object:
+            if called.name != function or committing:
+                return real(pooled, called, arguments)
+            other = runtime._installation.engines.app._engine.pool.connect()
+            session(other).exec_(b"BEGIN")
+            real(other, called, arguments)
+            committing.append(threading.Thread(target=commit, args=(other,)))
+            committing[0].start()
+            raise OperationalError(called.name, {}, LostError())
+
+        return exchange
+
+    try:
+        with exchanging(runtime, stalled):
+            yield
+    finally:
+        for thread in committing:
+            thread.join()
+
+
+def session(pooled: sa.PoolProxiedConnection) -> Any:
+    """The connection below the driver's own transactions."""
+    connection = pooled.driver_connection
+    assert isinstance(connection, psycopg.Connection)
+    return connection.pgconn
+
+
+async def test_a_read_that_still_commits_is_answered_and_recorded_once(runtime: CloudRuntime, tenant_id: str) -> None:
+    with request_context(tenant_id=tenant_id, user_id="alice", roles={"service"}):
+        memory_id = await runtime.memory.store(memory("alice", "likes tea"), {})
+        await runtime.memory.retrieve("tea", "alice")
+    with one_operation(runtime, tenant_id) as events, given_up_while_committing(runtime, "lc_read"):
+        assert [found.id for found in await runtime.memory.retrieve("tea", "alice")] == [memory_id]
+    assert events[0]["resource_ids"] == [memory_id]
+
+
+def test_a_record_that_still_commits_is_recorded_once(runtime: CloudRuntime, tenant_id: str) -> None:
+    def recorded() -> list[str]:
+        return [str(event["action"]) for event in runtime.audit._store.events(tenant_id, since=None, until=None)]
+
+    before = recorded()
+    with given_up_while_committing(runtime, "lc_record"):
+        runtime.audit.log_security_event("probe", "low", "somebody looked", {"tenant_id": tenant_id})
+    assert recorded() == [*before, "security.event"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -15,14 +17,18 @@ from cloud import CloudRuntime, request_context
 from cloud.audit.model import UNKNOWN_ACTOR, AuditDraft
 from cloud.kernel.access import Action
 from cloud.kernel.errors import AuthenticationError, LuminescentError, PermissionDeniedError, TenantIsolationError
-from cloud.kernel.ids import new_request_id
+from cloud.kernel.ids import new_event_id, new_request_id
 from cloud.memory import CloudMemoryProvider
 from cloud.memory.calls import Calls
+from cloud.storage import engine as engine_module
+from cloud.storage.engine import ControlEngine
+from cloud.storage.roles import CONTROL_DATABASE, WORKER_ROLE
 from cloud.tenancy.admission import Admissions
 from cloud.tenancy.identity import IdentityResolver
 from cloud.tenancy.postgres_refusals import PostgresRefusals
 from cloud.tenancy.provider import CloudTenantProvider
 from cloud.tenancy.refusals import Refusals
+from cloud.tenancy.refusals import _report as report_draft
 from src.testing.samples import sample_memory
 from tests.isolation.probes import Event, Onlooker
 
@@ -223,6 +229,32 @@ def test_a_report_that_does_not_commit_loses_no_count(book: Book, onlooker: Onlo
         assert taken is not None
         assert taken[0] == len(before)
     assert book.counted() == before
+
+
+def test_a_report_that_was_committed_unanswered_loses_no_count(
+    book: Book, onlooker: Onlooker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repeated, it takes other counts: those of the first attempt are gone, and their events are there."""
+    for key_id in ("0" * 12, "1" * 12):
+        book.refuse(EACH + 2, key_id=key_id)
+    book.later()
+    counted = sum(sum(further.values()) for _, _, further in book.counted())
+    engine = ControlEngine(book.runtime._installation.server.url(WORKER_ROLE, CONTROL_DATABASE), pool_size=1)
+    store, real, attempts = PostgresRefusals(engine, engine), engine._translated, itertools.count()
+
+    def lost_at_first(*given: Any, **named: Any) -> object:
+        answer = real(*given, **named)
+        if next(attempts) == 0:
+            raise engine_module._Transient
+        return answer
+
+    monkeypatch.setattr(engine, "_translated", lost_at_first)
+    with onlooker.new_events() as events:
+        while store.report(report_draft(), [new_event_id()]):
+            pass
+    engine.close()
+    assert sum(told(events)[1].values()) == counted
+    assert book.counted() == []
 
 
 # Sources

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from cloud.kernel.errors import ConfigurationError, OperationInProgressError, Un
 from cloud.storage.engine import ControlEngine
 from cloud.storage.roles import CONTROL_DATABASE, OWNER_ROLE
 from src.testing.samples import sample_memory
+from tests.support.lost_commits import lost_commit
 
 PAST = (datetime.now(UTC) - timedelta(days=620)).replace(day=10, hour=0, minute=0, second=0, microsecond=0)
 MONTH, NEXT = Month.of(PAST), Month.of(PAST + timedelta(days=31))
@@ -281,6 +282,16 @@ def test_the_database_removes_nothing_that_is_in_no_archive_or_young(log: Log, r
     delete = sa.text("DELETE FROM audit_leaves WHERE log_id = :log")
     with pytest.raises(DBAPIError, match="permission denied"):
         runtime._installation.engines.maintenance.transaction(lambda c: c.execute(delete, {"log": log.log_id}))
+
+
+def test_an_archive_whose_record_was_committed_unanswered_is_recorded_once(log: Log, runtime: CloudRuntime) -> None:
+    archive = Archive(log.log_id, 0, 6, MONTH, PAST, PAST, b"x" * 32, 1)
+    with lost_commit(runtime._installation.engines.maintenance):
+        log.archives.record(archive)
+    assert log.archives.of(log.log_id) == [archive]
+    with pytest.raises(ConfigurationError, match="leaves 0 to 5 .* in another archive"):
+        log.archives.record(replace(archive, sha256=b"y" * 32))
+    assert log.archives.of(log.log_id) == [archive]
 
 
 def test_an_archive_is_deleted_when_it_was_kept_long_enough_and_its_export_says_so(log: Log, tmp_path: Path) -> None:

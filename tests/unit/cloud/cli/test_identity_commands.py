@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +68,48 @@ def test_a_key_is_rotated_into_a_file(command: Command, tenant_id: str, tmp_path
     again = command(*rotate)
     assert again.exit_code == 1
     assert json.loads(result.stdout)["key_id"] in again.stderr
+
+
+@pytest.mark.parametrize("folder", ["missing", "file"])
+def test_no_key_is_made_or_rotated_where_its_file_cannot_be(
+    command: Command, tenant_id: str, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / folder / "new.key"
+    old = json.loads(command("--json", "api-keys", "create", "--tenant", tenant_id, "--role", "service").stdout)
+    for verb in (("create", "--role", "service"), ("rotate", old["key_id"], "--grace-hours", "0")):
+        refused = command("api-keys", *verb, "--tenant", tenant_id, "--out", out)
+        assert (refused.exit_code, f"{out} cannot be written" in refused.stderr) == (1, True)
+    (key,) = json.loads(command("--json", "api-keys", "list", "--tenant", tenant_id).stdout)["api_keys"]
+    assert (key["key_id"], key["state"], key["successor_id"]) == (old["key_id"], "active", None)
+
+
+def test_what_was_refused_leaves_no_key_file(command: Command, tenant_id: str, tmp_path: Path) -> None:
+    out = tmp_path / "new.key"
+    assert command("api-keys", "create", "--tenant", tenant_id, "--role", "root", "--out", out).exit_code == 1
+    assert command("api-keys", "rotate", "--tenant", tenant_id, "0" * 12, "--out", out).exit_code == 1
+    assert not out.exists()
+
+
+def test_a_key_that_could_not_be_written_is_named(
+    command: Command, runtime: CloudRuntime, tenant_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, make, limits = tmp_path / "new.key", runtime.api_keys.create, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def create(*given: Any, **named: Any) -> str:
+        text = make(*given, **named)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        return text
+
+    monkeypatch.setattr(runtime.api_keys, "create", create)
+    try:
+        failed = command("api-keys", "create", "--tenant", tenant_id, "--role", "service", "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (key,) = runtime.api_keys.list(tenant_id)
+    assert failed.exit_code == 1
+    assert f"key {key.key_id} opens and nobody has its text: rotate or revoke it" in failed.stderr
+    assert not out.exists()
 
 
 def test_the_access_review_names_every_key_and_says_what_to_do(command: Command, tenant_id: str) -> None:

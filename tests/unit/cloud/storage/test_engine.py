@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
@@ -126,6 +127,43 @@ def test_what_will_fail_again_is_not_tried_again(make: Make, sqlstate: str, erro
     with pytest.raises(error):
         make().transaction(work)
     assert len(attempts) == 1
+
+
+class Sending:
+    """Stands for the way to the server: fails as it is told to, attempt by attempt, and then answers."""
+
+    def __init__(self, *failures: DBAPIError) -> None:
+        self._failures = list(failures)
+        self.said: list[object] = []
+
+    def __call__(self, bound: Mapping[str, object]) -> object:
+        self.said.append(bound.get("again"))
+        if self._failures:
+            raise self._failures.pop(0)
+        return "seen"
+
+
+LOST = OperationalError("call", {}, psycopg.OperationalError())
+THERE_ALREADY = IntegrityError("call", {}, psycopg.errors.UniqueViolation())
+
+
+@pytest.mark.parametrize("retry_parameter", ["again", None])
+def test_what_the_attempt_before_was_still_committing_is_looked_for_again(
+    make: Make, retry_parameter: str | None
+) -> None:
+    sending = Sending(LOST, THERE_ALREADY)
+    assert make()._repeated(sending, {}, retry_parameter) == "seen"
+    assert sending.said == ([False, True, True] if retry_parameter else [None] * 3)
+    with pytest.raises(ProviderUnavailableError) as unavailable:
+        make()._repeated(Sending(LOST, THERE_ALREADY, THERE_ALREADY), {}, retry_parameter)
+    assert unavailable.value.__cause__ is THERE_ALREADY
+
+
+def test_what_is_there_before_the_first_attempt_is_no_trace_of_it(make: Make) -> None:
+    sending = Sending(THERE_ALREADY)
+    with pytest.raises(IntegrityError):
+        make()._repeated(sending, {}, "again")
+    assert sending.said == [False]
 
 
 def test_real_conflicts_of_two_transactions_end_with_both_done(make: Make) -> None:

@@ -9,11 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud import CloudRuntime, request_context
+from cloud.kernel.access import Action
 from cloud.kernel.errors import PermissionDeniedError, UnknownTenantError
+from cloud.tenancy.system import system_predicate
+from cloud.usage.books import PostgresUsageBooks
 from cloud.usage.model import LEDGER_METERS, Kind, Meter
 from cloud.usage.reconciliation import STOCK_PERIOD, Books, differences
 from src.testing.samples import sample_memory
 from tests.support.ledgers import as_owner, counters, events, ledger
+from tests.support.lost_commits import lost_commit
 
 MARCH = date(2031, 3, 1)
 UNITS = st.integers(0, 3)
@@ -69,6 +73,23 @@ async def test_a_tampered_counter_is_found_and_mended(
     assert runtime.usage.reconcile(tenant_id, repair=True) == [found]
     assert counters(runtime, tenant_id) == before
     assert runtime.usage.reconcile(tenant_id) == []
+    (event,) = events(runtime, tenant_id, "usage.reconcile")
+    assert event["counts"] == {"repaired": 1}
+
+
+async def test_a_repair_that_was_committed_unanswered_is_done_once_and_told(
+    runtime: CloudRuntime, tenant_id: str
+) -> None:
+    await used(runtime, tenant_id)
+    before = counters(runtime, tenant_id)
+    tamper = "UPDATE usage_counters SET used = used + 1 WHERE tenant_id = :tenant AND meter = 'memories'"
+    as_owner(runtime, tamper, tenant=tenant_id)
+    (found,) = runtime.usage.reconcile(tenant_id)
+    engine, audit = runtime._installation.engines.maintenance, runtime.audit
+    draft = audit.draft(system_predicate(tenant_id, "test").scope, Action.USAGE_RECONCILE)
+    with lost_commit(engine):
+        assert PostgresUsageBooks(engine).repair(tenant_id, draft) == [found]
+    assert counters(runtime, tenant_id) == before
     (event,) = events(runtime, tenant_id, "usage.reconcile")
     assert event["counts"] == {"repaired": 1}
 
