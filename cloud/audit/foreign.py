@@ -105,7 +105,7 @@ class ForeignEvents:
         user_id: object,
         text: Mapping[str, object],
         *,
-        named: Mapping[str, object],
+        tenant_id: str | None,
         severity: str | None = None,
     ) -> ForeignEvent:
         """Seal `text` and name the actor by subject id.
@@ -114,13 +114,13 @@ class ForeignEvents:
             category: External or security.
             user_id: The person it is about, as foreign code calls them.
             text: What is sealed.
-            named: Mapping whose `tenant_id` names the tenant where there is no ambient one.
+            tenant_id: The tenant it is about; without a valid one it goes to the system's log.
             severity: Of a security event.
 
         Raises:
             InvalidFilterError: What is said refers to itself, or is nested too deep.
         """
-        log_id = self._log_for(named.get("tenant_id"))
+        log_id = self._log_for(tenant_id)
         person = self._person(log_id, user_id)
         event_id = new_event_id()
         plaintext, counts = _written(text)
@@ -140,9 +140,9 @@ class ForeignEvents:
         )
         return ForeignEvent(log_id, draft, counts)
 
-    def about(self, action: Action, user_id: str, workspace_id: str, timestamp: datetime) -> ForeignEvent:
+    def about(self, action: Action, user_id: str, tenant_id: str | None, timestamp: datetime) -> ForeignEvent:
         """An event that foreign code did `action` to a person's data; the person is named by subject id, if known."""
-        log_id = self._log_for(workspace_id)
+        log_id = self._log_for(tenant_id)
         person = self._keyring.resolve_subject(log_id, user_id, create=False) if log_id != SYSTEM_LOG else None
         draft = AuditDraft(
             action=action,
@@ -155,10 +155,8 @@ class ForeignEvents:
         )
         return ForeignEvent(log_id, draft)
 
-    def _log_for(self, named: object) -> str:
-        ambient = current_context()
-        tenant_id = ambient.tenant_id if ambient and ambient.tenant_id else named
-        if not isinstance(tenant_id, str) or not is_tenant_id(tenant_id):
+    def _log_for(self, tenant_id: str | None) -> str:
+        if tenant_id is None or not is_tenant_id(tenant_id):
             return SYSTEM_LOG
         try:
             self._keyring.tenant_key(tenant_id)
