@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -330,3 +331,36 @@ def test_what_foreign_code_should_not_say_is_sealed_and_counted(
     assert event["details"].keys() == {"sealed"}  # type: ignore[attr-defined]
     assert len(json.dumps(event)) < verify.MAX_LINE_BYTES
     assert opened(runtime, event, subject_id=event["actor"]["id"])["event_type"] == "e"  # type: ignore[index]
+
+
+HUGE = [
+    pytest.param({f"{number:0300}": "x" for number in range(2_000)}, id="names"),
+    pytest.param({"k" * 600_000: 1}, id="one-name"),
+    pytest.param({str(number): "\0" * 1_000 for number in range(2_000)}, id="texts"),
+    pytest.param({str(number): "\ud800" * 1_000 for number in range(2_000)}, id="surrogates"),
+]
+
+
+@pytest.mark.parametrize("said", HUGE)
+async def test_whatever_the_size_of_a_report_its_log_can_be_exported_and_verified(
+    runtime: CloudRuntime, tenant_id: str, said: dict[str, object], tmp_path: Path
+) -> None:
+    await runtime.audit.log({**said, "tenant_id": tenant_id, "user_id": "alice"})
+    event = list(runtime.audit._store.events(tenant_id, since=None, until=None))[-1]
+    assert event["counts"].keys() == {"oversized_bytes", "cut_bytes", "cut_fields"}  # type: ignore[attr-defined]
+    assert event["counts"]["cut_fields"] == len(said)  # type: ignore[index]
+    assert opened(runtime, event, subject_id=event["actor"]["id"]) == {"cut": True, "fields": len(said)}  # type: ignore[index]
+    bundle = runtime.audit.export_evidence(tenant_id, tmp_path / "log")
+    assert verify.verify_bundle(bundle.directory, key=runtime.audit.verifier_key(tenant_id)).origin_established
+
+
+def test_counts_of_however_many_names_are_exported_and_verified(
+    runtime: CloudRuntime, tenant_id: str, tmp_path: Path
+) -> None:
+    letters = "abcdefghij"
+    counts = {"kind_" * 10 + "".join(letters[int(digit)] for digit in str(number)): 1 for number in range(25_000)}
+    runtime.audit.log_gdpr_deletion("bob", tenant_id, counts, MOMENT)
+    event = list(runtime.audit._store.events(tenant_id, since=None, until=None))[-1]
+    assert sum(event["counts"].values()) == 25_000  # type: ignore[attr-defined]
+    bundle = runtime.audit.export_evidence(tenant_id, tmp_path / "log")
+    assert verify.verify_bundle(bundle.directory, key=runtime.audit.verifier_key(tenant_id)).origin_established
