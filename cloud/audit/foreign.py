@@ -15,6 +15,7 @@ from typing import Final
 
 from cloud.audit.model import (
     DETAILS_BYTES,
+    SEALED_BYTES,
     UNKNOWN_ACTOR,
     Actor,
     AuditDraft,
@@ -40,9 +41,9 @@ _OUTCOMES: Final = {
     "failed": Outcome.FAILED,
 }
 _SEVERITIES: Final = frozenset({"info", "warning", "critical"})
-_SEALED_BYTES: Final = 262_144
 _CUT_CHARACTERS: Final = 1_000
 _COUNTER_NAME: Final = re.compile(r"[a-z][a-z_]{0,63}")
+_COUNTERS: Final = 64
 
 
 def outcome_of(text: str) -> Outcome:
@@ -51,14 +52,15 @@ def outcome_of(text: str) -> Outcome:
 
 
 def safe_counts(counts: Mapping[str, int]) -> dict[str, int]:
-    """Counts whose names can only be names of categories; the rest is summed up as `other`.
+    """Up to 64 counts whose names can only be names of categories; the rest is summed up as `other`.
 
     Raises:
         InvalidFilterError: A count is no whole number from 0 to 2^53 - 1, or their sum is larger.
     """
     kept: dict[str, int] = {}
     for name, count in counts.items():
-        key = name if isinstance(name, str) and _COUNTER_NAME.fullmatch(name) else "other"
+        known = isinstance(name, str) and _COUNTER_NAME.fullmatch(name) is not None and len(kept) < _COUNTERS
+        key = name if known else "other"
         kept[key] = safe_count(kept.get(key, 0) + safe_count(count))
     return kept
 
@@ -85,7 +87,7 @@ class ForeignEvent:
         log_id: The log.
         draft: The event.
         counts: What is odd about what was said, which is sealed all the same: `content_keys`, `not_json` values,
-            `oversized_bytes`, and `cut_bytes` that were not kept.
+            `oversized_bytes`, `cut_bytes` that were not kept, and `cut_fields` where no field was kept.
     """
 
     log_id: str
@@ -105,7 +107,7 @@ class ForeignEvents:
         user_id: object,
         text: Mapping[str, object],
         *,
-        named: Mapping[str, object],
+        tenant_id: str | None,
         severity: str | None = None,
     ) -> ForeignEvent:
         """Seal `text` and name the actor by subject id.
@@ -114,13 +116,13 @@ class ForeignEvents:
             category: External or security.
             user_id: The person it is about, as foreign code calls them.
             text: What is sealed.
-            named: Mapping whose `tenant_id` names the tenant where there is no ambient one.
+            tenant_id: The tenant it is about; without a valid one it goes to the system's log.
             severity: Of a security event.
 
         Raises:
             InvalidFilterError: What is said refers to itself, or is nested too deep.
         """
-        log_id = self._log_for(named.get("tenant_id"))
+        log_id = self._log_for(tenant_id)
         person = self._person(log_id, user_id)
         event_id = new_event_id()
         plaintext, counts = _written(text)
@@ -140,9 +142,9 @@ class ForeignEvents:
         )
         return ForeignEvent(log_id, draft, counts)
 
-    def about(self, action: Action, user_id: str, workspace_id: str, timestamp: datetime) -> ForeignEvent:
+    def about(self, action: Action, user_id: str, tenant_id: str | None, timestamp: datetime) -> ForeignEvent:
         """An event that foreign code did `action` to a person's data; the person is named by subject id, if known."""
-        log_id = self._log_for(workspace_id)
+        log_id = self._log_for(tenant_id)
         person = self._keyring.resolve_subject(log_id, user_id, create=False) if log_id != SYSTEM_LOG else None
         draft = AuditDraft(
             action=action,
@@ -155,10 +157,8 @@ class ForeignEvents:
         )
         return ForeignEvent(log_id, draft)
 
-    def _log_for(self, named: object) -> str:
-        ambient = current_context()
-        tenant_id = ambient.tenant_id if ambient and ambient.tenant_id else named
-        if not isinstance(tenant_id, str) or not is_tenant_id(tenant_id):
+    def _log_for(self, tenant_id: str | None) -> str:
+        if tenant_id is None or not is_tenant_id(tenant_id):
             return SYSTEM_LOG
         try:
             self._keyring.tenant_key(tenant_id)
@@ -194,9 +194,13 @@ def _written(text: Mapping[str, object]) -> tuple[bytes, dict[str, int]]:
     counts = {"content_keys": keys, "not_json": odd}
     if len(plaintext) > DETAILS_BYTES:
         counts["oversized_bytes"] = len(plaintext)
-    if len(plaintext) > _SEALED_BYTES:
+    if len(plaintext) > SEALED_BYTES:
         # An event is a line of an export, which has a bound too: the names stay, and the beginnings of texts.
         kept = _json({name: str(value)[:_CUT_CHARACTERS] for name, value in text.items()}, as_text)
+        if len(kept) > SEALED_BYTES:
+            # Too many names, or too long ones: what is left says so, and one report cannot spoil the log's exports.
+            counts["cut_fields"] = len(text)
+            kept = _json({"cut": True, "fields": len(text)}, as_text)
         counts["cut_bytes"] = len(plaintext) - len(kept)
         plaintext = kept
     return plaintext, {name: count for name, count in counts.items() if count}

@@ -12,6 +12,7 @@ from cloud.kernel.access import Action
 from cloud.kernel.errors import LuminescentError
 from cloud.kernel.ids import new_event_id
 from cloud.kernel.scope import PrincipalKind
+from cloud.keys.sealing import SEAL_OVERHEAD_BYTES
 
 SCHEMA_VERSION = 1
 
@@ -20,6 +21,8 @@ CONTENT_KEYS = frozenset(
 )
 """Names under which content or a person would stand: our own details never have them, foreign ones are sealed."""
 DETAILS_BYTES = 16_384
+SEALED_BYTES = 262_144
+"""What foreign code said in one event, at most: sealed and in hexadecimal digits it fits a line of an export."""
 INTENT_ENDING = ".step"
 """Ends the action of an event that says that work in several steps begins."""
 
@@ -125,15 +128,17 @@ def check_details(details: Mapping[str, object]) -> None:
     """Return if our own code may put these details into an event.
 
     Raises:
-        ValueError: They are not JSON, larger than 16 KiB, or hold a key declared as content; names no value.
+        ValueError: They are not JSON, larger than 16 KiB beside what is sealed, or hold a key declared as content;
+            names no value.
     """
     try:
         size = len(json.dumps(details, allow_nan=False).encode())
     except (TypeError, ValueError, RecursionError):
         raise ValueError("details of an audit event are not JSON") from None
     # What foreign code said is sealed, and has a bound of its own.
-    if size > DETAILS_BYTES and "sealed" not in details:
-        raise ValueError(f"details of an audit event have {size} bytes; {DETAILS_BYTES} are allowed")
+    allowed = DETAILS_BYTES + (2 * (SEALED_BYTES + SEAL_OVERHEAD_BYTES) if "sealed" in details else 0)
+    if size > allowed:
+        raise ValueError(f"details of an audit event have {size} bytes; {allowed} are allowed")
     if content_keys(details):
         raise ValueError("details of an audit event have a key that is declared as content")
 

@@ -85,6 +85,23 @@ class Admission(Protocol):
         """
         ...
 
+    def tenant_of_report(self, action: Action, named: object) -> str | None:
+        """The tenant that a report of foreign code is about; whether there is such a tenant is not looked up.
+
+        Args:
+            action: What is reported.
+            named: What the report itself calls its tenant, which may be anything. Where somebody is calling it must
+                be that caller's tenant, or `None`; where nobody is, it is believed.
+
+        Returns:
+            `None` where nothing names a tenant.
+
+        Raises:
+            AuthenticationError: The caller's credential does not hold, or the report names its tenant wrongly.
+            TenantIsolationError: The report names another tenant than the caller's.
+        """
+        ...
+
     def operate(self, action: Action) -> AuditDraft:
         """The begun event of an operator's `action` on the installation.
 

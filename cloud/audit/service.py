@@ -132,44 +132,76 @@ class CloudAuditLogger:
         outcome: str,
         details: dict[str, object] | None = None,
     ) -> None:
-        """One event from foreign code is committed before this returns, its text sealed."""
+        """One event from foreign code is committed before this returns, its text sealed.
+
+        As every report it goes to the log of the caller's tenant, and where nobody is calling to that of
+        `details["tenant_id"]`. Where both name a tenant they must name the same one.
+
+        Raises:
+            AuthenticationError: The caller's credential does not hold.
+            TenantIsolationError: The report names another tenant than the caller's.
+            InvalidFilterError: What is said refers to itself, or is nested too deep.
+        """
         text = {"event_type": event_type, "resource": resource, "action": action, "details": details or {}}
-        self._report(self._foreign.event(Category.EXTERNAL, actor, text, named=details or {}), outcome_of(outcome))
+        tenant_id = self._tenant_of_report(Action.EXTERNAL_EVENT, details or {})
+        self._report(self._foreign.event(Category.EXTERNAL, actor, text, tenant_id=tenant_id), outcome_of(outcome))
 
     @telemetry.operation(Action.SECURITY_EVENT)
     def log_security_event(
         self, event_type: str, severity: str, message: str, details: dict[str, object] | None = None
     ) -> None:
-        """One security event is committed before this returns; the message is sealed."""
+        """One security event is committed before this returns, as by `log_event`; the message is sealed."""
         text = {"event_type": event_type, "message": message, "details": details or {}}
         user_id = (details or {}).get("user_id")
-        self._report(self._foreign.event(Category.SECURITY, user_id, text, named=details or {}, severity=severity))
+        tenant_id = self._tenant_of_report(Action.SECURITY_EVENT, details or {})
+        self._report(self._foreign.event(Category.SECURITY, user_id, text, tenant_id=tenant_id, severity=severity))
 
     @telemetry.operation(Action.ERASURE)
     def log_gdpr_deletion(
         self, user_id: str, workspace_id: str, items_deleted: dict[str, int], timestamp: datetime
     ) -> None:
-        """A deletion that foreign code did is recorded with its counts and without the person."""
-        event = self._foreign.about(Action.ERASURE, user_id, workspace_id, timestamp)
+        """A deletion that foreign code did is recorded with its counts and without the person.
+
+        Raises:
+            AuthenticationError: The caller's credential does not hold.
+            TenantIsolationError: `workspace_id` is another tenant than the caller's.
+            InvalidFilterError: A count is no whole number from 0 to 2^53 - 1, or their sum is larger.
+        """
+        tenant_id = self._tenant_of_report(Action.ERASURE, {"tenant_id": workspace_id})
+        event = self._foreign.about(Action.ERASURE, user_id, tenant_id, timestamp)
         self._report(event, counts=safe_counts(items_deleted))
 
     @telemetry.operation(Action.ACCESS_REQUEST)
     def log_gdpr_export(self, user_id: str, workspace_id: str, total_items: int, timestamp: datetime) -> None:
-        """An export that foreign code did is recorded with its count and without the person."""
-        event = self._foreign.about(Action.ACCESS_REQUEST, user_id, workspace_id, timestamp)
+        """An export that foreign code did is recorded with its count and without the person.
+
+        Raises:
+            AuthenticationError: The caller's credential does not hold.
+            TenantIsolationError: `workspace_id` is another tenant than the caller's.
+            InvalidFilterError: The count is no whole number from 0 to 2^53 - 1.
+        """
+        tenant_id = self._tenant_of_report(Action.ACCESS_REQUEST, {"tenant_id": workspace_id})
+        event = self._foreign.about(Action.ACCESS_REQUEST, user_id, tenant_id, timestamp)
         self._report(event, counts={"total_items": safe_count(total_items)})
 
     @telemetry.operation(Action.EXTERNAL_EVENT)
     async def log(self, event: dict[str, object]) -> None:
-        """The guide's `await audit_logger.log({...})`: one event, committed before this returns."""
+        """The guide's `await audit_logger.log({...})`: one event, committed before this returns, as by `log_event`."""
         known = {"tenant_id", "user_id", "outcome"}
         text = {name: value for name, value in event.items() if name not in known}
         outcome = outcome_of(str(event.get("outcome", "success")))
 
         def commit() -> None:
-            self._report(self._foreign.event(Category.EXTERNAL, event.get("user_id"), text, named=event), outcome)
+            tenant_id = self._tenant_of_report(Action.EXTERNAL_EVENT, event)
+            user_id = event.get("user_id")
+            self._report(self._foreign.event(Category.EXTERNAL, user_id, text, tenant_id=tenant_id), outcome)
 
         await asyncio.to_thread(commit)
+
+    def _tenant_of_report(self, action: Action, said: Mapping[str, object]) -> str | None:
+        if self._admission is None:
+            raise ConfigurationError(_WITHOUT_TENANCY)
+        return self._admission.tenant_of_report(action, said.get("tenant_id"))
 
     def _report(
         self, event: ForeignEvent, outcome: Outcome = Outcome.ALLOWED, *, counts: Mapping[str, int] | None = None

@@ -43,6 +43,11 @@ class RequestContext:
     operator: str | None = None
     client_address: Address | None = None
 
+    @property
+    def names_caller(self) -> bool:
+        """Whether it says anything of who is calling, which still has to hold; the id of a request does not."""
+        return self.authorization is not None or bool(self.tenant_id or self.user_id or self.roles or self.operator)
+
     def __repr__(self) -> str:
         return f"RequestContext(request_id={self.request_id!r})"
 

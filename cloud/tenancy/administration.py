@@ -79,6 +79,25 @@ class Administration(Admissions):
         self._refuse(admitted.scope, action, error)
         raise error
 
+    def tenant_of_report(self, action: Action, named: object) -> str | None:
+        """The tenant that a report of foreign code is about: the caller's, or without any caller the one it names.
+
+        A refusal is recorded, as at the door.
+
+        Raises:
+            AuthenticationError: A credential does not hold, or the report names its tenant wrongly.
+            TenantIsolationError: The report names another tenant than the caller's.
+        """
+        ambient = current_context()
+        if ambient is None or not ambient.names_caller:
+            return named if isinstance(named, str) else None
+        try:
+            identity = self._identities.resolve({"tenant_id": named})
+        except (AuthenticationError, TenantIsolationError) as error:
+            self._refuse(None, action, error)
+            raise
+        return identity.tenant_id if identity else None
+
     def operate(self, action: Action) -> AuditDraft:
         """Admit an operator to an action on the whole installation; returns its event, begun.
 

@@ -14,7 +14,6 @@ from cloud.audit.recording import recorded_failure
 from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.clock import Clock
-from cloud.kernel.context import current_context
 from cloud.kernel.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -95,18 +94,19 @@ class CloudUsageTracker:
         Args:
             operation: What was done, at most 64 characters.
             tokens: Tokens or units of the meter `tokens`, 0 or more.
-            metadata: `tenant_id` names the tenant where there is no ambient one; `event_id`, 1 to 256 characters,
-                makes repeating the call harmless. Nothing of it is kept in the clear.
+            metadata: `tenant_id` names the tenant where nobody is calling, and else may name the caller's;
+                `event_id`, 1 to 256 characters, makes repeating the call harmless. Nothing of it is kept in the clear.
 
         Raises:
-            AuthenticationError: No tenant is named, or there is none of that name.
+            AuthenticationError: No tenant is named, or there is none of that name; or the caller's credential does
+                not hold.
+            TenantIsolationError: `metadata` names another tenant than the caller's.
             InvalidFilterError: `operation`, `tokens` or `event_id` are out of range.
         """
-        _, audit = self._doors()
-        ambient = current_context()
-        tenant_id = ambient.tenant_id if ambient and ambient.tenant_id else metadata.get("tenant_id")
+        admission, audit = self._doors()
+        tenant_id = admission.tenant_of_report(Action.USAGE_TRACK, metadata.get("tenant_id"))
         draft = audit.draft(None, Action.USAGE_TRACK, category=Category.EXTERNAL)
-        log_id = tenant_id if isinstance(tenant_id, str) and is_tenant_id(tenant_id) else SYSTEM_LOG
+        log_id = tenant_id if tenant_id is not None and is_tenant_id(tenant_id) else SYSTEM_LOG
         with recorded_failure(audit, draft, log_id):
             if log_id == SYSTEM_LOG:
                 raise AuthenticationError(

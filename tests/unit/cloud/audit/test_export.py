@@ -225,6 +225,14 @@ def test_a_logger_without_tenancy_shows_nothing(runtime: CloudRuntime, tmp_path:
             logger.export(log_id, tmp_path)
 
 
+def test_a_logger_without_tenancy_believes_no_report(runtime: CloudRuntime, tenant_id: str) -> None:
+    logger = CloudAuditLogger(runtime.audit._store, runtime.pixeltable_config.keyring)
+    count = len(stored(runtime, tenant_id))
+    with pytest.raises(ConfigurationError):
+        logger.log_event("e", "alice", "r", "x", "success", {"tenant_id": tenant_id})
+    assert len(stored(runtime, tenant_id)) == count
+
+
 def test_an_export_of_three_times_as_much_needs_no_more_memory(
     runtime: CloudRuntime, tenant_id: str, tmp_path: Path
 ) -> None:

@@ -8,13 +8,14 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloud import CloudRuntime, request_context
 from cloud.audit import verify
-from cloud.kernel.errors import InvalidFilterError, SealBrokenError
+from cloud.kernel.errors import AuthenticationError, InvalidFilterError, SealBrokenError, TenantIsolationError
 from cloud.kernel.ids import SYSTEM_LOG, new_request_id
 from cloud.keys.model import Place
 from cloud.keys.sealing import unseal
@@ -77,6 +78,20 @@ def reported(
         report(runtime, tenant_id)
     logs = {SYSTEM_LOG, *(name for name in (tenant_id, ambient) if name)}
     return {log_id: found for log_id in logs if (found := events(runtime, log_id, request_id))}
+
+
+def caller(runtime: CloudRuntime, tenant_id: str, how: str, request_id: str) -> AbstractContextManager[object]:
+    """A caller of the tenant, as the host application says or as its API key does."""
+    match how:
+        case "key":
+            key = runtime.api_keys.create(tenant_id, roles={"service"})
+            return request_context(authorization=f"Bearer {key}", request_id=request_id)
+        case "operator":
+            return request_context(
+                tenant_id=tenant_id, operator="local-operator:7", roles={"operator"}, request_id=request_id
+            )
+        case _:
+            return request_context(tenant_id=tenant_id, request_id=request_id)
 
 
 def opened(runtime: CloudRuntime, event: dict[str, Any], *, subject_id: str | None) -> Any:
@@ -156,13 +171,70 @@ def test_a_report_without_a_valid_tenant_goes_to_the_system_log_and_names_nobody
         assert opened(runtime, event, subject_id=None)
 
 
-def test_a_caller_of_one_tenant_cannot_write_into_anothers_log(runtime: CloudRuntime, tenant_id: str) -> None:
+@pytest.mark.parametrize("report", REPORTS)
+@pytest.mark.parametrize("how", ["tenant", "key", "operator"])
+def test_a_caller_of_one_tenant_cannot_write_into_anothers_log(
+    runtime: CloudRuntime, tenant_id: str, report: Report, how: str
+) -> None:
     other = runtime.tenants.create(f"foreign-{next(_numbers)}").tenant_id
-    for report in REPORTS:
-        assert set(reported(runtime, report, other, ambient=tenant_id)) == {tenant_id}
+    before = len(list(runtime.audit._store.events(other, since=None, until=None)))
+    request_id = new_request_id()
+    with caller(runtime, tenant_id, how, request_id), pytest.raises(TenantIsolationError) as refused:
+        report(runtime, other)
+    assert refused.value.reason == "conflict"
+    (event,) = events(runtime, SYSTEM_LOG, request_id)
+    assert (event["category"], event["outcome"]) == ("security", "denied")
+    assert (event["reason"], event["details"]["severity"]) == ("tenant_isolation:conflict", "critical")
+    assert events(runtime, tenant_id, request_id) == []
+    assert len(list(runtime.audit._store.events(other, since=None, until=None))) == before
+    for name in (tenant_id, other):
+        assert runtime.pixeltable_config.keyring.resolve_subject(name, "alice@example.com", create=False) is None
 
 
-@pytest.mark.parametrize("context", [nullcontext(), request_context(tenant_id="ghost")])
+@pytest.mark.parametrize("report", REPORTS)
+@pytest.mark.parametrize("how", ["tenant", "key", "operator"])
+def test_a_caller_whose_tenant_is_named_too_writes_into_its_log(
+    runtime: CloudRuntime, tenant_id: str, report: Report, how: str
+) -> None:
+    request_id = new_request_id()
+    with caller(runtime, tenant_id, how, request_id):
+        report(runtime, tenant_id)
+    assert len(events(runtime, tenant_id, request_id)) == 1
+    assert events(runtime, SYSTEM_LOG, request_id) == []
+
+
+@pytest.mark.parametrize("report", SEALED_REPORTS)
+def test_a_credential_alone_names_the_tenant_of_a_report(runtime: CloudRuntime, tenant_id: str, report: Report) -> None:
+    request_id = new_request_id()
+    with caller(runtime, tenant_id, "key", request_id):
+        report(runtime, None)
+    assert len(events(runtime, tenant_id, request_id)) == 1
+
+
+@pytest.mark.parametrize("report", REPORTS)
+@pytest.mark.parametrize("credential", ["Bearer lc_0123456789ab_" + "0" * 64, "Bearer what", ""])
+def test_a_credential_that_does_not_hold_reports_nothing(
+    runtime: CloudRuntime, tenant_id: str, report: Report, credential: str
+) -> None:
+    request_id = new_request_id()
+    with request_context(authorization=credential, request_id=request_id), pytest.raises(AuthenticationError):
+        report(runtime, tenant_id)
+    assert events(runtime, tenant_id, request_id) == []
+    (event,) = events(runtime, SYSTEM_LOG, request_id)
+    assert (event["category"], event["outcome"]) == ("security", "denied")
+    assert runtime.pixeltable_config.keyring.resolve_subject(tenant_id, "alice@example.com", create=False) is None
+
+
+@pytest.mark.parametrize("named", ["", 5, b"acme", ["acme"]])
+async def test_a_caller_that_names_its_tenant_wrongly_reports_nothing(
+    runtime: CloudRuntime, tenant_id: str, named: object
+) -> None:
+    with request_context(tenant_id=tenant_id), pytest.raises(AuthenticationError) as refused:
+        await runtime.audit.log({"operation": "memory.store", "tenant_id": named})
+    assert refused.value.reason == "malformed_context"
+
+
+@pytest.mark.parametrize("context", [nullcontext(), request_context(request_id="r-1")])
 async def test_the_guides_call_records_before_it_returns(
     runtime: CloudRuntime, tenant_id: str, context: AbstractContextManager[object]
 ) -> None:
@@ -259,3 +331,36 @@ def test_what_foreign_code_should_not_say_is_sealed_and_counted(
     assert event["details"].keys() == {"sealed"}  # type: ignore[attr-defined]
     assert len(json.dumps(event)) < verify.MAX_LINE_BYTES
     assert opened(runtime, event, subject_id=event["actor"]["id"])["event_type"] == "e"  # type: ignore[index]
+
+
+HUGE = [
+    pytest.param({f"{number:0300}": "x" for number in range(2_000)}, id="names"),
+    pytest.param({"k" * 600_000: 1}, id="one-name"),
+    pytest.param({str(number): "\0" * 1_000 for number in range(2_000)}, id="texts"),
+    pytest.param({str(number): "\ud800" * 1_000 for number in range(2_000)}, id="surrogates"),
+]
+
+
+@pytest.mark.parametrize("said", HUGE)
+async def test_whatever_the_size_of_a_report_its_log_can_be_exported_and_verified(
+    runtime: CloudRuntime, tenant_id: str, said: dict[str, object], tmp_path: Path
+) -> None:
+    await runtime.audit.log({**said, "tenant_id": tenant_id, "user_id": "alice"})
+    event = list(runtime.audit._store.events(tenant_id, since=None, until=None))[-1]
+    assert event["counts"].keys() == {"oversized_bytes", "cut_bytes", "cut_fields"}  # type: ignore[attr-defined]
+    assert event["counts"]["cut_fields"] == len(said)  # type: ignore[index]
+    assert opened(runtime, event, subject_id=event["actor"]["id"]) == {"cut": True, "fields": len(said)}  # type: ignore[index]
+    bundle = runtime.audit.export_evidence(tenant_id, tmp_path / "log")
+    assert verify.verify_bundle(bundle.directory, key=runtime.audit.verifier_key(tenant_id)).origin_established
+
+
+def test_counts_of_however_many_names_are_exported_and_verified(
+    runtime: CloudRuntime, tenant_id: str, tmp_path: Path
+) -> None:
+    letters = "abcdefghij"
+    counts = {"kind_" * 10 + "".join(letters[int(digit)] for digit in str(number)): 1 for number in range(25_000)}
+    runtime.audit.log_gdpr_deletion("bob", tenant_id, counts, MOMENT)
+    event = list(runtime.audit._store.events(tenant_id, since=None, until=None))[-1]
+    assert sum(event["counts"].values()) == 25_000  # type: ignore[attr-defined]
+    bundle = runtime.audit.export_evidence(tenant_id, tmp_path / "log")
+    assert verify.verify_bundle(bundle.directory, key=runtime.audit.verifier_key(tenant_id)).origin_established

@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 
-from cloud.audit.foreign import outcome_of, safe_counts
-from cloud.audit.model import UNKNOWN_ACTOR, Actor, AuditDraft, Outcome
+from cloud.audit.canonical import canonical
+from cloud.audit.foreign import _written, outcome_of, safe_counts
+from cloud.audit.model import DETAILS_BYTES, SEALED_BYTES, UNKNOWN_ACTOR, Actor, AuditDraft, Outcome
+from cloud.audit.verify import MAX_LINE_BYTES
 from cloud.kernel.access import Action
 from cloud.kernel.errors import InvalidFilterError
+from cloud.kernel.ids import new_event_id
 from cloud.kernel.scope import PrincipalKind
+from cloud.keys.sealing import SEAL_OVERHEAD_BYTES
+from cloud.memory.provider import _MAX_BATCH
 
 
 def test_a_draft_becomes_json_with_every_field_the_log_promises() -> None:
@@ -55,6 +60,60 @@ def test_a_word_that_is_not_known_counts_as_a_failure(word: str, outcome: Outcom
 def test_counts_keep_the_names_of_categories_and_fold_the_rest() -> None:
     counts = {"memories": 3, "usage_metrics": 0, "alice@example.com": 2, "Alice": 1, "a b": 1, "x" * 65: 1, "7": 1}
     assert safe_counts(counts) == {"memories": 3, "usage_metrics": 0, "other": 6}
+
+
+def test_counts_of_many_names_keep_64_of_them() -> None:
+    counts = {"n" * length: length for length in range(1, 65)} | {"other": 3, "b": 5, "c": 7, "n": 1}
+    kept = safe_counts(counts)
+    assert len(kept) == 65
+    assert kept["other"] == 15
+    assert sum(kept.values()) == sum(counts.values())
+
+
+SAID = [
+    {"k" * 10_000_000: 1},
+    {f"{number:0300}": "x" for number in range(2_000)},
+    {str(number): "\0" * 10_000 for number in range(2_000)},
+    {str(number): "x" for number in range(300_000)},
+    {"note": "x" * (SEALED_BYTES - 12)},
+]
+
+
+@pytest.mark.parametrize("said", SAID, ids=range(len(SAID)))
+def test_what_is_sealed_has_a_bound_however_much_is_said(said: dict[str, object]) -> None:
+    plaintext, counts = _written(said)
+    assert len(plaintext) <= SEALED_BYTES
+    assert ("cut_fields" in counts) is (len(plaintext) < 100)
+    assert ("cut_bytes" in counts) is ("note" not in said)
+
+
+def longest(details: Any) -> int:
+    """Bytes of the longest line with these details: every other field as long as it can be."""
+    actor = Actor(PrincipalKind.LOCAL_OPERATOR, "x" * 256, ("auditor", "member", "operator", "service", "tenant_admin"))
+    draft = AuditDraft(
+        max(Action, key=len), actor, "r" * 128, trace_id="0" * 32, subject_id=new_event_id(), details=details
+    )
+    counts = {f"{number:064}": 2**53 - 1 for number in range(65)}
+    batch = [new_event_id()] * _MAX_BATCH if "sealed" not in details else []
+    written = {
+        "log_id": "t" * 63,
+        "occurred_at": "2030-01-02T03:04:05.123456Z",
+        "outcome": "allowed",
+        "reason": "r" * 256,
+    }
+    return len(
+        canonical({**draft.document(), **written, "resource_ids": batch, "subject_ids": batch, "counts": counts})
+    )
+
+
+def test_no_event_is_longer_than_a_line_that_is_verified() -> None:
+    """One longer line, and no export that has it could ever be verified."""
+    note = "x" * (DETAILS_BYTES - 12)
+    sealed = "f" * (2 * (SEALED_BYTES + SEAL_OVERHEAD_BYTES))
+    for details in ({"note": note}, {"sealed": sealed, "note": note[:-14]}):
+        assert DETAILS_BYTES < longest(details) < MAX_LINE_BYTES
+        with pytest.raises(ValueError, match="bytes"):
+            AuditDraft(Action.DOCTOR, UNKNOWN_ACTOR, "r-1", details={**details, "note": note + "x"})
 
 
 @pytest.mark.parametrize("count", [-1, 2**53, 1.5, "3", True, None, float("nan")])

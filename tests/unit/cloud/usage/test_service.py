@@ -16,8 +16,10 @@ from cloud.kernel.errors import (
     InvalidFilterError,
     PermissionDeniedError,
     QuotaExceededError,
+    TenantIsolationError,
     UnknownTenantError,
 )
+from cloud.kernel.ids import SYSTEM_LOG
 from cloud.storage.metadata import usage_events
 from cloud.usage.advice import WRITE_METERS
 from cloud.usage.model import Balance, Meter
@@ -240,6 +242,40 @@ def test_usage_of_an_unknown_tenant_is_refused(runtime: CloudRuntime) -> None:
         runtime.usage.track("query", 1, {"tenant_id": "ghost"})
     with request_context(tenant_id="ghost"), pytest.raises(UnknownTenantError):
         runtime.usage.track("query", 1, {})
+
+
+@pytest.mark.parametrize("how", ["tenant", "key"])
+def test_a_caller_of_one_tenant_uses_up_nothing_of_another(runtime: CloudRuntime, tenant_id: str, how: str) -> None:
+    other = runtime.tenants.create(f"{tenant_id}-other", limits={"tokens": 10}).tenant_id
+    key = runtime.api_keys.create(tenant_id, roles={"service"})
+    who = {"tenant_id": tenant_id} if how == "tenant" else {"authorization": f"Bearer {key}"}
+    with request_context(request_id=f"{tenant_id}-1", **who):  # type: ignore[arg-type]
+        with pytest.raises(TenantIsolationError) as refused:
+            runtime.usage.track("generate", 10**12, {"tenant_id": other})
+        assert refused.value.reason == "conflict"
+        with pytest.raises(AuthenticationError):
+            runtime.usage.track("generate", 10**12, {"tenant_id": ""})
+        assert usage_rows(runtime, other) == usage_rows(runtime, tenant_id) == []
+        assert runtime.usage.check_quota(other, "generate") == (True, None)
+        runtime.usage.track("generate", 3, {})
+        runtime.usage.track("generate", 4, {"tenant_id": tenant_id})
+    assert runtime.usage.get_usage_summary(tenant_id)["total_tokens"] == 7
+    told = [
+        (event["category"], event["outcome"], event["reason"])
+        for event in runtime.audit._store.events(SYSTEM_LOG, since=None, until=None)
+        if event["request_id"] == f"{tenant_id}-1"
+    ]
+    assert told == [
+        ("security", "denied", "tenant_isolation:conflict"),
+        ("security", "denied", "authentication:malformed_context"),
+    ]
+
+
+def test_a_credential_that_does_not_hold_books_nothing(runtime: CloudRuntime, tenant_id: str) -> None:
+    credential = "Bearer lc_0123456789ab_" + "0" * 64
+    with request_context(authorization=credential), pytest.raises(AuthenticationError):
+        runtime.usage.track("generate", 5, {"tenant_id": tenant_id})
+    assert usage_rows(runtime, tenant_id) == []
 
 
 def test_what_is_said_beside_a_tracked_operation_is_kept_nowhere(runtime: CloudRuntime, tenant_id: str) -> None:
