@@ -89,6 +89,10 @@ class CustodyStore(Protocol):
         """Every tenant that is not closed, sorted."""
         ...
 
+    def closed(self, tenant_ids: Collection[str]) -> tuple[str, ...]:
+        """Which of these tenants are closed; neither one that is being closed nor one that is not known here."""
+        ...
+
     def erased(self, tenant_id: str, subject_ids: Collection[str]) -> tuple[str, ...]:
         """Which of these subjects of a tenant are erased."""
         ...

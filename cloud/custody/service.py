@@ -277,14 +277,20 @@ class Custody:
 
     @telemetry.operation()
     def reconcile(self) -> Reconciled:
-        """Destroys again whoever was erased and is in the keyring, and counts whom it lacks.
+        """Destroys again whoever was erased and whichever tenant was closed, and counts whom the keyring lacks.
 
         Raises:
             PermissionDeniedError: The caller is no operator.
+            ConfigurationError: The keyring cannot be opened, or is another installation's; nothing has changed.
         """
         draft = self._operators.operate(Action.KEYRING_RECONCILE)
         with recorded_failure(self._audit, draft):
-            reconciled = reconcile(self._keyring(), self._store)
+            keyring = self._keyring()
+            for finding in identity(mark_of(keyring.files), self._store.seen()):
+                if finding.code == "keyring_foreign":
+                    # Its tenants may be called as tenants that were closed here.
+                    raise ConfigurationError(f"{finding.message}. {finding.remedy}")
+            reconciled = reconcile(keyring, self._store)
         self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts=counts_of(reconciled))
         return reconciled
 
@@ -292,7 +298,8 @@ class Custody:
     def accept(self) -> Reconciled:
         """Goes on with the keyring that is there, though the one that was seen last was another or later.
 
-        Whoever was erased is destroyed again, tenants without a key get one, and whoever has no key stays unreadable.
+        Whoever was erased and whichever tenant was closed is destroyed again, other tenants without a key get one, and
+        whoever has no key stays unreadable.
 
         Raises:
             PermissionDeniedError: The caller is no operator.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,13 +17,20 @@ from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
-from cloud.kernel.errors import ConfigurationError, PermissionDeniedError, ProviderUnavailableError, UnknownTenantError
+from cloud.kernel.errors import (
+    ConfigurationError,
+    KeyDestroyedError,
+    PermissionDeniedError,
+    ProviderUnavailableError,
+    UnknownTenantError,
+)
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.keys.inspection import mark_of
 from cloud.keys.model import Place
 from cloud.keys.rootkey import LocalRootKey, write_key_file
 from cloud.keys.sealing import unseal_with_any
 from cloud.keys.sqlite import FileKeyring
+from cloud.storage.metadata import tenants
 from src.testing.samples import sample_memory
 from tests.unit.cloud.tenancy.test_administration import Log, as_role
 
@@ -44,6 +53,12 @@ def copy(runtime: CloudRuntime, home: Path, tmp_path: Path) -> Callable[[], Path
             return Path(shutil.copytree(home / "keyring", tmp_path / "copy"))
 
     return made
+
+
+def as_it_is(runtime: CloudRuntime, tenant_id: str, state: str) -> None:
+    """The control plane knows the tenant in this state."""
+    statement = tenants.update().values(state=state).where(tenants.c.tenant_id == tenant_id)
+    runtime._installation.engines.maintenance.transaction(lambda connection: connection.execute(statement))
 
 
 class TestRotation:
@@ -252,6 +267,43 @@ class TestRecognition:
         assert (event["action"], event["actor"]["id"]) == ("keyring.reconcile", "custody")
         assert event["counts"]["destroyed_again"] == 1
         assert event["counts"]["unreadable"] >= 1, "carol has memories and no key in it"
+
+    async def test_a_copy_from_before_a_closing_brings_no_key_of_the_tenant_back(
+        self, runtime: CloudRuntime, tenant_id: str, older: Callable[[], FileKeyring], log: Log
+    ) -> None:
+        with request_context(tenant_id=tenant_id, roles={"service"}):
+            await runtime.memory.store_many([sample_memory("alice"), sample_memory("bob")], {})
+        for name in ("closing-here", "living-here"):
+            runtime.tenants.create(name, plan="team")
+        # As another database's, which is the wrong one here.
+        runtime.pixeltable_config.keyring.create_tenant("never-heard-of")
+        from_before = older()
+        as_it_is(runtime, "closing-here", "closing")
+        await asyncio.to_thread(runtime.closing.close, tenant_id, confirmed=True)
+        assert len(from_before.subjects(tenant_id)) == 2, "the copy brings nobody back"
+        log.new()
+        with pytest.raises(ConfigurationError, match="1 tenants that had been closed"):
+            admit_keyring(from_before, store(runtime), runtime.audit, system_clock, is_new=False)
+        assert from_before.subjects(tenant_id) == ()
+        with pytest.raises(KeyDestroyedError):
+            from_before.tenant_key(tenant_id)
+        for name in ("never-heard-of", "closing-here", "living-here"):
+            assert from_before.tenant_key(name)
+        assert log.only()["counts"]["tenants_destroyed_again"] == 1
+        as_it_is(runtime, "closing-here", "active")
+
+    def test_another_installations_keyring_is_not_reconciled(
+        self, runtime: CloudRuntime, tenant_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        another = FileKeyring.open(tmp_path / "another", LocalRootKey(bytes(32)), create=True)
+        another.create_tenant(tenant_id)
+        runtime.closing.close(tenant_id, confirmed=True)
+        place = dataclasses.replace(runtime.keyring._place, keyring=another)
+        monkeypatch.setattr(runtime.keyring, "_place", place)
+        with pytest.raises(ConfigurationError, match="this installation's is"):
+            runtime.keyring.reconcile()
+        assert another.tenant_key(tenant_id), "a tenant of the same name is another one there"
+        another.close()
 
     def test_another_keyring_is_refused_and_left_alone(self, runtime: CloudRuntime, tmp_path: Path) -> None:
         another = FileKeyring.open(tmp_path / "another", LocalRootKey(bytes(32)), create=True)
