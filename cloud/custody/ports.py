@@ -78,7 +78,7 @@ class CustodyStore(Protocol):
         ...
 
     def add_backup(self, keyring_id: str, backup: KeyringBackup) -> None:
-        """Remembers a backup; a keyring restored from an earlier one does not know it."""
+        """Remembers a backup, before its file begins; a keyring restored from an earlier one does not know it."""
         ...
 
     def backups(self, keyring_id: str) -> tuple[KeyringBackup, ...]:

@@ -238,7 +238,8 @@ class Custody:
         Raises:
             PermissionDeniedError: The caller is no operator.
             ConfigurationError: It cannot be written there, or a rotation was interrupted.
-            ProviderUnavailableError: The disk is full, or a rotation is under way; nothing is left.
+            ProviderUnavailableError: The disk is full, the control plane did not answer, or a rotation is under way;
+                no file is left, and it may be counted all the same until it would have expired.
         """
         draft = self._operators.operate(Action.KEYRING_BACKUP)
         with recorded_failure(self._audit, draft):
@@ -246,8 +247,9 @@ class Custody:
                 raise ConfigurationError(f"a backup is kept for 1 to {MAX_BACKUP_DAYS} days")
             files = self._keyring().files
             self._intend(draft, {"days": days})
-            made = back_up(files, path, now=self._clock(), keep=timedelta(days=days))
-            self._store.add_backup(files.slots.keyring_id.hex(), made)
+            # Counted here before its file begins: no erasure may be certified as if there were no copy of a key.
+            count = partial(self._store.add_backup, files.slots.keyring_id.hex())
+            made = back_up(files, path, now=self._clock(), keep=timedelta(days=days), count=count)
             self.note()
         self._record(draft, {"backup_id": made.backup_id, "expires_at": made.expires_at.isoformat()})
         return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from cloud import CloudRuntime, request_context
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
+from cloud.kernel import failpoints
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
 from cloud.kernel.errors import (
@@ -27,6 +29,7 @@ from cloud.kernel.errors import (
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.keys.inspection import mark_of
 from cloud.keys.model import Place
+from cloud.keys.reports import KeyringBackup
 from cloud.keys.rootkey import LocalRootKey, write_key_file
 from cloud.keys.sealing import unseal_with_any
 from cloud.keys.sqlite import FileKeyring
@@ -59,6 +62,13 @@ def as_it_is(runtime: CloudRuntime, tenant_id: str, state: str) -> None:
     """The control plane knows the tenant in this state."""
     statement = tenants.update().values(state=state).where(tenants.c.tenant_id == tenant_id)
     runtime._installation.engines.maintenance.transaction(lambda connection: connection.execute(statement))
+
+
+def counted(runtime: CloudRuntime) -> int:
+    """How many backups of the keyring an erasure of this moment waits for."""
+    state = runtime.backups.level(system_clock())
+    assert state.reached_at is None or not state.evidence["keyring_backups"]
+    return int(state.evidence["keyring_backups"])
 
 
 class TestRotation:
@@ -218,6 +228,56 @@ class TestBackup:
         assert made in runtime.pixeltable_config.keyring.backups()
         keyring_id = runtime._installation.keyring.files.slots.keyring_id.hex()
         assert made.backup_id in [backup.backup_id for backup in store(runtime).backups(keyring_id)]
+
+    @pytest.mark.parametrize(("place", "exists"), [("backup.registered", False), ("backup.written", True)])
+    def test_one_that_is_cut_off_keeps_the_level_of_backups_open(
+        self, runtime: CloudRuntime, tmp_path: Path, place: str, exists: bool
+    ) -> None:
+        before = counted(runtime)
+
+        class CutOff(BaseException):
+            pass
+
+        def cut_off() -> None:
+            raise CutOff
+
+        failpoints.arm(place, cut_off)
+        try:
+            with pytest.raises(CutOff):
+                runtime.keyring.backup(tmp_path / "backup")
+        finally:
+            failpoints.disarm_all()
+        assert (tmp_path / "backup").exists() is exists
+        assert counted(runtime) == before + 1
+
+    def test_what_the_control_plane_did_not_hear_of_is_not_begun(
+        self, runtime: CloudRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def silent(_keyring_id: str, _backup: KeyringBackup) -> None:
+            raise ProviderUnavailableError("control plane")
+
+        listed = runtime.keyring.backups()
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime.keyring._store, "add_backup", silent)
+            with pytest.raises(ProviderUnavailableError, match="control plane"):
+                runtime.keyring.backup(tmp_path / "backup")
+        assert list(tmp_path.iterdir()) == []
+        assert runtime.keyring.backups() == listed
+
+    def test_one_that_could_not_be_written_counts_until_it_would_have_expired(
+        self, runtime: CloudRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_part: Path, _path: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        listed, before = runtime.keyring.backups(), counted(runtime)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", full)
+            with pytest.raises(ProviderUnavailableError, match="No space left"):
+                runtime.keyring.backup(tmp_path / "backup")
+        assert list(tmp_path.iterdir()) == []
+        assert runtime.keyring.backups() == listed
+        assert counted(runtime) == before + 1
 
     @pytest.mark.parametrize("days", [0, -1, 3651])
     def test_a_senseless_time_is_refused(self, runtime: CloudRuntime, tmp_path: Path, days: int) -> None:
