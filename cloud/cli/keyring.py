@@ -235,6 +235,7 @@ def _backup_document(backup: KeyringBackup) -> dict[str, object]:
 def _reconciled_document(done: Reconciled) -> dict[str, object]:
     return {
         "destroyed_again": done.destroyed_again,
+        "tenants_destroyed_again": done.tenants_destroyed_again,
         "unreadable": done.unreadable,
         "tenants_without_key": done.tenants_without_key,
     }

@@ -50,11 +50,13 @@ class Reconciled:
 
     Attributes:
         destroyed_again: People who had been erased, whose keys a copy from earlier brought back; destroyed again.
+        tenants_destroyed_again: Tenants that had been closed, the same; their people are not counted above.
         unreadable: People who have memories and no key: their memories cannot be read any more.
         tenants_without_key: Tenants that have no key.
     """
 
     destroyed_again: int
+    tenants_destroyed_again: int
     unreadable: int
     tenants_without_key: int
 

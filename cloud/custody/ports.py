@@ -78,7 +78,7 @@ class CustodyStore(Protocol):
         ...
 
     def add_backup(self, keyring_id: str, backup: KeyringBackup) -> None:
-        """Remembers a backup; a keyring restored from an earlier one does not know it."""
+        """Remembers a backup, before its file begins; a keyring restored from an earlier one does not know it."""
         ...
 
     def backups(self, keyring_id: str) -> tuple[KeyringBackup, ...]:
@@ -87,6 +87,10 @@ class CustodyStore(Protocol):
 
     def tenants(self) -> tuple[str, ...]:
         """Every tenant that is not closed, sorted."""
+        ...
+
+    def closed(self, tenant_ids: Collection[str]) -> tuple[str, ...]:
+        """Which of these tenants are closed; neither one that is being closed nor one that is not known here."""
         ...
 
     def erased(self, tenant_id: str, subject_ids: Collection[str]) -> tuple[str, ...]:

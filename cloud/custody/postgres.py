@@ -78,6 +78,15 @@ class PostgresCustodyStore:
         query = sa.select(tenants.c.tenant_id).where(tenants.c.state != TenantState.CLOSED.value)
         return tuple(str(row[0]) for row in self._engine.rows(query.order_by(tenants.c.tenant_id)))
 
+    def closed(self, tenant_ids: Collection[str]) -> tuple[str, ...]:
+        asked = sa.cast(sorted(tenant_ids), sa.ARRAY(sa.Text))
+        query = (
+            sa.select(tenants.c.tenant_id)
+            .where(tenants.c.state == TenantState.CLOSED.value)
+            .where(tenants.c.tenant_id == sa.any_(asked))
+        )
+        return tuple(str(row[0]) for row in self._engine.rows(query.order_by(tenants.c.tenant_id)))
+
     def erased(self, tenant_id: str, subject_ids: Collection[str]) -> tuple[str, ...]:
         asked = sa.cast(sorted(subject_ids), sa.ARRAY(sa.Uuid(as_uuid=False)))
         query = (

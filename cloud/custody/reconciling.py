@@ -1,7 +1,7 @@
 """Compares a keyring with the control plane, and lets only the right one serve.
 
-A keyring from earlier brings back the keys of people who were erased since. Nothing that they sealed may become
-readable again, so their keys are destroyed once more before anything is served.
+A keyring from earlier brings back the keys of people who were erased since, and of tenants that were closed. Nothing
+that they sealed may become readable again, so their keys are destroyed once more before anything is served.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ def reconcile(keyring: KeptKeyring, store: CustodyStore) -> Reconciled:
     """
     destroyed = unreadable = without_key = 0
     known = set(keyring.files.register.tenants())
+    # Of a closed tenant no row names anybody any more, so all of it goes. One that is being closed is left to that, and
+    # one that is not known here may be another database's.
+    closed = sum(keyring.destroy_tenant(tenant_id) for tenant_id in store.closed(known))
     for tenant_id in store.tenants():
         # Else somebody new would be given the key, and with it the memories, of whoever came after this copy was made.
         keyring.drop_spares(tenant_id)
@@ -46,13 +49,14 @@ def reconcile(keyring: KeptKeyring, store: CustodyStore) -> Reconciled:
                 destroyed += keyring.destroy_subject(tenant_id, subject_id)
         unreadable += len(set(store.living(tenant_id)) - set(subjects))
         without_key += tenant_id not in known
-    return Reconciled(destroyed, unreadable, without_key)
+    return Reconciled(destroyed, closed, unreadable, without_key)
 
 
 def counts_of(reconciled: Reconciled) -> dict[str, int]:
     """The counts, as an audit event has them."""
     return {
         "destroyed_again": reconciled.destroyed_again,
+        "tenants_destroyed_again": reconciled.tenants_destroyed_again,
         "unreadable": reconciled.unreadable,
         "tenants_without_key": reconciled.tenants_without_key,
     }
@@ -97,6 +101,7 @@ def described(reconciled: Reconciled) -> str:
     """What was found and done, in a sentence."""
     parts: Sequence[str] = (
         f"{reconciled.destroyed_again} people who had been erased were in it again and are destroyed again",
+        f"{reconciled.tenants_destroyed_again} tenants that had been closed were, too",
         f"{reconciled.unreadable} people have memories and no key in it",
         f"{reconciled.tenants_without_key} tenants have no key in it",
     )

@@ -238,7 +238,8 @@ class Custody:
         Raises:
             PermissionDeniedError: The caller is no operator.
             ConfigurationError: It cannot be written there, or a rotation was interrupted.
-            ProviderUnavailableError: The disk is full, or a rotation is under way; nothing is left.
+            ProviderUnavailableError: The disk is full, the control plane did not answer, or a rotation is under way;
+                no file is left, and it may be counted all the same until it would have expired.
         """
         draft = self._operators.operate(Action.KEYRING_BACKUP)
         with recorded_failure(self._audit, draft):
@@ -246,8 +247,9 @@ class Custody:
                 raise ConfigurationError(f"a backup is kept for 1 to {MAX_BACKUP_DAYS} days")
             files = self._keyring().files
             self._intend(draft, {"days": days})
-            made = back_up(files, path, now=self._clock(), keep=timedelta(days=days))
-            self._store.add_backup(files.slots.keyring_id.hex(), made)
+            # Counted here before its file begins: no erasure may be certified as if there were no copy of a key.
+            count = partial(self._store.add_backup, files.slots.keyring_id.hex())
+            made = back_up(files, path, now=self._clock(), keep=timedelta(days=days), count=count)
             self.note()
         self._record(draft, {"backup_id": made.backup_id, "expires_at": made.expires_at.isoformat()})
         return made
@@ -277,14 +279,20 @@ class Custody:
 
     @telemetry.operation()
     def reconcile(self) -> Reconciled:
-        """Destroys again whoever was erased and is in the keyring, and counts whom it lacks.
+        """Destroys again whoever was erased and whichever tenant was closed, and counts whom the keyring lacks.
 
         Raises:
             PermissionDeniedError: The caller is no operator.
+            ConfigurationError: The keyring cannot be opened, or is another installation's; nothing has changed.
         """
         draft = self._operators.operate(Action.KEYRING_RECONCILE)
         with recorded_failure(self._audit, draft):
-            reconciled = reconcile(self._keyring(), self._store)
+            keyring = self._keyring()
+            for finding in identity(mark_of(keyring.files), self._store.seen()):
+                if finding.code == "keyring_foreign":
+                    # Its tenants may be called as tenants that were closed here.
+                    raise ConfigurationError(f"{finding.message}. {finding.remedy}")
+            reconciled = reconcile(keyring, self._store)
         self._audit.record(SYSTEM_LOG, draft, Outcome.ALLOWED, counts=counts_of(reconciled))
         return reconciled
 
@@ -292,7 +300,8 @@ class Custody:
     def accept(self) -> Reconciled:
         """Goes on with the keyring that is there, though the one that was seen last was another or later.
 
-        Whoever was erased is destroyed again, tenants without a key get one, and whoever has no key stays unreadable.
+        Whoever was erased and whichever tenant was closed is destroyed again, other tenants without a key get one, and
+        whoever has no key stays unreadable.
 
         Raises:
             PermissionDeniedError: The caller is no operator.

@@ -50,14 +50,11 @@ class PostgresLedgerView:
         self._engine.transaction(work)
 
     def back(self, predicate: TenantPredicate, subject_ids: Collection[str]) -> tuple[str, ...]:
-        asked = sa.cast(sorted(subject_ids), sa.ARRAY(sa.Uuid(as_uuid=False)))
-        query = (
-            sa.select(subjects.c.subject_id)
-            # Who is frozen is being erased here, too: that goes on by itself.
-            .where(subjects.c.tenant_id == predicate.tenant_id, subjects.c.state == "active")
-            .where(subjects.c.subject_id == sa.any_(asked))
-        )
-        return tuple(str(row[0]) for row in self._engine.rows(query.order_by(subjects.c.subject_id)))
+        # Who is frozen is being erased here, too: that goes on by itself.
+        return self._in_state("active", predicate, subject_ids)
+
+    def frozen(self, predicate: TenantPredicate, subject_ids: Collection[str]) -> tuple[str, ...]:
+        return self._in_state("frozen", predicate, subject_ids)
 
     def erased(self, predicate: TenantPredicate) -> tuple[str, ...]:
         query = sa.select(subjects.c.subject_id).where(
@@ -72,11 +69,10 @@ class PostgresLedgerView:
 
     def tenants_back(self, tenant_ids: Collection[str]) -> tuple[str, ...]:
         ended = (TenantState.CLOSING.value, TenantState.CLOSED.value)
-        query = sa.select(tenants.c.tenant_id).where(
-            tenants.c.tenant_id == sa.any_(sa.cast(sorted(tenant_ids), sa.ARRAY(sa.Text))),
-            tenants.c.state.not_in(ended),
-        )
-        return tuple(str(row[0]) for row in self._engine.rows(query.order_by(tenants.c.tenant_id)))
+        return self._tenants(tenant_ids, tenants.c.state.not_in(ended))
+
+    def closing(self, tenant_ids: Collection[str]) -> tuple[str, ...]:
+        return self._tenants(tenant_ids, tenants.c.state == TenantState.CLOSING.value)
 
     def kept_backups(self) -> Sequence[LedgerRecord]:
         query = sa.select(data_backups).where(data_backups.c.deleted_at.is_(None)).order_by(data_backups.c.made_at)
@@ -110,3 +106,17 @@ class PostgresLedgerView:
                 .values(deleted_at=record.at)
             )
         )
+
+    def _in_state(self, state: str, predicate: TenantPredicate, subject_ids: Collection[str]) -> tuple[str, ...]:
+        asked = sa.cast(sorted(subject_ids), sa.ARRAY(sa.Uuid(as_uuid=False)))
+        query = (
+            sa.select(subjects.c.subject_id)
+            .where(subjects.c.tenant_id == predicate.tenant_id, subjects.c.state == state)
+            .where(subjects.c.subject_id == sa.any_(asked))
+        )
+        return tuple(str(row[0]) for row in self._engine.rows(query.order_by(subjects.c.subject_id)))
+
+    def _tenants(self, tenant_ids: Collection[str], condition: sa.ColumnElement[bool]) -> tuple[str, ...]:
+        asked = sa.cast(sorted(tenant_ids), sa.ARRAY(sa.Text))
+        query = sa.select(tenants.c.tenant_id).where(tenants.c.tenant_id == sa.any_(asked), condition)
+        return tuple(str(row[0]) for row in self._engine.rows(query.order_by(tenants.c.tenant_id)))

@@ -33,7 +33,14 @@ from cloud.keys.rootkeys import RootKeys
 _PIECE_BYTES: Final = 2**20
 
 
-def back_up(files: KeyringFiles, path: Path, *, now: datetime, keep: timedelta) -> KeyringBackup:
+def back_up(
+    files: KeyringFiles,
+    path: Path,
+    *,
+    now: datetime,
+    keep: timedelta,
+    count: Callable[[KeyringBackup], None] = lambda _: None,
+) -> KeyringBackup:
     """A whole backup is at `path`, mode 0600 and durable, when this returns.
 
     Args:
@@ -41,6 +48,8 @@ def back_up(files: KeyringFiles, path: Path, *, now: datetime, keep: timedelta) 
         path: Must not exist; in a directory that does.
         now: The present, UTC.
         keep: How long its file may be kept.
+        count: Given the backup before anything of it exists, to count it elsewhere, too; what it raises ends the
+            backup. What it counted stays counted, whatever comes after.
 
     Raises:
         ConfigurationError: The path exists or its directory does not; `keep` is no time; the keyring is in the
@@ -64,6 +73,7 @@ def back_up(files: KeyringFiles, path: Path, *, now: datetime, keep: timedelta) 
             root_key_id=register.root_key_id(),
             complete=False,
         )
+        count(backup)
         with files.index.transaction():
             register.add_backup(backup)
         failpoints.reach("backup.registered")

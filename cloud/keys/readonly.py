@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from cloud.kernel.errors import ConfigurationError
+from cloud.kernel.errors import ConfigurationError, KeyDestroyedError
 from cloud.keys.model import SubjectKey
 from cloud.keys.reports import Progress, Rotated, no_progress
 from cloud.keys.sqlite import FileKeyring
 
 
 class ReadOnlyKeyring(FileKeyring):
-    """A `FileKeyring` that makes and destroys no key; what would have to is an error."""
+    """A `FileKeyring` that makes and destroys no key; what would have to is an error.
+
+    A destruction that was cut off is left to the service: its key counts as absent, and nothing is written.
+    """
+
+    _finishes = False
 
     def resolve_subject(self, tenant_id: str, user_id: str, *, create: bool) -> SubjectKey | None:
         found = super().resolve_subject(tenant_id, user_id, create=False)
@@ -41,14 +46,16 @@ class ReadOnlyKeyring(FileKeyring):
         raise _refused("destroy keys made ahead")
 
     def destroy_tenant(self, tenant_id: str) -> bool:
-        """The tenant has no person's key any more.
+        """The tenant has no key any more, and so nobody of it has one that opens.
 
         Raises:
             ConfigurationError: It has one.
         """
-        if self.subjects(tenant_id):
-            raise _refused("destroy a tenant's keys")
-        return False
+        try:
+            self.tenant_key(tenant_id)
+        except KeyDestroyedError:
+            return False
+        raise _refused("destroy a tenant's keys")
 
     def rotate_tenant(self, tenant_id: str, *, now: datetime, progress: Progress = no_progress) -> Rotated:
         raise _refused("rotate a key")

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Generic
+from typing import ClassVar, Final, Generic
 
 from cloud.kernel.errors import ConfigurationError, KeyDestroyedError, ProviderUnavailableError, SealBrokenError
 from cloud.kernel.ids import new_subject_id
@@ -72,6 +72,9 @@ class _Found(Generic[K]):
 
 class FileKeyring:
     """A `Keyring` in a directory of its own that many threads and processes of one machine may open."""
+
+    _finishes: ClassVar[bool] = True
+    """Whether a destruction that was cut off is finished by meeting it; what it began with is gone either way."""
 
     def __init__(self, files: KeyringFiles, *, spare_keys: int, cached_keys: int) -> None:
         """Use `open`."""
@@ -369,6 +372,8 @@ class FileKeyring:
                 image = self._slots.read(found.slot)
             slot = parse_slot(image)
             if slot.state is SlotState.DESTROYED:
+                if not self._finishes:
+                    return None
                 found.finish_destruction()
                 continue
             try:

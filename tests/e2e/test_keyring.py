@@ -99,7 +99,12 @@ def test_the_life_of_a_keyring(home: Path, tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "--replace" in refused.stderr
     done = keyring(home, "restore", backup, "--replace")
-    assert done["reconciled"] == {"destroyed_again": 1, "unreadable": 1, "tenants_without_key": 0}
+    assert done["reconciled"] == {
+        "destroyed_again": 1,
+        "tenants_destroyed_again": 0,
+        "unreadable": 1,
+        "tenants_without_key": 0,
+    }
     assert contents(home, "alice", "bob")["bob"] == ["bob's fact"]
     assert contents(home, "alice", "bob")["alice"] == []
     assert codes(home) == (0, [])

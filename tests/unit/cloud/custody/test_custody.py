@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,15 +16,24 @@ import pytest
 from cloud import CloudRuntime, request_context
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
+from cloud.kernel import failpoints
 from cloud.kernel.access import Action
 from cloud.kernel.clock import system_clock
-from cloud.kernel.errors import ConfigurationError, PermissionDeniedError, ProviderUnavailableError, UnknownTenantError
+from cloud.kernel.errors import (
+    ConfigurationError,
+    KeyDestroyedError,
+    PermissionDeniedError,
+    ProviderUnavailableError,
+    UnknownTenantError,
+)
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.keys.inspection import mark_of
 from cloud.keys.model import Place
+from cloud.keys.reports import KeyringBackup
 from cloud.keys.rootkey import LocalRootKey, write_key_file
 from cloud.keys.sealing import unseal_with_any
 from cloud.keys.sqlite import FileKeyring
+from cloud.storage.metadata import tenants
 from src.testing.samples import sample_memory
 from tests.unit.cloud.tenancy.test_administration import Log, as_role
 
@@ -44,6 +56,19 @@ def copy(runtime: CloudRuntime, home: Path, tmp_path: Path) -> Callable[[], Path
             return Path(shutil.copytree(home / "keyring", tmp_path / "copy"))
 
     return made
+
+
+def as_it_is(runtime: CloudRuntime, tenant_id: str, state: str) -> None:
+    """The control plane knows the tenant in this state."""
+    statement = tenants.update().values(state=state).where(tenants.c.tenant_id == tenant_id)
+    runtime._installation.engines.maintenance.transaction(lambda connection: connection.execute(statement))
+
+
+def counted(runtime: CloudRuntime) -> int:
+    """How many backups of the keyring an erasure of this moment waits for."""
+    state = runtime.backups.level(system_clock())
+    assert state.reached_at is None or not state.evidence["keyring_backups"]
+    return int(state.evidence["keyring_backups"])
 
 
 class TestRotation:
@@ -204,6 +229,56 @@ class TestBackup:
         keyring_id = runtime._installation.keyring.files.slots.keyring_id.hex()
         assert made.backup_id in [backup.backup_id for backup in store(runtime).backups(keyring_id)]
 
+    @pytest.mark.parametrize(("place", "exists"), [("backup.registered", False), ("backup.written", True)])
+    def test_one_that_is_cut_off_keeps_the_level_of_backups_open(
+        self, runtime: CloudRuntime, tmp_path: Path, place: str, exists: bool
+    ) -> None:
+        before = counted(runtime)
+
+        class CutOff(BaseException):
+            pass
+
+        def cut_off() -> None:
+            raise CutOff
+
+        failpoints.arm(place, cut_off)
+        try:
+            with pytest.raises(CutOff):
+                runtime.keyring.backup(tmp_path / "backup")
+        finally:
+            failpoints.disarm_all()
+        assert (tmp_path / "backup").exists() is exists
+        assert counted(runtime) == before + 1
+
+    def test_what_the_control_plane_did_not_hear_of_is_not_begun(
+        self, runtime: CloudRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def silent(_keyring_id: str, _backup: KeyringBackup) -> None:
+            raise ProviderUnavailableError("control plane")
+
+        listed = runtime.keyring.backups()
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime.keyring._store, "add_backup", silent)
+            with pytest.raises(ProviderUnavailableError, match="control plane"):
+                runtime.keyring.backup(tmp_path / "backup")
+        assert list(tmp_path.iterdir()) == []
+        assert runtime.keyring.backups() == listed
+
+    def test_one_that_could_not_be_written_counts_until_it_would_have_expired(
+        self, runtime: CloudRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_part: Path, _path: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        listed, before = runtime.keyring.backups(), counted(runtime)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", full)
+            with pytest.raises(ProviderUnavailableError, match="No space left"):
+                runtime.keyring.backup(tmp_path / "backup")
+        assert list(tmp_path.iterdir()) == []
+        assert runtime.keyring.backups() == listed
+        assert counted(runtime) == before + 1
+
     @pytest.mark.parametrize("days", [0, -1, 3651])
     def test_a_senseless_time_is_refused(self, runtime: CloudRuntime, tmp_path: Path, days: int) -> None:
         with pytest.raises(ConfigurationError, match="1 to 3650"):
@@ -252,6 +327,43 @@ class TestRecognition:
         assert (event["action"], event["actor"]["id"]) == ("keyring.reconcile", "custody")
         assert event["counts"]["destroyed_again"] == 1
         assert event["counts"]["unreadable"] >= 1, "carol has memories and no key in it"
+
+    async def test_a_copy_from_before_a_closing_brings_no_key_of_the_tenant_back(
+        self, runtime: CloudRuntime, tenant_id: str, older: Callable[[], FileKeyring], log: Log
+    ) -> None:
+        with request_context(tenant_id=tenant_id, roles={"service"}):
+            await runtime.memory.store_many([sample_memory("alice"), sample_memory("bob")], {})
+        for name in ("closing-here", "living-here"):
+            runtime.tenants.create(name, plan="team")
+        # As another database's, which is the wrong one here.
+        runtime.pixeltable_config.keyring.create_tenant("never-heard-of")
+        from_before = older()
+        as_it_is(runtime, "closing-here", "closing")
+        await asyncio.to_thread(runtime.closing.close, tenant_id, confirmed=True)
+        assert len(from_before.subjects(tenant_id)) == 2, "the copy brings nobody back"
+        log.new()
+        with pytest.raises(ConfigurationError, match="1 tenants that had been closed"):
+            admit_keyring(from_before, store(runtime), runtime.audit, system_clock, is_new=False)
+        assert from_before.subjects(tenant_id) == ()
+        with pytest.raises(KeyDestroyedError):
+            from_before.tenant_key(tenant_id)
+        for name in ("never-heard-of", "closing-here", "living-here"):
+            assert from_before.tenant_key(name)
+        assert log.only()["counts"]["tenants_destroyed_again"] == 1
+        as_it_is(runtime, "closing-here", "active")
+
+    def test_another_installations_keyring_is_not_reconciled(
+        self, runtime: CloudRuntime, tenant_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        another = FileKeyring.open(tmp_path / "another", LocalRootKey(bytes(32)), create=True)
+        another.create_tenant(tenant_id)
+        runtime.closing.close(tenant_id, confirmed=True)
+        place = dataclasses.replace(runtime.keyring._place, keyring=another)
+        monkeypatch.setattr(runtime.keyring, "_place", place)
+        with pytest.raises(ConfigurationError, match="this installation's is"):
+            runtime.keyring.reconcile()
+        assert another.tenant_key(tenant_id), "a tenant of the same name is another one there"
+        another.close()
 
     def test_another_keyring_is_refused_and_left_alone(self, runtime: CloudRuntime, tmp_path: Path) -> None:
         another = FileKeyring.open(tmp_path / "another", LocalRootKey(bytes(32)), create=True)

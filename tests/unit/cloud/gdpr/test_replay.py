@@ -16,12 +16,17 @@ from cloud.gdpr.replay import Replay
 from cloud.gdpr.request_rows import erasure_of
 from cloud.gdpr.verify import verify_certificate
 from cloud.kernel import failpoints
-from cloud.kernel.errors import ConfigurationError, PermissionDeniedError
-from cloud.kernel.ids import new_event_id
+from cloud.kernel.errors import ConfigurationError, KeyDestroyedError, PermissionDeniedError
+from cloud.kernel.ids import SYSTEM_LOG, new_event_id
 from cloud.startup.erasures import build_replay
 from cloud.storage.metadata import erasures
 from cloud.tenancy.system import system_predicate
 from src.testing.samples import sample_memory
+from tests.unit.cloud.keys.conftest import record
+from tests.unit.cloud.tenancy.test_administration import Log
+
+OF_BEFORE = "UPDATE erasure_ledger SET records = 0, size_bytes = 0, line_hash = encode(sha256(''), 'hex')"
+"""How far a database has followed the ledger that is of before its first record."""
 
 
 def replay(runtime: CloudRuntime) -> Replay:
@@ -147,6 +152,56 @@ async def test_a_tenant_that_came_back_is_closed_again(runtime: CloudRuntime, te
     key = runtime._installation.proofs.evidence.verifier_key(tenant_id)
     result = verify_certificate(runtime.closing.certificate(tenant_id).encode(), key=key)
     assert (result.of, result.erasure_id, result.counts["control.memories"]) == ("tenant", closing.erasure_id, 2)
+
+
+async def test_a_keyring_that_is_younger_than_the_databases_follows_the_ledger(
+    runtime: CloudRuntime, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever came and was erased after the backup of the data, and is in the keyring's: no row names them."""
+    keyring, closed = runtime.pixeltable_config.keyring, f"{tenant_id}-closed"
+    keyring.create_tenant(closed)
+    for tenant, user in ((tenant_id, "alice"), (tenant_id, "bob"), (closed, "carol")):
+        keyring.resolve_subject(tenant, user, create=True)
+    erased_once(runtime, tenant_id, "alice")
+    closing = Erasure(new_event_id(), closed, None, ErasureState.FROZEN, {}, datetime.now(UTC), None, whole_tenant=True)
+    runtime._installation.ledger.append(closing)
+    log = Log(runtime, SYSTEM_LOG)
+    done = replay(runtime).run()
+    assert (done.erased_again, done.closed_again, done.keys_destroyed) == (0, 0, 2)
+    assert (log.only()["action"], log.only()["counts"]["keys_destroyed"]) == ("backup.replay", 2)
+    assert keyring.resolve_subject(tenant_id, "alice", create=False) is None
+    assert keyring.resolve_subject(tenant_id, "bob", create=False) is not None
+    assert keyring.subjects(closed) == ()
+    with pytest.raises(KeyDestroyedError):
+        keyring.tenant_key(closed)
+    # Followed again from its beginning, a ledger writes nothing for people of whom nothing is there.
+    runtime._installation.engines.maintenance.transaction(lambda connection: connection.execute(sa.text(OF_BEFORE)))
+    calls = record(monkeypatch, (keyring, "destroy_subject"))
+    assert replay(runtime).run().keys_destroyed == 0
+    assert calls == []
+
+
+async def test_whoever_is_being_erased_here_keeps_the_key_until_then(runtime: CloudRuntime, tenant_id: str) -> None:
+    await stored(runtime, tenant_id, "alice")
+    subject_id, keyring = subject_of(runtime, tenant_id, "alice"), runtime.pixeltable_config.keyring
+
+    class CutOff(Exception):  # noqa: N818 - stands for the end of a process, not for an error
+        pass
+
+    def cut_off() -> None:
+        raise CutOff
+
+    failpoints.arm("ledger.appended", cut_off)
+    try:
+        with pytest.raises(CutOff):
+            await runtime.gdpr.delete_user_data("alice", tenant_id, confirmed=True)
+    finally:
+        failpoints.disarm_all()
+    assert replay(runtime).run().keys_destroyed == 0
+    assert keyring.subject_key(tenant_id, subject_id) is not None
+    await asyncio.to_thread(runtime.gdpr.resume)
+    assert keyring.subject_key(tenant_id, subject_id) is None
+    assert levels_of(runtime, tenant_id)[Level.CRYPTOGRAPHIC] == (True, False)
 
 
 async def test_the_storage_of_whoever_came_back_is_rewritten_by_the_next_upkeep(
