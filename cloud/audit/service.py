@@ -25,7 +25,7 @@ from cloud.audit.views import View, view_name
 from cloud.kernel import telemetry
 from cloud.kernel.access import Action
 from cloud.kernel.context import current_context, current_trace_id
-from cloud.kernel.errors import ConfigurationError, KeyDestroyedError
+from cloud.kernel.errors import AuthenticationError, ConfigurationError, KeyDestroyedError
 from cloud.kernel.ids import SYSTEM_LOG, new_event_id, new_request_id
 from cloud.kernel.scope import Principal, TenantScope
 from cloud.keys.ports import Keyring
@@ -150,10 +150,21 @@ class CloudAuditLogger:
     def log_security_event(
         self, event_type: str, severity: str, message: str, details: dict[str, object] | None = None
     ) -> None:
-        """One security event is committed before this returns, as by `log_event`; the message is sealed."""
+        """One security event is committed before this returns, as by `log_event`; the message is sealed.
+
+        A caller whose credential does not hold may be what it is about: then it goes to the system's log.
+
+        Raises:
+            TenantIsolationError: The report names another tenant than the caller's.
+            InvalidFilterError: What is said refers to itself, or is nested too deep.
+        """
         text = {"event_type": event_type, "message": message, "details": details or {}}
         user_id = (details or {}).get("user_id")
-        tenant_id = self._tenant_of_report(Action.SECURITY_EVENT, details or {})
+        try:
+            tenant_id = self._tenant_of_report(Action.SECURITY_EVENT, details or {})
+        except AuthenticationError:
+            # Recorded as refused; what is reported must not be lost with it.
+            tenant_id = None
         self._report(self._foreign.event(Category.SECURITY, user_id, text, tenant_id=tenant_id, severity=severity))
 
     @telemetry.operation(Action.ERASURE)
