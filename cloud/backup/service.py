@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -41,6 +42,8 @@ from cloud.storage.server import Server
 from cloud.tenancy.system import system_predicate
 
 MAX_BACKUP_DAYS: Final = 3650
+_log = logging.getLogger(__name__)
+
 Told = Callable[[str, int], None]
 """Told what is done now, and how many bytes of it."""
 
@@ -195,14 +198,8 @@ class DataBackups:
 
     def expire_due(self) -> None:
         """As `expire`, for the service itself; nothing is recorded where nothing is due."""
-        if not self._due():
-            return
-        draft = self._audit.draft(
-            system_predicate("operator", "backups").scope, Action.BACKUP_EXPIRE, category=Category.ADMINISTRATION
-        )
-        done = self._expired()
-        if done.deleted:
-            self._record(draft, {}, {"deleted": len(done.deleted), "out_of_reach": len(done.out_of_reach)})
+        if self._due():
+            telemetry.named(Action.BACKUP_EXPIRE.value, None, self._expire_due)
 
     @telemetry.operation()
     def rebuild_ledger(self) -> int:
@@ -301,6 +298,14 @@ class DataBackups:
             rows=rows_of(counts_of(moment.data)),
         )
 
+    def _expire_due(self) -> None:
+        draft = self._audit.draft(
+            system_predicate("operator", "backups").scope, Action.BACKUP_EXPIRE, category=Category.ADMINISTRATION
+        )
+        done = self._expired()
+        if done.deleted:
+            self._record(draft, {}, {"deleted": len(done.deleted), "out_of_reach": len(done.out_of_reach)})
+
     def _due(self) -> tuple[DataBackup, ...]:
         now = self._clock()
         return tuple(one for one in self._store.all() if one.deleted_at is None and one.expires_at <= now)
@@ -310,7 +315,10 @@ class DataBackups:
         for backup in self._due():
             try:
                 gone = remove(backup.location, backup.backup_id, partial(self._is, backup))
-            except OSError:
+            except (OSError, ConfigurationError) as error:
+                # Also where a manifest does not hold: nobody knows whose files these are.
+                reason = error.strerror if isinstance(error, OSError) else error
+                _log.error("backup %s has expired and is not deleted: %s", backup.backup_id, reason)  # noqa: TRY400
                 gone = False
             if gone:
                 self._gone(backup)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -150,6 +151,27 @@ async def test_only_the_files_of_an_expired_backup_are_deleted(runtime: CloudRun
     assert tmp_path / "moved/there" in {one.location for one in done.out_of_reach}
     shutil.move(tmp_path / "elsewhere", tmp_path / "moved")
     assert tmp_path / "moved/there" in {one.location for one in runtime.backups.expire().deleted}
+
+
+async def test_a_backup_whose_manifest_does_not_hold_is_out_of_reach_and_others_expire(
+    runtime: CloudRuntime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    past = at(runtime, lambda: datetime.now(UTC) - timedelta(days=5))
+    made = [past.create(tmp_path / name, days=2) for name in ("damaged", "whole")]
+    manifest = tmp_path / "damaged" / manifests.MANIFEST
+    signed = manifest.read_bytes()
+    manifest.write_bytes(signed[:-9])
+    with caplog.at_level(logging.ERROR):
+        runtime.backups.expire_due()
+    assert not (tmp_path / "whole").exists()
+    assert len(list((tmp_path / "damaged").iterdir())) == 3
+    listed = {one.backup_id for one in runtime.backups.list()}
+    assert [one.backup.backup_id in listed for one in made] == [True, False]
+    assert f"backup {made[0].backup.backup_id} has expired and is not deleted" in caplog.text
+    assert "not signed by this installation" in caplog.text
+    assert made[0].backup.backup_id in {one.backup_id for one in runtime.backups.expire().out_of_reach}
+    manifest.write_bytes(signed)
+    assert made[0].backup.backup_id in {one.backup_id for one in runtime.backups.expire().deleted}
 
 
 @pytest.mark.parametrize("place", ["data_backup.snapshots", "data_backup.dumped"])
