@@ -91,7 +91,7 @@ class Expired:
 
     Attributes:
         deleted: Their files are gone.
-        out_of_reach: Their files could not be looked at from here, by id and directory.
+        out_of_reach: Their files could not be looked at from here, or are not to be found, or are nobody's.
     """
 
     deleted: tuple[DataBackup, ...]

@@ -23,6 +23,7 @@ from cloud.storage.roles import CONTROL_DATABASE, DATA_DATABASE
 DUMPS: Final = {CONTROL_DATABASE: "control.dump", DATA_DATABASE: "data.dump"}
 """The file of each database; sealed ones end in `.sealed`."""
 _SEALED: Final = ".sealed"
+_COPIES: Final = (*DUMPS.values(), *(f"{name}{_SEALED}" for name in DUMPS.values()))
 
 
 def part_of(directory: Path, backup_id: str) -> Path:
@@ -59,6 +60,9 @@ class Draft:
         self._backup_id = backup_id
         self._key = key
         self.files: dict[str, tuple[int, str]] = {}
+
+    def begin(self) -> None:
+        """There is a place to write to."""
         self._part.mkdir(mode=0o700)
 
     def add(self, name: str, pieces: Iterable[bytes], told: Callable[[int], None]) -> None:
@@ -116,30 +120,46 @@ def content_of(directory: Path, backup_id: str, name: str, key: RootKey | None) 
         raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
 
 
-def remove(directory: Path, backup_id: str, is_it: Callable[[Path], bool]) -> bool:
-    """The files of a backup are gone, complete or not; whether they are known to be.
+def empty(directory: Path, backup_id: str, is_it: Callable[[Path], bool]) -> Path | None:
+    """What was copied is gone, of a backup that is complete or not; where it was, or `None` if it is not to be found.
 
-    Nothing else in its directory is touched, and no directory that holds another backup.
+    A directory that is not there is no sign that a backup was deleted: its disk may not be mounted. So whatever shows
+    that this is the place stays until `clear`, and who was cut off before it was recorded finds it again. Nothing else
+    in the directory is touched, and none that holds another backup.
 
     Args:
         is_it: Whether the manifest in a directory is this backup's.
+
+    Raises:
+        ConfigurationError: A manifest does not hold, or files of a backup are there without one.
+        OSError: It cannot be looked at, or not be deleted.
     """
     part = part_of(directory, backup_id)
     if part.is_dir():
-        shutil.rmtree(part)
-    if not directory.parent.is_dir():
-        return False
-    if directory.is_dir() and (directory / MANIFEST).exists():
-        if not is_it(directory):
-            return True  # Another backup is there by now.
-        # The manifest last: without it nobody knows whose the rest is.
-        for name in (*DUMPS.values(), *(f"{one}{_SEALED}" for one in DUMPS.values()), MANIFEST):
-            (directory / name).unlink(missing_ok=True)
-        sync_directory(directory)
-        if not any(directory.iterdir()):
-            directory.rmdir()
-    sync_directory(directory.parent)
-    return True
+        for path in part.iterdir():
+            path.unlink()
+        sync_directory(part)
+        return part
+    if not (directory / MANIFEST).exists():
+        if any((directory / name).exists() for name in _COPIES):
+            raise ConfigurationError(
+                f"{directory} has files of a backup and no {MANIFEST}: nobody knows whose they are; delete it by hand"
+            )
+        return None
+    if not is_it(directory):
+        return None
+    for name in _COPIES:
+        (directory / name).unlink(missing_ok=True)
+    sync_directory(directory)
+    return directory
+
+
+def clear(place: Path) -> None:
+    """What `empty` left goes too, once it is recorded that the backup is gone."""
+    (place / MANIFEST).unlink(missing_ok=True)
+    if not any(place.iterdir()):
+        place.rmdir()
+    sync_directory(place.parent)
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

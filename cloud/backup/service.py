@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from cloud.audit.ports import TransactionalAuditLogger
 from cloud.audit.recording import recorded_failure
 from cloud.backup import manifest as manifests
 from cloud.backup.model import Contents, DataBackup, Expired, Manifest
-from cloud.backup.package import DUMPS, Draft, check_free, remove
+from cloud.backup.package import DUMPS, Draft, check_free, clear, empty
 from cloud.backup.ports import BackupStore
 from cloud.backup.programs import Programs
 from cloud.backup.snapshots import Connection, Moment, counts_of, newest_event, one_moment, rows_of
@@ -41,6 +42,8 @@ from cloud.storage.server import Server
 from cloud.tenancy.system import system_predicate
 
 MAX_BACKUP_DAYS: Final = 3650
+_log = logging.getLogger(__name__)
+
 Told = Callable[[str, int], None]
 """Told what is done now, and how many bytes of it."""
 
@@ -181,28 +184,32 @@ class DataBackups:
         return found
 
     @telemetry.operation()
-    def expire(self) -> Expired:
+    def expire(self, deleted_by_hand: Collection[str] = ()) -> Expired:
         """The files of backups that have expired are deleted, where they can be reached from here.
+
+        Args:
+            deleted_by_hand: Ids of backups that have expired, of which the operator says so. Where files are found all
+                the same, they are deleted as those of the others, or out of reach.
 
         Raises:
             PermissionDeniedError: The caller is no operator.
+            ConfigurationError: Such an id is of no backup that has expired; nothing has changed.
         """
         draft = self._operators.operate(Action.BACKUP_EXPIRE)
+        said: Details = {"deleted_by_hand": sorted(deleted_by_hand)} if deleted_by_hand else {}
         with recorded_failure(self._audit, draft):
-            done = self._expired()
-        self._record(draft, {}, {"deleted": len(done.deleted), "out_of_reach": len(done.out_of_reach)})
+            if not {backup.backup_id for backup in self._due()}.issuperset(deleted_by_hand):
+                raise ConfigurationError(
+                    "not every id is one of a backup that has expired: luminescent-cloud backup list"
+                )
+            done = self._expired(deleted_by_hand)
+        self._record(draft, said, {"deleted": len(done.deleted), "out_of_reach": len(done.out_of_reach)})
         return done
 
     def expire_due(self) -> None:
         """As `expire`, for the service itself; nothing is recorded where nothing is due."""
-        if not self._due():
-            return
-        draft = self._audit.draft(
-            system_predicate("operator", "backups").scope, Action.BACKUP_EXPIRE, category=Category.ADMINISTRATION
-        )
-        done = self._expired()
-        if done.deleted:
-            self._record(draft, {}, {"deleted": len(done.deleted), "out_of_reach": len(done.out_of_reach)})
+        if self._due():
+            telemetry.named(Action.BACKUP_EXPIRE.value, None, self._expire_due)
 
     @telemetry.operation()
     def rebuild_ledger(self) -> int:
@@ -265,6 +272,7 @@ class DataBackups:
         try:
             draft = Draft(backup.location, backup.backup_id, key)
             try:
+                draft.begin()
                 with one_moment(self._sources.engine, self._sources.connect, self._store.placements) as moment:
                     failpoints.reach("data_backup.snapshots")
                     contents = self._contents(moment, key)
@@ -301,23 +309,46 @@ class DataBackups:
             rows=rows_of(counts_of(moment.data)),
         )
 
+    def _expire_due(self) -> None:
+        draft = self._audit.draft(
+            system_predicate("operator", "backups").scope, Action.BACKUP_EXPIRE, category=Category.ADMINISTRATION
+        )
+        done = self._expired()
+        if done.deleted:
+            self._record(draft, {}, {"deleted": len(done.deleted), "out_of_reach": len(done.out_of_reach)})
+
     def _due(self) -> tuple[DataBackup, ...]:
         now = self._clock()
         return tuple(one for one in self._store.all() if one.deleted_at is None and one.expires_at <= now)
 
-    def _expired(self) -> Expired:
+    def _expired(self, deleted_by_hand: Collection[str] = ()) -> Expired:
         deleted, out_of_reach = [], []
         for backup in self._due():
             try:
-                gone = remove(backup.location, backup.backup_id, partial(self._is, backup))
-            except OSError:
-                gone = False
-            if gone:
-                self._gone(backup)
-                deleted.append(backup)
-            else:
+                place = empty(backup.location, backup.backup_id, partial(self._is, backup))
+            except (OSError, ConfigurationError) as error:
+                # Also where a manifest does not hold: nobody knows whose files these are.
+                reason = error.strerror if isinstance(error, OSError) else error
+                _log.error("backup %s has expired and is not deleted: %s", backup.backup_id, reason)  # noqa: TRY400
                 out_of_reach.append(backup)
+                continue
+            if place is None and backup.backup_id not in deleted_by_hand:
+                _log.warning("backup %s has expired and is not to be found where it was put", backup.backup_id)
+                out_of_reach.append(backup)
+                continue
+            failpoints.reach("data_backup.emptied")
+            self._gone(backup)
+            deleted.append(backup)
+            if place is not None:
+                self._cleared(place, backup)
         return Expired(tuple(deleted), tuple(out_of_reach))
+
+    def _cleared(self, place: Path, backup: DataBackup) -> None:
+        try:
+            clear(place)
+        except OSError as error:
+            # No copy of anything is in it.
+            _log.warning("an empty directory of backup %s is left: %s", backup.backup_id, error.strerror)
 
     def _is(self, backup: DataBackup, directory: Path) -> bool:
         found = manifests.read(directory, self._sources.keys())

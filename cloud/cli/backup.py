@@ -97,11 +97,21 @@ def list_(ctx: typer.Context) -> None:
 
 
 @app.command()
-def expire(ctx: typer.Context) -> None:
-    """Delete the backups that have expired; exits 1 if the files of one cannot be reached from here."""
+def expire(
+    ctx: typer.Context,
+    deleted: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--deleted",
+            metavar="BACKUP",
+            help="Id of an expired backup whose files you deleted yourself; once for each of them.",
+        ),
+    ] = None,
+) -> None:
+    """Delete the backups that have expired; exits 1 if the files of one cannot be reached or found from here."""
     run = invocation(ctx)
     with run.program.open_backups(run.settings()) as backups, progress(run.output, "Deleting expired backups"):
-        done = backups.expire()
+        done = backups.expire(deleted or ())
     run.output.result(
         {
             "deleted": [_backup(one) for one in done.deleted],
@@ -109,8 +119,9 @@ def expire(ctx: typer.Context) -> None:
         },
         *(f"Backup {one.backup_id} in {one.location} is deleted." for one in done.deleted),
         *(
-            f"Backup {one.backup_id} in {one.location} cannot be reached: make the directory above it available, and"
-            " run this again."
+            f"Backup {one.backup_id} in {one.location} cannot be reached, or told to be this one: make its disk"
+            " available, and run this again; if you deleted it yourself: luminescent-cloud backup expire --deleted"
+            f" {one.backup_id}"
             for one in done.out_of_reach
         ),
         *(() if done.deleted or done.out_of_reach else ("None has expired.",)),

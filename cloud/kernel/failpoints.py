@@ -88,6 +88,7 @@ NAMES = (
     "data_backup.snapshots",
     "data_backup.dumped",
     "data_backup.named",
+    "data_backup.emptied",
     "data_restore.marked",
     "data_restore.emptied",
     "data_restore.loaded",

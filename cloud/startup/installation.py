@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from cloud.audit.postgres import PostgresAuditStore
 from cloud.audit.service import CloudAuditLogger
 from cloud.backup.marker import RestoreMarker
-from cloud.backup.service import NoOperators
+from cloud.backup.service import DataBackups, NoOperators
 from cloud.custody.postgres import PostgresCustodyStore
 from cloud.custody.reconciling import admit_keyring
 from cloud.gdpr.ledger import FileErasureLedger
@@ -25,6 +25,7 @@ from cloud.gdpr.scan import Scanner
 from cloud.gdpr.windows import Windows
 from cloud.kernel.clock import system_clock
 from cloud.kernel.collector import what_lasts_left_out
+from cloud.kernel.errors import LuminescentError
 from cloud.kernel.ids import SYSTEM_LOG
 from cloud.kernel.scope import TenantPredicate
 from cloud.keys.rootkeys import RootKeys
@@ -129,13 +130,24 @@ class Installation:
         )
 
     def _hourly(self) -> None:
-        """What is due now and then, beside materializing."""
-        self.purger().run()
-        self.retainer().run()
+        """What is due now and then, beside materializing; what fails is left for the next time, the rest is done."""
+        chores: tuple[tuple[str, Callable[[], object]], ...] = (
+            ("memories that were kept long enough are purged later", self.purger().run),
+            ("memories that plans keep no longer are deleted later", self.retainer().run),
+            ("backups that have expired are deleted later", lambda: self._backups().expire_due()),
+        )
+        for what, chore in chores:
+            try:
+                chore()
+            except LuminescentError as error:
+                # It would end the materializer, which begins with this again at its next start.
+                _log.error("%s: %s", what, error)  # noqa: TRY400 - the text says it all
+
+    def _backups(self) -> DataBackups:
         keys, audit = self.proofs.keys, self.logger()
-        build_backups(
+        return build_backups(
             self.settings, self.server, self.engines, self.keyring, keys, self.ledger, NoOperators(), audit
-        ).expire_due()
+        )
 
     def placements(self) -> PlacementStore:
         """Which tables there are, and which moves."""

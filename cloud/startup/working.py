@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections.abc import Callable
 from functools import partial
 
 from cloud.audit.model import Category
@@ -33,12 +34,17 @@ def run_worker(settings: CloudSettings, stop: threading.Event) -> None:
 
 def work(installation: Installation, stop: threading.Event) -> None:
     """Materialize until `stop` is set, and beside that sequence and archive the audit log, finish the moves that
-    a process was killed in, and go on with erasures."""
+    a process was killed in, and go on with erasures.
+
+    An error that one of them does not go on after ends all of it and is raised here: whoever keeps the worker alive
+    says so and starts it again.
+    """
+    sequencing, archiver = installation.proofs.sequencing, installation.proofs.archiver
     beside = (
-        threading.Thread(target=_finish_moves, args=(installation, stop), name="luminescent-moves"),
-        threading.Thread(target=installation.proofs.sequencing.run, args=(stop,), name="luminescent-sequencer"),
-        threading.Thread(target=go_on_with_erasures, args=(installation, stop), name="luminescent-erasures"),
-        threading.Thread(target=installation.proofs.archiver.work, args=(stop,), name="luminescent-archiver"),
+        _Beside("luminescent-moves", partial(_finish_moves, installation), stop),
+        _Beside("luminescent-sequencer", sequencing.run, stop),
+        _Beside("luminescent-erasures", partial(go_on_with_erasures, installation), stop),
+        _Beside("luminescent-archiver", archiver.work, stop),
     )
     for thread in beside:
         thread.start()
@@ -48,6 +54,34 @@ def work(installation: Installation, stop: threading.Event) -> None:
         stop.set()
         for thread in beside:
             thread.join()
+    for thread in beside:
+        if thread.error is not None:
+            raise thread.error
+
+
+class _Beside(threading.Thread):
+    """A thread beside the materializer; an error that ends it ends the worker.
+
+    Args:
+        name: Its name.
+        what: What it does until the event is set.
+        stop: The event, which ends the materializer, too.
+    """
+
+    def __init__(self, name: str, what: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        super().__init__(name=name)
+        self._what = what
+        self._worker_stop = stop
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._what(self._worker_stop)
+        except Exception as error:  # noqa: BLE001 - whatever it is: a worker that seems alive would sign no log any more
+            # Without its text, which may quote what it failed on.
+            _log.error("%s ended with %s, and the worker with it", self.name, type(error).__name__)  # noqa: TRY400
+            self.error = error
+            self._worker_stop.set()
 
 
 def _finish_moves(installation: Installation, stop: threading.Event) -> None:

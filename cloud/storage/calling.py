@@ -53,6 +53,10 @@ class Calls:
     def close(self) -> None:
         """Give back to the pool what lies ready, and what is used yet when it is not any more."""
         self._most_ready = 0
+        self.drop()
+
+    def drop(self) -> None:
+        """Give back to the pool what lies ready."""
         while (pooled := self._taken()) is not None:
             pooled.close()
 

@@ -39,6 +39,8 @@ _GRACE_S: Final = 0.5
 """What a client waits beyond the server's own timeout: an answer that says which is better than none."""
 _SERIALIZATION: Final = frozenset({"40001", "40P01"})
 _UNIQUE_VIOLATION: Final = "23505"
+_READ_ONLY: Final = "25006"
+"""The server takes no writes: after a failover the connection leads to one that follows another by now."""
 _SESSION: Final = (
     "-c statement_timeout={ms} -c lock_timeout={ms} -c idle_in_transaction_session_timeout=60000"
     # For calls in autocommit too, whatever the server, the database or the role has as its default: the server
@@ -226,12 +228,20 @@ class ControlEngine:
             raise _Transient from exc
         except DBAPIError as exc:
             sqlstate = getattr(exc.orig, "sqlstate", None)
+            if sqlstate == _READ_ONLY:
+                self._connect_anew()
+                raise _Transient from exc
             if exc.connection_invalidated or sqlstate in _SERIALIZATION:
                 raise _Transient from exc
             if is_repetition and sqlstate == _UNIQUE_VIOLATION:
                 # The attempt before was still committing when this one looked for its traces. The next one sees them.
                 raise _Transient from exc
             raise
+
+    def _connect_anew(self) -> None:
+        """No connection that lies ready is used again; one that is in use goes when it is given back."""
+        self._calls.drop()
+        self._engine.dispose()
 
 
 def _connect_arguments(url: sa.URL, application_name: str, statement_s: float) -> dict[str, object]:

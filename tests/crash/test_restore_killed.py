@@ -24,13 +24,17 @@ pytestmark = pytest.mark.crash
 
 SETTINGS = {"embedder": "hashing", "worker": "thread"}
 KILLED = -9
+TWO_DAYS_ON = (
+    "import datetime\nfrom cloud.startup import backups\nnow = backups.system_clock\n"
+    "backups.system_clock = lambda: now() + datetime.timedelta(days=2)\n"
+)
 EVERYTHING = {"bob": ["bob's fact", "bob's other fact"], "carol": ["carol's fact"]}
 
 
-def killed_at(home: Path, place: str, *arguments: str | Path) -> Finished:
+def killed_at(home: Path, place: str, *arguments: str | Path, first: str = "") -> Finished:
     """A command whose process is killed at a place."""
     code = (
-        "import os, signal\nfrom cloud.kernel import failpoints\n"
+        f"{first}import os, signal\nfrom cloud.kernel import failpoints\n"
         f"failpoints.arm({place!r}, lambda: os.kill(os.getpid(), signal.SIGKILL))"
     )
     return run(*arguments, home=home, code=code)
@@ -100,6 +104,20 @@ def test_a_backup_that_was_killed_is_whole_or_none_and_is_counted(
         settings = CloudSettings(home=home)
         keys = audit_key_file(settings, find_root_keys(settings, create=False)).keys()
         assert read(tmp_path / "backup", keys).backup.backup_id == mine["backup_id"]
+
+
+@pytest.mark.parametrize("place", ["data_backup.emptied"])
+def test_an_expiry_that_was_killed_before_it_was_recorded_is_finished(
+    stage: tuple[Path, Path], tmp_path: Path, place: str
+) -> None:
+    home, _ = stage
+    made = document(run("--json", "backup", tmp_path / "backup", "--days", "1", home=home))
+    killed = killed_at(home, place, "backup", "expire", first=TWO_DAYS_ON)
+    assert killed.returncode == KILLED
+    assert [path.name for path in (tmp_path / "backup").iterdir()] == ["manifest.note"]
+    done = document(run("--json", "backup", "expire", home=home, code=TWO_DAYS_ON))
+    assert [one["backup_id"] for one in done["deleted"]] == [made["backup_id"]]
+    assert not (tmp_path / "backup").exists()
 
 
 @pytest.mark.parametrize("place", ["ledger.appended"])

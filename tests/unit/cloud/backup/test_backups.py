@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,12 @@ def at(runtime: CloudRuntime, clock: Callable[[], datetime]) -> DataBackups:
 def verified(runtime: CloudRuntime, directory: Path, key: LocalRootKey | None = None, **more: bool) -> Manifest:
     """The manifest, as a restore looks at it before it changes anything."""
     return _verified(runtime._installation.settings, Request(directory, key, **more), lambda *_: None)
+
+
+def entries(runtime: CloudRuntime, made: Manifest) -> list[Entry]:
+    """What the erasure ledger says of a backup."""
+    records = [record for _, record in runtime._installation.ledger.since(LedgerPlace())]
+    return [record.entry for record in records if record.reference == made.backup.backup_id]
 
 
 @pytest.fixture
@@ -133,9 +140,7 @@ async def test_a_backup_is_counted_before_its_first_byte_and_until_its_files_are
     later.expire_due()
     assert not (tmp_path / "backup").exists()
     assert made.backup.backup_id not in {one.backup_id for one in backups.list()}
-    records = [record for _, record in runtime._installation.ledger.since(LedgerPlace())]
-    mine = [record.entry for record in records if record.reference == made.backup.backup_id]
-    assert mine == [Entry.BACKUP, Entry.BACKUP_GONE]
+    assert entries(runtime, made) == [Entry.BACKUP, Entry.BACKUP_GONE]
 
 
 async def test_only_the_files_of_an_expired_backup_are_deleted(runtime: CloudRuntime, tmp_path: Path) -> None:
@@ -150,6 +155,97 @@ async def test_only_the_files_of_an_expired_backup_are_deleted(runtime: CloudRun
     assert tmp_path / "moved/there" in {one.location for one in done.out_of_reach}
     shutil.move(tmp_path / "elsewhere", tmp_path / "moved")
     assert tmp_path / "moved/there" in {one.location for one in runtime.backups.expire().deleted}
+
+
+async def test_a_backup_whose_manifest_does_not_hold_is_out_of_reach_and_others_expire(
+    runtime: CloudRuntime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    past = at(runtime, lambda: datetime.now(UTC) - timedelta(days=5))
+    made = [past.create(tmp_path / name, days=2) for name in ("damaged", "whole")]
+    manifest = tmp_path / "damaged" / manifests.MANIFEST
+    signed = manifest.read_bytes()
+    manifest.write_bytes(signed[:-9])
+    with caplog.at_level(logging.ERROR):
+        runtime.backups.expire_due()
+    assert not (tmp_path / "whole").exists()
+    assert len(list((tmp_path / "damaged").iterdir())) == 3
+    listed = {one.backup_id for one in runtime.backups.list()}
+    assert [one.backup.backup_id in listed for one in made] == [True, False]
+    assert f"backup {made[0].backup.backup_id} has expired and is not deleted" in caplog.text
+    assert "not signed by this installation" in caplog.text
+    assert made[0].backup.backup_id in {one.backup_id for one in runtime.backups.expire().out_of_reach}
+    manifest.write_bytes(signed)
+    assert made[0].backup.backup_id in {one.backup_id for one in runtime.backups.expire().deleted}
+
+
+async def test_a_backup_that_is_not_to_be_found_is_not_taken_for_deleted(
+    runtime: CloudRuntime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its disk is not mounted: the directory above it is there, and empty."""
+    made = at(runtime, lambda: datetime.now(UTC) - timedelta(days=5)).create(tmp_path / "disk", days=2)
+    shutil.move(tmp_path / "disk", tmp_path / "unmounted")
+    with caplog.at_level(logging.WARNING):
+        runtime.backups.expire_due()
+    assert f"backup {made.backup.backup_id} has expired and is not to be found" in caplog.text
+    assert entries(runtime, made) == [Entry.BACKUP]
+    assert runtime.backups.level(datetime.now(UTC)).reached_at is None
+    # Nor where another one was put in its place, or its files lost their manifest.
+    another = runtime.backups.create(tmp_path / "disk")
+    assert made.backup in runtime.backups.expire().out_of_reach
+    (tmp_path / "disk" / manifests.MANIFEST).unlink()
+    assert made.backup in runtime.backups.expire([made.backup.backup_id]).out_of_reach
+    assert (tmp_path / "disk" / "data.dump").stat().st_size == another.files["data.dump"][0]
+
+    shutil.rmtree(tmp_path / "disk")
+    shutil.move(tmp_path / "unmounted", tmp_path / "disk")
+    runtime.backups.expire_due()
+    assert not (tmp_path / "disk").exists()
+    assert entries(runtime, made) == [Entry.BACKUP, Entry.BACKUP_GONE]
+
+
+async def test_an_operator_says_that_a_backup_was_deleted_by_hand(runtime: CloudRuntime, tmp_path: Path) -> None:
+    past = at(runtime, lambda: datetime.now(UTC) - timedelta(days=5))
+    expired, kept = past.create(tmp_path / "expired", days=2), past.create(tmp_path / "kept", days=9)
+    shutil.rmtree(tmp_path / "expired")
+    shutil.rmtree(tmp_path / "kept")
+    for unknown in (kept.backup.backup_id, "0" * 16):
+        with pytest.raises(ConfigurationError, match="expired"):
+            runtime.backups.expire([expired.backup.backup_id, unknown])
+    assert entries(runtime, expired) == [Entry.BACKUP]
+    done = runtime.backups.expire([expired.backup.backup_id])
+    assert expired.backup.backup_id in {one.backup_id for one in done.deleted}
+    assert entries(runtime, expired) == [Entry.BACKUP, Entry.BACKUP_GONE]
+    rows = runtime._installation.engines.maintenance.rows(
+        sa.text("SELECT 1 FROM audit_events WHERE log_id = :log AND event->'details'->'deleted_by_hand' ? :id"),
+        {"log": SYSTEM_LOG, "id": expired.backup.backup_id},
+    )
+    assert len(rows) == 1
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_an_expiry_that_was_cut_off_before_it_was_recorded_is_finished(
+    runtime: CloudRuntime, tmp_path: Path, is_whole: bool
+) -> None:
+    directory = tmp_path / "backup"
+    made = at(runtime, lambda: datetime.now(UTC) - timedelta(days=5)).create(directory, days=2)
+    if not is_whole:
+        # As a process leaves it that was killed in it.
+        directory.rename(part_of(directory, made.backup.backup_id))
+
+    def cut_off() -> None:
+        raise KeyboardInterrupt
+
+    failpoints.arm("data_backup.emptied", cut_off)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runtime.backups.expire_due()
+    finally:
+        failpoints.disarm_all()
+    assert not list(tmp_path.rglob("*.dump"))
+    assert entries(runtime, made) == [Entry.BACKUP]
+    runtime.backups.expire_due()
+    assert entries(runtime, made) == [Entry.BACKUP, Entry.BACKUP_GONE]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("place", ["data_backup.snapshots", "data_backup.dumped"])

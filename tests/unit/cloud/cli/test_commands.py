@@ -408,6 +408,9 @@ def test_a_backup_is_made_listed_and_expired(command: Command, tmp_path: Path) -
     assert shown.exit_code == 0
     assert "backup expire" in shown.output
     assert command("backup", "expire").exit_code in (0, 1)
+    refused = command("backup", "expire", "--deleted", made["backup_id"])
+    assert refused.exit_code == 1
+    assert "not every id is one of a backup that has expired" in refused.output
     for wrong in (("backup", "ledger"), ("backup", tmp_path / "b", "--days", "0"), ("backup", "--no-such", "x")):
         assert command(*wrong).exit_code == 2
     refused = command("backup", tmp_path / "another")

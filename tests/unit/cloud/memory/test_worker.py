@@ -13,9 +13,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cloud import CloudRuntime, request_context
+from cloud.audit.archiving import Archiver
+from cloud.audit.sequencing import Sequencing
 from cloud.kernel import telemetry
 from cloud.memory.materializer import Materializer
 from cloud.memory.worker import WorkerThread
+from cloud.startup import working
 from src.memory.schemas import Memory, MemoryType
 
 WITHIN_S = 20.0
@@ -93,6 +96,36 @@ def test_a_worker_is_stopped_in_the_pause_after_a_failure() -> None:
     began_s = time.monotonic()
     worker.stop()
     assert time.monotonic() - began_s < WITHIN_S
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (Sequencing, "run"),
+        (Archiver, "work"),
+        (working, "go_on_with_erasures"),
+        (working, "_finish_moves"),
+    ],
+)
+def test_what_ends_by_an_error_beside_the_materializer_ends_the_worker(
+    runtime: CloudRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    owner: object,
+    name: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("about alice@example.com")
+
+    monkeypatch.setattr(owner, name, fail)
+    stop = threading.Event()
+    gives_up = threading.Timer(WITHIN_S, stop.set)
+    gives_up.start()
+    with caplog.at_level(logging.ERROR), pytest.raises(RuntimeError):
+        working.work(runtime._installation, stop)
+    gives_up.cancel()
+    assert any(record.message.endswith("ended with RuntimeError, and the worker with it") for record in caplog.records)
+    assert "alice" not in caplog.text
 
 
 async def test_what_waits_is_materialized_after_the_materializer_failed(

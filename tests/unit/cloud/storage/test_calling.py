@@ -63,6 +63,9 @@ def owner(runtime: CloudRuntime) -> Iterator[sa.Engine]:
             "CREATE FUNCTION calling.sleep(s float8) RETURNS text LANGUAGE sql AS $$ SELECT pg_sleep(s)::text $$;"
             "CREATE FUNCTION calling.fail(state text) RETURNS text LANGUAGE plpgsql AS"
             " $$ BEGIN RAISE EXCEPTION 'said' USING ERRCODE = state; END $$;"
+            "CREATE SEQUENCE calling.numbers; GRANT USAGE ON SEQUENCE calling.numbers TO PUBLIC;"
+            "CREATE FUNCTION calling.write() RETURNS text LANGUAGE sql AS"
+            " $$ SELECT nextval('calling.numbers')::text $$;"
             "CREATE FUNCTION calling.again(retry boolean) RETURNS text LANGUAGE sql AS"
             " $$ SELECT CASE WHEN retry THEN 'seen' ELSE pg_sleep(30)::text END $$"
         )
@@ -246,3 +249,13 @@ def test_many_threads_share_few_connections(engine: ControlEngine) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_call_to_a_server_that_takes_no_writes_is_made_again_on_a_new_connection(engine: ControlEngine) -> None:
+    write = ServerFunction("calling.write")
+    first = int(ask(engine, write))
+    led_to = ready(engine)
+    led_to.pgconn.exec_(b"SET default_transaction_read_only = on")
+    assert int(ask(engine, write)) == first + 1
+    assert led_to.closed
+    assert ready(engine) is not led_to

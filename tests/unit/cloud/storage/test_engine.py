@@ -97,7 +97,7 @@ def test_a_pool_that_is_used_up_is_given_up_within_the_deadline(make: Make) -> N
     assert engine.rows(sa.text("SELECT 1"))[0][0] == 1
 
 
-@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "57P01", "53300", "53100", "57014"])
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "25006", "55P03", "57P01", "53300", "53100", "57014"])
 def test_what_may_pass_is_tried_again_as_a_whole(make: Make, sqlstate: str) -> None:
     attempts: list[int] = []
 
@@ -230,6 +230,26 @@ def test_a_connection_that_died_is_replaced(make: Make) -> None:
     pid = engine.rows(sa.text("SELECT pg_backend_pid()"))[0][0]
     killer.rows(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
     assert engine.rows(sa.text("SELECT pg_backend_pid()"))[0][0] != pid
+
+
+def test_a_connection_to_a_server_that_takes_no_writes_is_replaced(make: Make) -> None:
+    """As after a failover, when what lies in the pool leads to a server that follows another one by now."""
+    engine = make(OWNER_ROLE, pool_size=2)
+    follow = sa.text("SET default_transaction_read_only = on")
+    with engine.connection() as one, engine.connection() as other:
+        one.execute(follow)
+        other.execute(follow)
+    tried: list[int] = []
+
+    def work(connection: sa.Connection) -> None:
+        tried.append(int(connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()))
+        connection.execute(sa.text("CREATE TABLE written (n int)"))
+
+    engine.transaction(work)
+    try:
+        assert len(set(tried)) == 2, "the second attempt connects anew, also where another connection lay ready"
+    finally:
+        engine.transaction(lambda connection: connection.execute(sa.text("DROP TABLE written")))
 
 
 # Silence
