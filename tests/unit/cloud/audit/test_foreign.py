@@ -66,7 +66,7 @@ Report = Callable[[CloudRuntime, str | None], None]
 
 def events(runtime: CloudRuntime, log_id: str, request_id: str) -> list[dict[str, Any]]:
     found = runtime.audit._store.events(log_id, since=None, until=None)
-    return [event for event in found if event["request_id"] == request_id]
+    return [event for event in found if event.get("request_id") == request_id]
 
 
 def reported(
