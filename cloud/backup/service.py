@@ -231,11 +231,16 @@ class DataBackups:
     def level(self, before: datetime) -> LevelState:
         """The level of backups for what was erased at that time: reached, or due when the last of them expires."""
         now = self._clock()
-        open_data = [one for one in self._store.all() if one.made_at <= before and one.deleted_at is None]
+
+        def may_hold(made_at: datetime) -> bool:
+            # One that was made after this moment was made with a clock that was ahead: when, nobody knows.
+            return made_at <= before or made_at > now
+
+        open_data = [one for one in self._store.all() if may_hold(one.made_at) and one.deleted_at is None]
         open_keyring = [
             expires_at
             for made_at, expires_at in self._store.keyring_expiries()
-            if made_at <= before and expires_at > now
+            if may_hold(made_at) and expires_at > now
         ]
         evidence: dict[str, int | str] = {"data_backups": len(open_data), "keyring_backups": len(open_keyring)}
         ends = [*(one.expires_at for one in open_data), *open_keyring]

@@ -110,6 +110,20 @@ async def test_a_backup_that_expired_is_refused_unless_asked_for(runtime: CloudR
     assert verified(runtime, tmp_path / "old", expired=True)
 
 
+async def test_a_backup_that_was_made_with_a_clock_ahead_may_hold_anybody(
+    runtime: CloudRuntime, tmp_path: Path
+) -> None:
+    erased_at = datetime.now(UTC)
+    before = int(runtime.backups.level(erased_at).evidence["data_backups"])
+    made = at(runtime, lambda: erased_at + timedelta(days=3)).create(tmp_path / "ahead", days=2)
+    level = runtime.backups.level(erased_at)
+    assert level.evidence["data_backups"] == before + 1
+    assert level.due_at is not None
+    assert level.due_at >= made.backup.expires_at
+    at(runtime, lambda: erased_at + timedelta(days=6)).expire_due()
+    assert runtime.backups.level(erased_at).evidence["data_backups"] == before
+
+
 async def test_a_backup_is_counted_before_its_first_byte_and_until_its_files_are_gone(
     runtime: CloudRuntime, tmp_path: Path
 ) -> None:
