@@ -91,7 +91,10 @@ def test_what_was_acknowledged_survives_kills_at_any_moment(directory: Path, roo
     made: dict[int, tuple[str, str]] = {}
     doomed: set[int] = set()
     gone: set[int] = set()
-    for round_number in range(6):
+    for round_number in range(60):
+        if round_number >= 6 and len(gone) > 20:
+            # Where the machine is busy, little happens between two kills.
+            break
         with start(LIVE_AND_DIE, directory, str(round_number * 1_000_000)) as process:
             assert process.stdout is not None
             lines = [process.stdout.readline()]
