@@ -20,7 +20,8 @@ from cloud.usage.plan_file import parse_plans
 from src.memory.schemas import Memory, MemoryType
 from src.testing.samples import sample_memory
 
-RULES: Rules = {"team": {MemoryType.FACT: 365}, "free": {}}
+RULES: Rules = {"enterprise": {MemoryType.FACT: 365}, "free": {}}
+"""Of a plan that hardly any other test has: its tenants alone are looked through, two memories at a time."""
 
 
 def aged(user_id: str, days: float, memory_type: MemoryType = MemoryType.FACT) -> Memory:
@@ -52,7 +53,7 @@ async def test_what_is_too_old_for_its_plan_is_deleted_in_batches_with_an_event_
     runtime: CloudRuntime, tenant_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retaining, "BATCH", 2)
-    runtime.tenants.change(tenant_id, plan="team")
+    runtime.tenants.change(tenant_id, plan="enterprise")
     old = await stored(runtime, tenant_id, *[aged("alice", 366)] * 2, aged("bob", 400))
     kept = await stored(
         runtime, tenant_id, aged("alice", 364), aged("alice", 9_999, MemoryType.DECISION), aged("bob", 1)
@@ -83,7 +84,7 @@ async def test_what_is_too_old_for_its_plan_is_deleted_in_batches_with_an_event_
 
 @pytest.mark.parametrize("whom", ["alice", None])
 async def test_what_is_held_stays_until_it_is_released(runtime: CloudRuntime, tenant_id: str, whom: str | None) -> None:
-    runtime.tenants.change(tenant_id, plan="team")
+    runtime.tenants.change(tenant_id, plan="enterprise")
     alices, bobs = await stored(runtime, tenant_id, aged("alice", 400), aged("bob", 400))
     review_at = datetime.now(UTC) + timedelta(days=1)
     hold = await runtime.gdpr.hold(tenant_id, user_id=whom, reason="r", authority="a", review_at=review_at)
@@ -99,7 +100,7 @@ async def test_a_plan_without_rules_and_a_suspended_tenant_lose_nothing(runtime:
     await stored(runtime, tenant_id, aged("alice", 9_999))
     runtime.tenants.change(tenant_id, plan="free")
     assert retain(runtime, tenant_id) == 0
-    runtime.tenants.change(tenant_id, plan="team")
+    runtime.tenants.change(tenant_id, plan="enterprise")
     runtime.tenants.suspend(tenant_id)
     assert retain(runtime, tenant_id) == 0
     assert set(states(runtime, tenant_id).values()) == {"active"}
@@ -124,7 +125,7 @@ def test_a_wrong_rule_is_named_with_file_plan_and_line(rules: str) -> None:
 async def test_what_was_changed_since_the_rule_was_applied_is_left_alone(
     runtime: CloudRuntime, tenant_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime.tenants.change(tenant_id, plan="team")
+    runtime.tenants.change(tenant_id, plan="enterprise")
     changed, same = await stored(runtime, tenant_id, aged("alice", 366), aged("alice", 400))
     rows = runtime.pixeltable_config.rows
     older = rows.older
