@@ -108,20 +108,6 @@ def compared(trees: AllTrees, outside: Mapping[str, Checkpoint], keys: AuditKeys
     return Comparison(faults, ahead)
 
 
-def head_faults(trees: AllTrees, outside: Mapping[str, Checkpoint], keys: AuditKeys) -> Sequence[HeadFault]:
-    """Every log whose tree does not begin with what was kept outside, or whose head is not signed by these keys.
-
-    Args:
-        trees: The database's.
-        outside: The head of each log that was kept outside.
-        keys: The installation's keys.
-
-    Raises:
-        ProviderUnavailableError: The control plane did not answer.
-    """
-    return compared(trees, outside, keys).faults
-
-
 def head_fault(
     log_id: str, head: Head | None, kept: Checkpoint | None, load: LoadTile, keys: AuditKeys
 ) -> Fault | None:

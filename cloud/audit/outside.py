@@ -115,10 +115,11 @@ class DirectoryHeads:
 
     def _last(self, today: str) -> str:
         """The name of the file that is read last, which may be that of a day that has not come."""
-        sizes = {path.name: path.stat().st_size for path in self._files()}
-        last = max([today, *sizes])
+        names = [path.name for path in self._files()]
+        last = max([today, *names])
+        size = (self._directory / last).stat().st_size if last in names else 0
         name, reached = self._reach()
-        if last > name or (last == name and sizes.get(name, 0) >= reached):
+        if (last, size) >= (name, reached):
             return last
         # The file that the list reaches into was removed, or put back as it was earlier: nothing is read before there.
         return _day_after(name)

@@ -143,7 +143,7 @@ class CloudAuditLogger:
             InvalidFilterError: What is said refers to itself, or is nested too deep.
         """
         text = {"event_type": event_type, "resource": resource, "action": action, "details": details or {}}
-        tenant_id = self._tenant_of_report(Action.EXTERNAL_EVENT, details or {})
+        tenant_id = self._tenant_of_report(Action.EXTERNAL_EVENT, (details or {}).get("tenant_id"))
         self._report(self._foreign.event(Category.EXTERNAL, actor, text, tenant_id=tenant_id), outcome_of(outcome))
 
     @telemetry.operation(Action.SECURITY_EVENT)
@@ -161,7 +161,7 @@ class CloudAuditLogger:
         text = {"event_type": event_type, "message": message, "details": details or {}}
         user_id = (details or {}).get("user_id")
         try:
-            tenant_id = self._tenant_of_report(Action.SECURITY_EVENT, details or {})
+            tenant_id = self._tenant_of_report(Action.SECURITY_EVENT, (details or {}).get("tenant_id"))
         except AuthenticationError:
             # Recorded as refused; what is reported must not be lost with it.
             tenant_id = None
@@ -178,7 +178,7 @@ class CloudAuditLogger:
             TenantIsolationError: `workspace_id` is another tenant than the caller's.
             InvalidFilterError: A count is no whole number from 0 to 2^53 - 1, or their sum is larger.
         """
-        tenant_id = self._tenant_of_report(Action.ERASURE, {"tenant_id": workspace_id})
+        tenant_id = self._tenant_of_report(Action.ERASURE, workspace_id)
         event = self._foreign.about(Action.ERASURE, user_id, tenant_id, timestamp)
         self._report(event, counts=safe_counts(items_deleted))
 
@@ -191,7 +191,7 @@ class CloudAuditLogger:
             TenantIsolationError: `workspace_id` is another tenant than the caller's.
             InvalidFilterError: The count is no whole number from 0 to 2^53 - 1.
         """
-        tenant_id = self._tenant_of_report(Action.ACCESS_REQUEST, {"tenant_id": workspace_id})
+        tenant_id = self._tenant_of_report(Action.ACCESS_REQUEST, workspace_id)
         event = self._foreign.about(Action.ACCESS_REQUEST, user_id, tenant_id, timestamp)
         self._report(event, counts={"total_items": safe_count(total_items)})
 
@@ -203,16 +203,16 @@ class CloudAuditLogger:
         outcome = outcome_of(str(event.get("outcome", "success")))
 
         def commit() -> None:
-            tenant_id = self._tenant_of_report(Action.EXTERNAL_EVENT, event)
+            tenant_id = self._tenant_of_report(Action.EXTERNAL_EVENT, event.get("tenant_id"))
             user_id = event.get("user_id")
             self._report(self._foreign.event(Category.EXTERNAL, user_id, text, tenant_id=tenant_id), outcome)
 
         await asyncio.to_thread(commit)
 
-    def _tenant_of_report(self, action: Action, said: Mapping[str, object]) -> str | None:
+    def _tenant_of_report(self, action: Action, named: object) -> str | None:
         if self._admission is None:
             raise ConfigurationError(_WITHOUT_TENANCY)
-        return self._admission.tenant_of_report(action, said.get("tenant_id"))
+        return self._admission.tenant_of_report(action, named)
 
     def _report(
         self, event: ForeignEvent, outcome: Outcome = Outcome.ALLOWED, *, counts: Mapping[str, int] | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cloud.audit.heads import AllTrees, Head, head_fault, head_faults
+from cloud.audit.heads import AllTrees, Head, compared, head_fault
 from cloud.audit.keyfile import AuditKeys
 from cloud.audit.outside import OutsideHeads
 from cloud.audit.verify import EMPTY_ROOT, Checkpoint, VerificationError, open_checkpoint
@@ -56,7 +56,7 @@ def accept_restored(
     """
     cut = []
     kept = outside.heads()
-    for fault in list(head_faults(trees, kept, keys())):
+    for fault in compared(trees, kept, keys()).faults:
         signed = _own_head(trees, fault.log_id, keys())
         outside.restart(signed, reason)
         cut.append(LogCut(fault.log_id, signed.size, fault.kept))

@@ -75,17 +75,11 @@ class PostgresCustodyStore:
         )
 
     def tenants(self) -> tuple[str, ...]:
-        query = sa.select(tenants.c.tenant_id).where(tenants.c.state != TenantState.CLOSED.value)
-        return tuple(str(row[0]) for row in self._engine.rows(query.order_by(tenants.c.tenant_id)))
+        return self._tenants(tenants.c.state != TenantState.CLOSED.value)
 
     def closed(self, tenant_ids: Collection[str]) -> tuple[str, ...]:
         asked = sa.cast(sorted(tenant_ids), sa.ARRAY(sa.Text))
-        query = (
-            sa.select(tenants.c.tenant_id)
-            .where(tenants.c.state == TenantState.CLOSED.value)
-            .where(tenants.c.tenant_id == sa.any_(asked))
-        )
-        return tuple(str(row[0]) for row in self._engine.rows(query.order_by(tenants.c.tenant_id)))
+        return self._tenants((tenants.c.state == TenantState.CLOSED.value) & (tenants.c.tenant_id == sa.any_(asked)))
 
     def erased(self, tenant_id: str, subject_ids: Collection[str]) -> tuple[str, ...]:
         asked = sa.cast(sorted(subject_ids), sa.ARRAY(sa.Uuid(as_uuid=False)))
@@ -103,6 +97,10 @@ class PostgresCustodyStore:
         query = sa.select(subjects.c.subject_id).where(
             subjects.c.tenant_id == tenant_id, subjects.c.state != "erased", sa.exists(stored)
         )
+        return tuple(str(row[0]) for row in self._engine.rows(query))
+
+    def _tenants(self, condition: sa.ColumnElement[bool]) -> tuple[str, ...]:
+        query = sa.select(tenants.c.tenant_id).where(condition).order_by(tenants.c.tenant_id)
         return tuple(str(row[0]) for row in self._engine.rows(query))
 
     def _run(self, statement: sa.Executable) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cloud import CloudRuntime, CloudSettings, init_cloud_extensions, request_context
-from cloud.audit.heads import head_faults
+from cloud.audit.heads import compared
 from cloud.kernel import failpoints
 from cloud.kernel.errors import LuminescentError
 from cloud.kernel.ids import new_request_id
@@ -353,11 +353,11 @@ class Program:
         """What the trees and the heads that were kept outside disagree about; every event has its leaf afterwards."""
         proofs = self._runtime._installation.proofs
 
-        def compared() -> list[str]:
+        def faults() -> list[str]:
             self._sequence()
-            return [str(fault) for fault in head_faults(proofs.trees, proofs.outside.heads(), proofs.keys.keys())]
+            return [str(fault) for fault in compared(proofs.trees, proofs.outside.heads(), proofs.keys.keys()).faults]
 
-        return await asyncio.to_thread(compared)
+        return await asyncio.to_thread(faults)
 
     async def do_audit_age(self, tenant: str, leaves: int, days: int) -> None:
         """The first leaves, and the times of their events in the table, are of so many days ago."""

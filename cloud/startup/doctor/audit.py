@@ -8,7 +8,7 @@ from typing import Final
 
 from cloud.audit.archives_postgres import PostgresArchives
 from cloud.audit.archiving import due
-from cloud.audit.heads import head_faults
+from cloud.audit.heads import compared
 from cloud.audit.outside import DirectoryHeads
 from cloud.audit.trees_postgres import LEFT_BY, PostgresTrees
 from cloud.kernel.clock import system_clock
@@ -53,7 +53,7 @@ def audit_heads(context: Context) -> Iterator[Finding]:
         yield problem("audit heads", text, "restore them from a backup, or set audit_heads_dir to where they are")
         return
     outside = DirectoryHeads(heads_directory(context.settings), keys.keys, system_clock).heads()
-    faults = list(head_faults(trees, outside, keys.keys()))
+    faults = compared(trees, outside, keys.keys()).faults
     for fault in faults:
         yield problem("audit heads", str(fault), _ADVICE)
     if not faults:

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from cloud import CloudRuntime, CloudSettings, init_cloud_extensions
-from cloud.audit.heads import head_faults
+from cloud.audit.heads import compared
 from cloud.audit.merkle import root_of
 from cloud.audit.signing import SigningKey
 from cloud.audit.tiles import appended, subtrees
@@ -153,7 +153,7 @@ def noticed(runtime: CloudRuntime, settings: CloudSettings, tenant_id: str, key:
     proofs = runtime._installation.proofs
     faults = {
         fault.log_id: fault.fault.value
-        for fault in head_faults(proofs.trees, proofs.outside.heads(), proofs.keys.keys())
+        for fault in compared(proofs.trees, proofs.outside.heads(), proofs.keys.keys()).faults
     }
     with Context(settings) as context:
         told = [f.what for f in examine(context, [doctor.audit_heads]) if f"log of {tenant_id}:" in f.what]
@@ -179,7 +179,7 @@ def accepted(runtime: CloudRuntime) -> dict[str, object]:
             said[name] = str(error)
     sequence(runtime)
     proofs.outside.summarize()
-    left = {fault.log_id for fault in head_faults(proofs.trees, proofs.outside.heads(), proofs.keys.keys())}
+    left = {fault.log_id for fault in compared(proofs.trees, proofs.outside.heads(), proofs.keys.keys()).faults}
     events = [event["action"] for event in runtime.audit.events("tenant-roll-back")]
     return {**said, "held": sorted(left), "pending": proofs.trees.pending("tenant-roll-back"), "events": events}
 
