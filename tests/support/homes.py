@@ -85,7 +85,7 @@ def wait_until_gone(pid: int, *, deadline_s: float = 10.0) -> None:
 
 def fill(ballast: Path) -> None:
     """Leave no room on the disk that this file is on."""
-    with ballast.open("wb") as file, contextlib.suppress(OSError):
+    # Without a buffer: what no longer fits in would be written once more, and fail, when the file is closed.
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"\0" * 65536)
-            file.flush()

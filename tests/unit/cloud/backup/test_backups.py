@@ -114,6 +114,7 @@ async def test_a_backup_that_was_made_with_a_clock_ahead_may_hold_anybody(
     runtime: CloudRuntime, tmp_path: Path
 ) -> None:
     erased_at = datetime.now(UTC)
+    at(runtime, lambda: erased_at + timedelta(days=6)).expire_due()
     before = int(runtime.backups.level(erased_at).evidence["data_backups"])
     made = at(runtime, lambda: erased_at + timedelta(days=3)).create(tmp_path / "ahead", days=2)
     level = runtime.backups.level(erased_at)
