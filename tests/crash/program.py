@@ -238,6 +238,10 @@ class Program:
         purged = await asyncio.to_thread(self._runtime.memory_purge.purge, tenant)
         return purged.by_tenant
 
+    async def do_expire(self) -> None:
+        """Take what has expired out of the stock, as the worker does twice a minute."""
+        await asyncio.to_thread(self._runtime._installation.materializer().expire)
+
     async def do_switch_wal(self) -> None:
         """The server goes on in a new segment of its write-ahead log."""
         await asyncio.to_thread(self._runtime._installation.engines.maintenance.rows, sa.text("SELECT pg_switch_wal()"))

@@ -13,10 +13,10 @@ from cloud.tenancy.model import pooled_placement
 from tests.crash.laws import assert_whole
 from tests.crash.test_migration_killed import assert_read_with
 from tests.crash.test_move_killed import assert_moved
-from tests.e2e.typed import run
 from tests.support.disks import small_disk
 from tests.support.homes import fill
 from tests.support.processes import Installation
+from tests.support.typed import run
 
 pytestmark = pytest.mark.crash
 

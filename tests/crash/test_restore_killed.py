@@ -16,9 +16,9 @@ from cloud.startup.auditing import audit_key_file
 from cloud.startup.backups import programs
 from cloud.startup.keyring import find_root_keys
 from cloud.storage.embedded import EmbeddedPostgres
-from tests.e2e.typed import Finished, document, run
 from tests.support.homes import temporary_home
 from tests.support.processes import Died, Installation
+from tests.support.typed import Finished, document, run
 
 pytestmark = pytest.mark.crash
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.typed import DEADLINE_S, ROOT, environment
 from tests.support.homes import postmaster_pid, temporary_home, wait_until_gone
+from tests.support.nursery import ROOT
+from tests.support.typed import DEADLINE_S, environment
 
 
 @pytest.fixture(scope="module")

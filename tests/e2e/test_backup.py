@@ -12,9 +12,9 @@ import pytest
 
 from cloud.keys.rootkey import LocalRootKey
 from cloud.storage.embedded import EmbeddedPostgres
-from tests.e2e.typed import document, run
 from tests.support.homes import temporary_home
 from tests.support.processes import Installation
+from tests.support.typed import document, run
 
 SETTINGS = {"embedder": "hashing", "worker": "thread"}
 

@@ -6,7 +6,7 @@ import json
 import stat
 from pathlib import Path
 
-from tests.e2e.typed import document, run
+from tests.support.typed import document, run
 
 GOOD = [
     {

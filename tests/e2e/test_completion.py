@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.e2e.typed import ROOT, environment
+from tests.support.nursery import ROOT
+from tests.support.typed import environment
 
 
 def asked(**variables: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.costs import BATCH
 from tests.support.homes import temporary_home
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
 
 Costs = dict[str, dict[str, float]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from tests.e2e.typed import document, run
+from tests.support.typed import document, run
 
 # The answer that is looked for was never stored, and the trial tenant has room for one memory less than it should.
 BROKEN = """
@@ -35,7 +35,7 @@ def test_the_demo_holds_and_reads_well_without_a_terminal() -> None:
 
 
 def test_a_step_that_does_not_hold_is_named_and_ends_with_one() -> None:
-    finished = run("--json", "demo", code=f"import sys\nsys.argv[0] = 'demo'\n{BROKEN}")
+    finished = run("--json", "demo", code=BROKEN)
     assert finished.returncode == 1
     said = document(finished)
     assert said["held"] is False

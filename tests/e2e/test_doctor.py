@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from cloud.startup.doctor import CHECKS
-from tests.e2e.typed import document, run
+from tests.support.typed import document, run
 
 
 def test_an_installation_as_it_must_be_holds_and_the_look_is_recorded(served_home: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.typed import document, run
 from tests.support.homes import temporary_home
 from tests.support.processes import Installation
+from tests.support.typed import document, run
 
 SETTINGS = {"embedder": "hashing", "worker": "thread"}
 

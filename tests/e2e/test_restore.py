@@ -10,10 +10,10 @@ import pytest
 
 from cloud.storage.embedded import EmbeddedPostgres
 from tests.e2e.test_backup import SETTINGS, contents, problems, typed
-from tests.e2e.typed import document, run
 from tests.support.books import Books
 from tests.support.homes import temporary_home
 from tests.support.processes import Died, Installation
+from tests.support.typed import document, run
 
 TO_THE_BYTES = {"logical", "cryptographic", "store", "file", "wal"}
 LONG_AGO = (

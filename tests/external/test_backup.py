@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +10,10 @@ from typing import Any
 import pytest
 
 from cloud.storage.embedded import programs_directory
-from tests.e2e.typed import document
-from tests.support.external import ExternalServer, external_server, without_settings
+from tests.support.external import ExternalServer, external_server
 from tests.support.homes import temporary_home
-from tests.support.processes import ROOT, Installation
+from tests.support.processes import Installation
+from tests.support.typed import Finished, document, run
 
 USERS = ("alice", "bob")
 REACHED = {"logical", "cryptographic", "store", "file", "wal"}
@@ -28,18 +25,10 @@ def in_the_clear(server: ExternalServer) -> dict[str, str]:
     return server.settings(**places)
 
 
-def typed(home: Path, settings: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def typed(home: Path, settings: dict[str, str], *arguments: str | Path) -> Finished:
     """A command with these settings, run to its end."""
     given = {f"LUMINESCENT_CLOUD_{name.upper()}": text for name, text in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "cloud", "--home", str(home), "--json", *map(str, arguments)],
-        cwd=ROOT,
-        env=without_settings(os.environ) | given,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run("--json", *arguments, home=home, variables=given)
 
 
 def done(home: Path, settings: dict[str, str], *arguments: str | Path) -> dict[str, Any]:

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.external import ExternalServer, external_server, without_settings
+from tests.support.external import ExternalServer, external_server
 from tests.support.homes import temporary_home
-from tests.support.processes import ROOT
-
-Finished = subprocess.CompletedProcess[str]
+from tests.support.typed import Finished, document, run
 
 
 def typed(home: Path, environment: dict[str, str], *arguments: str) -> Finished:
     """The command, run to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "cloud", "--home", str(home), "--json", *arguments],
-        cwd=ROOT,
-        env=without_settings(os.environ) | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def document(finished: Finished) -> dict[str, Any]:
-    found = json.loads(finished.stdout)
-    assert isinstance(found, dict)
-    return found
+    return run("--json", *arguments, home=home, variables=environment)
 
 
 def faults(finished: Finished) -> dict[str, str]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from tests.support.external import ExternalServer, without_settings
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
 
 SUITES = ("tests/conformance", "tests/memory")
 AT_LEAST = 150

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.external import SUPERUSER_PASSWORD, external_server, without_settings
+from tests.support.external import SUPERUSER_PASSWORD, external_server
 from tests.support.homes import temporary_home
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
+from tests.support.typed import environment
 
 
 def steps() -> str:
@@ -35,7 +36,7 @@ def test_the_steps_lead_to_an_installation_that_works(tmp_path: Path) -> None:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command + script],
             cwd=tmp_path,
-            env=without_settings(os.environ)
+            env=environment()
             | {
                 "PATH": f"{server.binaries}:{os.environ['PATH']}",
                 "PYTHONPATH": str(ROOT),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.external import ExternalServer, without_settings
+from tests.support.external import ExternalServer
 from tests.support.homes import temporary_home
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
+from tests.support.typed import Finished, environment, run
 
 LIMIT = 25
 WRITER = """
@@ -42,27 +42,19 @@ with init_cloud_extensions(CloudSettings(home=Path(sys.argv[1]), embedder="hashi
 """
 
 
-def command(home: Path, server: ExternalServer, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cloud", "--home", str(home), *arguments],
-        cwd=ROOT,
-        env=without_settings(os.environ) | server.environment(owner=False),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def command(home: Path, server: ExternalServer, *arguments: str) -> Finished:
+    return run(*arguments, home=home, variables=server.environment(owner=False))
 
 
 def test_two_processes_share_one_server_exactly(empty_server: ExternalServer, fresh_home: Path) -> None:
     made = command(fresh_home, empty_server, "tenants", "create", "shared", "--limit", f"memories={LIMIT}")
     assert made.returncode == 0, made.stderr
-    environment = without_settings(os.environ) | empty_server.environment(owner=False) | {"PYTHONPATH": str(ROOT)}
+    variables = environment() | empty_server.environment(owner=False) | {"PYTHONPATH": str(ROOT)}
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, str(fresh_home)],
             cwd=ROOT,
-            env=environment,
+            env=variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.homes import temporary_home
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
 
 COUNT = 24
 KEPT = {"audit_events", "erasures"}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.homes import temporary_home
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
 
 MINE = int(os.environ.get("RESIDUE_MEMORIES", "60"))
 OTHERS = int(os.environ.get("RESIDUE_OTHERS", "200"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
 
 VERSIONS = ROOT / "migrations/versions"
 

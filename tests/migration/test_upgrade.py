@@ -6,7 +6,6 @@ The earlier versions are real: each is taken from the history, makes a home in a
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.migration.previous import Version, versions_before_a_change_of_schema
-from tests.support.external import without_settings
 from tests.support.homes import temporary_home
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
+from tests.support.typed import environment
 
 VERSIONS = versions_before_a_change_of_schema()
 # A child starts where no other packages of these names are, and names the version it runs.
@@ -116,7 +115,7 @@ def run(script: str, home: Path, packages: Path, said: str = "") -> dict[str, An
     child = subprocess.run(
         [sys.executable, "-c", script, str(home)],
         cwd=packages,
-        env=without_settings(os.environ) | {"PYTHONPATH": str(packages)},
+        env=environment() | {"PYTHONPATH": str(packages)},
         input=said,
         capture_output=True,
         text=True,

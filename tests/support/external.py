@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import psycopg
 from cloud.storage.account import ServerAccount, server_account
 from cloud.storage.embedded import programs_directory
 from cloud.storage.roles import OWNER_ROLE, ROLE_DATABASES
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
 from tests.support.tls import Authority, tls_door
 
 ROLES_SQL = ROOT / "infra/postgres/roles.sql"
@@ -162,11 +162,6 @@ def external_server(*, with_roles: bool = True) -> Iterator[ExternalServer]:
                     server.stop("immediate")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without settings of an installation."""
-    return {name: value for name, value in environment.items() if not name.startswith("LUMINESCENT_")}
 
 
 def _free_port() -> int:

@@ -11,8 +11,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,9 +21,9 @@ from typing import Any, Final, Literal, Self
 
 from tests.support.books import Books, Json
 from tests.support.homes import postmaster_pid, process_exists
+from tests.support.nursery import Nursling
 
-ROOT: Final = Path(__file__).parents[2]
-PROGRAM: Final = (sys.executable, "-m", "tests.crash.program")
+PROGRAM: Final = "tests.crash.program"
 DEADLINE_S: Final = 90.0
 
 HowKilled = Literal["postmaster", "everything", "immediate"]
@@ -102,9 +100,13 @@ class Child:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._answers: queue.Queue[Json | None] = queue.Queue()
-        self._process = subprocess.Popen(
-            PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True, bufsize=1
-        )
+        told, commands = os.pipe()
+        said, answers = os.pipe()
+        self._process = Nursling(PROGRAM, stdin=told, stdout=answers, stderr=2)
+        os.close(told)
+        os.close(answers)
+        self._stdin = os.fdopen(commands, "w", buffering=1)
+        self._stdout = os.fdopen(said)
         self._silent = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -121,8 +123,7 @@ class Child:
 
     def say(self, do: str, **arguments: object) -> None:
         """Give a command without waiting for its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._stdin.write(json.dumps({"do": do, **arguments}) + "\n")
 
     def told(self, what: str = "reply", *, within_s: float = DEADLINE_S) -> Any:
         """The answer to the last command.
@@ -163,14 +164,12 @@ class Child:
         """It is gone, however it was."""
         self._process.kill()
         self.ended()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        for pipe in (self._stdin, self._stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for text in self._process.stdout:
+        for text in self._stdout:
             if not text.endswith("\n"):
                 break  # cut off in the middle of saying it: not acknowledged
             line = json.loads(text)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
 
 
 def test_nothing_that_is_ignored_is_committed() -> None:

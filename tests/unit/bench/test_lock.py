@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
 
 _PIN = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
 
 _PROGRAM = """
 import socket

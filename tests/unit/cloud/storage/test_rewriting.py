@@ -25,7 +25,7 @@ from cloud.storage.shape import shape_of
 from cloud.storage.upkeep import Session, current_xid, session, vacuumed, wait_until_unseen
 from cloud.storage.wal import clear_wal
 from tests.support.homes import temporary_home
-from tests.support.processes import ROOT
+from tests.support.nursery import ROOT
 
 BOUND_MS = 1_000
 ROWS = 3_000
