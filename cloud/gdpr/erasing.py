@@ -306,7 +306,8 @@ class Erasing:
                 levels += rewritten[placements]
             if self._is_due(erasure, Level.BACKUPS):
                 levels.append(self._of_backups(erasure))
-            erasure = self._store.note_level(erasure, levels, draft)
+            if levels:
+                erasure = self._store.note_level(erasure, levels, draft)
         self.certify(erasure)
 
     def _is_due(self, erasure: Erasure, level: Level) -> bool:

@@ -253,7 +253,7 @@ class RequestStore(Protocol):
         ...
 
     def note_level(self, erasure: Erasure, levels: Sequence[LevelState], audit: AuditDraft) -> Erasure:
-        """Record levels that were reached after the end, with their event."""
+        """Record levels that were reached after the end, with their event; due until a certificate tells them."""
         ...
 
     def nobody(
@@ -280,7 +280,7 @@ class RequestStore(Protocol):
         ...
 
     def due_levels(self, now: datetime) -> list[Erasure]:
-        """Erasures of any tenant with a level that is due."""
+        """Erasures of any tenant with a level that is due, or that its certificate does not tell yet."""
         ...
 
 

@@ -121,8 +121,13 @@ def measured(found: Erasure, levels: Sequence[LevelState]) -> dict[str, object]:
         }
         for level, state in now.items()
     }
-    due = [state.due_at for state in now.values() if state.reached_at is None and state.due_at is not None]
-    return {"levels": told, "next_level_at": min(due, default=None)}
+    return {"levels": told, "next_level_at": next_due(now)}
+
+
+def next_due(levels: Mapping[Level, LevelState]) -> datetime | None:
+    """When the next of these levels is due, if one is."""
+    due = [state.due_at for state in levels.values() if state.reached_at is None and state.due_at is not None]
+    return min(due, default=None)
 
 
 def by_authority(found: Erasure) -> dict[str, object]:

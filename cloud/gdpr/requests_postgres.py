@@ -30,6 +30,7 @@ from cloud.gdpr.request_rows import (
     lock_open_tenant,
     locked_request,
     measured,
+    next_due,
     of_request,
     open_request,
     preview_digest_now,
@@ -248,6 +249,8 @@ class PostgresRequestStore:
                     values["user_sealed"] = None
                 if certificate is not None:
                     values["certificate"] = certificate
+                    if found.levels == erasure.levels:
+                        values["next_level_at"] = next_due(found.levels)
             return erasure_of(change_request(connection, erasure.tenant_id, erasure.erasure_id, values))
 
         return self._engine.transaction(work)
@@ -283,7 +286,11 @@ class PostgresRequestStore:
     def note_level(self, erasure: Erasure, levels: Sequence[LevelState], audit: AuditDraft) -> Erasure:
         def work(connection: sa.Connection) -> Erasure:
             found = erasure_of(locked_request(connection, erasure.tenant_id, erasure.erasure_id))
-            row = change_request(connection, erasure.tenant_id, erasure.erasure_id, measured(found, levels))
+            values = measured(found, levels)
+            if found.certificate is not None:
+                # It stays due until a certificate tells it.
+                values.pop("next_level_at", None)
+            row = change_request(connection, erasure.tenant_id, erasure.erasure_id, values)
             append_event(connection, erasure.tenant_id, audit, Outcome.ALLOWED)
             return erasure_of(row)
 

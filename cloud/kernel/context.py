@@ -18,7 +18,7 @@ from cloud.kernel.addresses import Address, parse_address
 from cloud.kernel.errors import InvalidFilterError
 from cloud.kernel.ids import new_request_id
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def request_context(
         request_id: Id that correlates audit events, which hold it in the clear: 1 to 128 letters, digits and
             `. _ : / + = -`; made when left out.
         authorization: An API key or a token to authenticate, as `Bearer …`.
-        operator: Identity of a local operator.
+        operator: Identity of a local operator, written as a request id is; audit events name it as their actor.
         client_address: IPv4 or IPv6 address of the caller, as the host's own socket or a proxy it trusts names it;
             an API key with ranges opens nothing without it.
 
@@ -83,10 +83,11 @@ def request_context(
         The context now in force.
 
     Raises:
-        InvalidFilterError: The request id or the address is none.
+        InvalidFilterError: The request id, the operator or the address is none.
     """
-    if request_id is not None and not (isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id)):
-        raise InvalidFilterError(place="request_id", reason="must be 1 to 128 letters, digits and . _ : / + = -")
+    for place, token in (("request_id", request_id), ("operator", operator)):
+        if token is not None and not (isinstance(token, str) and _TOKEN.fullmatch(token)):
+            raise InvalidFilterError(place=place, reason="must be 1 to 128 letters, digits and . _ : / + = -")
     context = RequestContext(
         tenant_id=tenant_id,
         user_id=user_id,
@@ -96,11 +97,11 @@ def request_context(
         operator=operator,
         client_address=None if client_address is None else parse_address(client_address),
     )
-    token = _current.set(context)
+    before = _current.set(context)
     try:
         yield context
     finally:
-        _current.reset(token)
+        _current.reset(before)
 
 
 def current_context() -> RequestContext | None:

@@ -54,7 +54,8 @@ def back_up(
     Raises:
         ConfigurationError: The path exists or its directory does not; `keep` is no time; the keyring is in the
             middle of a rotation.
-        ProviderUnavailableError: Another backup or a rotation is under way, or the disk is full; nothing is left.
+        ProviderUnavailableError: Another backup or a rotation is under way, or the disk is full; nothing is left. One
+            whose directory could not be flushed is gone, and counted.
     """
     if keep <= timedelta():
         raise ConfigurationError("a backup is kept for at least one day")
@@ -83,6 +84,12 @@ def back_up(
             with files.index.transaction():
                 register.drop_backup(backup.backup_id)
             raise ProviderUnavailableError("keyring backup", reason=f"could not be written: {exc.strerror}") from exc
+        try:
+            sync_directory(path.parent)
+        except OSError as exc:
+            # Whether its name is on the disk nobody knows, so it counts as one that is there.
+            path.unlink(missing_ok=True)
+            raise ProviderUnavailableError("keyring backup", reason=f"could not be flushed: {exc.strerror}") from exc
         failpoints.reach("backup.written")
         whole = _completed(backup)
         with files.index.transaction():
@@ -112,7 +119,6 @@ def _write(files: KeyringFiles, path: Path, backup: KeyringBackup) -> None:
         os.link(part, path)
     finally:
         part.unlink(missing_ok=True)
-    sync_directory(path.parent)
 
 
 def _completed(backup: KeyringBackup) -> KeyringBackup:

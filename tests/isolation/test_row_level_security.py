@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -85,7 +85,7 @@ _WAITING = (
 
 @pytest.fixture(scope="module")
 async def two_tenants(runtime: CloudRuntime) -> tuple[str, str]:
-    """Two tenants with a row in every table that the request path may read."""
+    """Two tenants with a row in every table that may be looked for one in."""
     names = ("rls-one", "rls-two")
     for name in names:
         runtime.tenants.create(name, plan="team")
@@ -95,6 +95,9 @@ async def two_tenants(runtime: CloudRuntime) -> tuple[str, str]:
             await runtime.memory.update(memory_id, {"content": "Uses spaces"})
             runtime.usage.track("query", 3, {})
             runtime.usage.reserve(name, "tokens", 5)
+        with request_context(tenant_id=name, roles={"tenant_admin"}):
+            review_at = datetime.now(UTC) + timedelta(days=30)
+            await runtime.gdpr.hold(name, user_id="alice", review_at=review_at, reason="a claim", authority="a court")
         revoked = sa.insert(revoked_tokens).values(tenant_id=name, token_tag=b"t", expires_at=datetime.now(UTC))
         maintenance = runtime._installation.engines.maintenance
         maintenance.transaction(lambda connection, row=revoked: connection.execute(row))  # type: ignore[misc]

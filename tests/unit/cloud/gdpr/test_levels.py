@@ -30,6 +30,7 @@ class Parts:
     busy: bool = False
     backups_until: datetime | None = None
     unwritable: bool = False
+    unsigned: bool = False
     rewritten: list[str] = field(default_factory=list)
     ledger: list[str | None] = field(default_factory=list)
     certified: list[tuple[str | None, dict[Level, bool]]] = field(default_factory=list)
@@ -74,6 +75,8 @@ class Parts:
     def certify(self, erasure: Erasure, user_id: str | None) -> str:
         assert erasure.is_done
         assert erasure.commitment_sealed == b"committed"
+        if self.unsigned:
+            raise ProviderUnavailableError("audit log", reason="is behind")
         reached = {level: state.reached_at is not None for level, state in erasure.levels.items()}
         self.certified.append((user_id, reached))
         certificate = f"certificate {len(self.certified)}"
@@ -166,6 +169,30 @@ async def test_what_is_not_rewritten_at_once_is_due_is_done_by_the_upkeep_and_ce
     assert [(e["outcome"], e["actor"]["kind"]) for e in events] == [("allowed", "system")]
     gdpr.upkeep()
     assert len(parts.certified) == 2
+
+
+async def test_a_level_whose_certificate_fails_is_certified_by_the_next_upkeep(look: Looker, made: Made) -> None:
+    await look.store(sample_memory("alice"))
+    parts = Parts(at_once_=False)
+    gdpr = made(parts)
+    done = await erased(gdpr, look)
+    clock = look.runtime.pixeltable_config.clock
+    gdpr._erasing._config = replace(gdpr._erasing._config, clock=lambda: clock() + timedelta(hours=2))
+    parts.unsigned = True
+    gdpr.upkeep()
+    told = (await gdpr.show(done.erasure_id, look.tenant_id)).erasure
+    assert told.levels[Level.WAL].reached_at is not None
+    assert told.certificate == "certificate 1"
+
+    rewritten = list(parts.rewritten)
+    parts.unsigned = False
+    for _ in range(2):
+        gdpr.upkeep()
+    told = (await gdpr.show(done.erasure_id, look.tenant_id)).erasure
+    assert (told.certificate, len(parts.certified)) == ("certificate 2", 2)
+    assert {level for level, state in parts.told["certificate 2"].items() if state.reached_at} == set(Level)
+    assert parts.rewritten == rewritten, "what was reached is not done again"
+    assert [event["outcome"] for event in look.events() if event["action"] == "gdpr.level"] == ["allowed"]
 
 
 async def test_two_workers_that_find_the_same_level_due_certify_it_once(look: Looker, made: Made) -> None:

@@ -16,8 +16,10 @@ from cloud.gdpr.replay import Replay
 from cloud.gdpr.request_rows import erasure_of
 from cloud.gdpr.verify import verify_certificate
 from cloud.kernel import failpoints
-from cloud.kernel.errors import ConfigurationError, KeyDestroyedError, PermissionDeniedError
+from cloud.kernel.errors import ConfigurationError, KeyDestroyedError, PermissionDeniedError, SealBrokenError
 from cloud.kernel.ids import SYSTEM_LOG, new_event_id
+from cloud.keys.model import pack_slot
+from cloud.keys.sqlite import FileKeyring
 from cloud.startup.erasures import build_replay
 from cloud.storage.metadata import erasures
 from cloud.tenancy.system import system_predicate
@@ -179,6 +181,22 @@ async def test_a_keyring_that_is_younger_than_the_databases_follows_the_ledger(
     calls = record(monkeypatch, (keyring, "destroy_subject"))
     assert replay(runtime).run().keys_destroyed == 0
     assert calls == []
+
+
+async def test_a_damaged_key_of_whoever_was_erased_leaves_with_its_link(runtime: CloudRuntime, tenant_id: str) -> None:
+    keyring = runtime.pixeltable_config.keyring
+    assert isinstance(keyring, FileKeyring)
+    keyring.resolve_subject(tenant_id, "alice", create=True)
+    subject_id = erased_once(runtime, tenant_id, "alice")
+    row = keyring.files.index.subject_by_id(tenant_id, subject_id)
+    assert row is not None
+    keyring.files.slots.write(row.slot, pack_slot(b"\7" * 60))
+    keyring.forget(tenant_id, subject_id)
+    with pytest.raises(SealBrokenError):
+        keyring.subject_key(tenant_id, subject_id)
+    assert replay(runtime).run().keys_destroyed == 1
+    assert keyring.subject_key(tenant_id, subject_id) is None
+    assert keyring.resolve_subject(tenant_id, "alice", create=False) is None
 
 
 async def test_whoever_is_being_erased_here_keeps_the_key_until_then(runtime: CloudRuntime, tenant_id: str) -> None:

@@ -75,11 +75,10 @@ def test_a_request_without_an_id_gets_one_of_its_own() -> None:
         assert named.request_id == "edge-7f3a:12"
 
 
-@pytest.mark.parametrize(
-    "request_id", ["", "a\0b", "a\nb", "\ud800", "id of José", "x" * 129, "alice@example.com said", 7]
-)
-def test_a_request_id_is_a_token_since_every_audit_event_quotes_it(request_id: object) -> None:
-    with pytest.raises(ValueError, match="request_id"), request_context(request_id=request_id):  # type: ignore[arg-type]
+@pytest.mark.parametrize("token", ["", "a\0b", "a\nb", "\ud800", "id of José", "x" * 129, "alice@example.com said", 7])
+@pytest.mark.parametrize("place", ["request_id", "operator"])
+def test_what_audit_events_quote_is_a_token(place: str, token: object) -> None:
+    with pytest.raises(ValueError, match=place), request_context(**{place: token}):  # type: ignore[arg-type]
         raise AssertionError("entered")
 
 

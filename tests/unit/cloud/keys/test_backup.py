@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cloud.kernel import failpoints
 from cloud.kernel.errors import ConfigurationError, ProviderUnavailableError
-from cloud.keys import backupfile
+from cloud.keys import backup, backupfile
 from cloud.keys.backup import back_up, header_of, restore
 from cloud.keys.backupfile import BackupHeader, read_backup, write_backup
 from cloud.keys.inspection import check_slots
@@ -120,6 +120,18 @@ class TestMaking:
         with pytest.raises(ConfigurationError):
             back_up(keyring.files, file, now=NOW, keep=KEEP)
         assert keyring.backups() == ()
+
+    def test_one_whose_name_may_be_on_the_disk_counts(
+        self, keyring: FileKeyring, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unflushed(_directory: Path) -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(backup, "sync_directory", unflushed)
+        with pytest.raises(ProviderUnavailableError, match="could not be flushed"):
+            back_up(keyring.files, file, now=NOW, keep=KEEP)
+        assert list(file.parent.glob("*.backup")) == []
+        assert [(one.complete, one.expires_at) for one in keyring.backups()] == [(False, NOW + KEEP)]
 
     def test_a_full_disk_leaves_nothing_and_counts_nothing(
         self, keyring: FileKeyring, file: Path, monkeypatch: pytest.MonkeyPatch
