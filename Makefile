@@ -6,21 +6,24 @@ BENCH_VENV := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test test-processes test-parts check format lint types contracts ablate bench docs clean
+.PHONY: demo test test-processes test-units test-parts check format lint types contracts ablate bench docs clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/luminescent-cloud demo
 
-# Two at once: tests that start and kill processes wait for them most of the time.
+# Three runs, two at a time, each with an installation of its own.
 test: $(VENV)/.dev
-	$(MAKE) --keep-going --jobs=2 test-processes test-parts
+	$(MAKE) --keep-going --jobs=2 test-processes test-units test-parts
 
 PROCESSES := tests/crash tests/e2e tests/external
 test-processes: $(VENV)/.dev
 	$(BIN)/python -m pytest -q $(PROCESSES)
 
+test-units: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/unit
+
 test-parts: $(VENV)/.dev
-	$(BIN)/python -m pytest -q $(PROCESSES:%=--ignore=%)
+	$(BIN)/python -m pytest -q $(patsubst %,--ignore=%,$(PROCESSES) tests/unit)
 
 check: lint types contracts test
 

@@ -136,7 +136,7 @@ def test_a_used_up_quota_says_how_to_go_on(
 
 def test_a_bomb_is_refused_with_its_bound(command: Command, key_file: KeyFile, tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl.gz"
-    path.write_bytes(gzip.compress(b"\n" * (80 * 2**20)))
+    path.write_bytes(gzip.compress((b" " * 1023 + b"\n") * (80 * 2**10)))
     result = command("memory", "import", path, "--no-wait", "--api-key-file", key_file("service"))
     assert result.exit_code == 1
     assert "unpack it and look at it first" in result.stderr.replace("\n", " ")
