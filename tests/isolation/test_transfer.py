@@ -273,10 +273,13 @@ async def test_arguments_that_cannot_be_are_recorded_once(
     ]
 
 
+BLANK_LINES = (b" " * 1023 + b"\n") * (80 * 2**10)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "outcome", "reason", "failed"),
     [
-        ("bomb.jsonl.gz", gzip.compress((b" " * 1023 + b"\n") * (80 * 2**10)), "failed", "unreadable_file:too_large", 0),
+        ("bomb.jsonl.gz", gzip.compress(BLANK_LINES), "failed", "unreadable_file:too_large", 0),
         ("line.jsonl", b'{"content": "' + b"x" * (10 * 2**20) + b'"}\n', "allowed", None, 1),
     ],
     ids=["a compressed bomb", "a line of 10 MB"],

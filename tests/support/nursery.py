@@ -23,7 +23,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
 _IMPORTED: Final = ("cloud.cli.app", "cloud.startup.upkeep", "pixeltable", "typer.rich_utils")
@@ -38,7 +38,7 @@ class Nursling:
         arguments: What is typed after it.
         code: Python that runs first, in the same process.
         environment: Its environment, whole; this process's own if not given.
-        stdin, stdout, stderr: What it reads and writes.
+        stdin, stdout, stderr: Descriptors of what it reads and writes; the caller's stay open.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Nursling:
         *,
         code: str = "",
         environment: Mapping[str, str] | None = None,
-        stdin: int | IO[bytes],
-        stdout: int | IO[bytes],
-        stderr: int | IO[bytes],
+        stdin: int,
+        stdout: int,
+        stderr: int,
     ) -> None:
         order = {
             "module": module,
@@ -58,10 +58,9 @@ class Nursling:
             "code": code,
             "environment": dict(os.environ if environment is None else environment),
         }
-        files = [file if isinstance(file, int) else file.fileno() for file in (stdin, stdout, stderr)]
         self._told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            socket.send_fds(_nursery(), [json.dumps(order).encode()], [*files, theirs.fileno()])
+            socket.send_fds(_nursery(), [json.dumps(order).encode()], [stdin, stdout, stderr, theirs.fileno()])
         self.pid: Final = self._number()
         self.returncode: int | None = None
 
