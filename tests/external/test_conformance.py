@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 
-from tests.support.external import ExternalServer, without_settings
+from tests.support.external import ExternalServer
 from tests.support.nursery import ROOT
+from tests.support.typed import environment
 
 SUITES = ("tests/conformance", "tests/memory")
 AT_LEAST = 150
@@ -20,7 +20,7 @@ def test_the_contract_suite_passes_on_an_external_server(empty_server: ExternalS
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", *SUITES],
         cwd=ROOT,
-        env=without_settings(os.environ) | empty_server.environment(owner=False),
+        env=environment() | empty_server.environment(owner=False),
         capture_output=True,
         text=True,
         timeout=900,
