@@ -6,14 +6,14 @@ BENCH_VENV := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test test-processes test-units test-parts check format lint types contracts ablate bench docs clean
+.PHONY: demo test test-processes test-units test-isolation test-parts check format lint types contracts ablate bench docs clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/luminescent-cloud demo
 
-# Three runs, two at a time, each with an installation of its own.
+# Four runs, two at a time, each with an installation of its own; the longest begin.
 test: $(VENV)/.dev
-	$(MAKE) --keep-going --jobs=2 test-processes test-units test-parts
+	$(MAKE) --keep-going --jobs=2 test-processes test-units test-isolation test-parts
 
 PROCESSES := tests/crash tests/e2e tests/external
 test-processes: $(VENV)/.dev
@@ -22,8 +22,12 @@ test-processes: $(VENV)/.dev
 test-units: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/unit
 
+ISOLATION := tests/isolation tests/leaks
+test-isolation: $(VENV)/.dev
+	$(BIN)/python -m pytest -q $(ISOLATION)
+
 test-parts: $(VENV)/.dev
-	$(BIN)/python -m pytest -q $(patsubst %,--ignore=%,$(PROCESSES) tests/unit)
+	$(BIN)/python -m pytest -q $(patsubst %,--ignore=%,$(PROCESSES) $(ISOLATION) tests/unit)
 
 check: lint types contracts test
 
