@@ -60,6 +60,7 @@ class Draft:
         self._backup_id = backup_id
         self._key = key
         self.files: dict[str, tuple[int, str]] = {}
+        self._in_place = False
 
     def begin(self) -> None:
         """There is a place to write to."""
@@ -92,13 +93,19 @@ class Draft:
         failpoints.reach("data_backup.dumped")
         # Onto an empty directory, or none: what somebody put there meanwhile makes this fail.
         self._part.rename(self._directory)
+        self._in_place = True
         self._directory.chmod(0o700)
         sync_directory(self._directory.parent)
 
-    def drop(self) -> None:
-        """Nothing of it is left."""
-        if self._part.exists():
-            shutil.rmtree(self._part)
+    def drop(self) -> bool:
+        """Nothing of it is left to be seen; returns whether that is certain.
+
+        Of one that was in its place nobody knows whether that name is on the disk.
+        """
+        left = self._directory if self._in_place else self._part
+        if left.exists():
+            shutil.rmtree(left)
+        return not self._in_place
 
     def _content(self, name: str, pieces: Iterable[bytes]) -> tuple[str, Iterable[bytes]]:
         if self._key is None:

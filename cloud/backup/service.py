@@ -149,7 +149,8 @@ class DataBackups:
         Raises:
             PermissionDeniedError: The caller is no operator.
             ConfigurationError: It cannot be written there.
-            ProviderUnavailableError: A part did not answer, or the disk is full; nothing is left.
+            ProviderUnavailableError: A part did not answer, or the disk is full; nothing is left. One whose directory
+                could not be flushed is gone, and counted.
         """
         draft = self._operators.operate(Action.BACKUP_CREATE)
         with recorded_failure(self._audit, draft):
@@ -288,9 +289,10 @@ class DataBackups:
                 made = Manifest(dataclasses.replace(backup, complete=True), contents, draft.files)
                 draft.finish(manifests.encode(made, self._sources.keys()))
             except BaseException:
-                # Whatever ended it, an interruption too: half of a backup must not lie about, nor count as one.
-                draft.drop()
-                self._gone(backup)
+                # Whatever ended it, an interruption too: half of a backup must not lie about, nor count as one. What
+                # may be on the disk whole counts until it has expired.
+                if draft.drop():
+                    self._gone(backup)
                 raise
         except OSError as exc:
             raise ProviderUnavailableError("backup", reason=f"could not be written: {exc.strerror}") from exc

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from cloud import CloudRuntime, request_context
 from cloud.audit.model import Category
 from cloud.backup import manifest as manifests
+from cloud.backup import package
 from cloud.backup.model import Manifest
 from cloud.backup.package import part_of
 from cloud.backup.service import DataBackups
@@ -156,6 +157,23 @@ async def test_a_backup_is_counted_before_its_first_byte_and_until_its_files_are
     assert not (tmp_path / "backup").exists()
     assert made.backup.backup_id not in {one.backup_id for one in backups.list()}
     assert entries(runtime, made) == [Entry.BACKUP, Entry.BACKUP_GONE]
+
+
+async def test_one_whose_name_may_be_on_the_disk_counts_until_it_has_expired(
+    runtime: CloudRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unflushed(_directory: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    erased_at = datetime.now(UTC) + timedelta(seconds=60)
+    before = int(runtime.backups.level(erased_at).evidence["data_backups"])
+    monkeypatch.setattr(package, "sync_directory", unflushed)
+    with pytest.raises(ProviderUnavailableError, match="Input/output error"):
+        runtime.backups.create(tmp_path / "backup", days=2)
+    assert list(tmp_path.iterdir()) == []
+    assert runtime.backups.level(erased_at).evidence["data_backups"] == before + 1
+    later = at(runtime, lambda: datetime.now(UTC) + timedelta(days=2, hours=1))
+    assert tmp_path / "backup" in {one.location for one in later.expire().out_of_reach}
 
 
 async def test_only_the_files_of_an_expired_backup_are_deleted(runtime: CloudRuntime, tmp_path: Path) -> None:
