@@ -104,7 +104,8 @@ def measured(found: Erasure, levels: Sequence[LevelState]) -> dict[str, object]:
     """The columns of what was measured: a level that was reached stays so, with the time and evidence of then.
 
     The steps are done again where an erasure was cut off, and twice where two processes go on with one: what they find
-    then is what the first left, and a certificate may tell of the first already.
+    then is what the first left, and a certificate may tell of the first already. Where there is a certificate, what was
+    due stays so until one tells what was measured.
     """
     if not levels:
         return {}
@@ -121,7 +122,7 @@ def measured(found: Erasure, levels: Sequence[LevelState]) -> dict[str, object]:
         }
         for level, state in now.items()
     }
-    return {"levels": told, "next_level_at": next_due(now)}
+    return {"levels": told} if found.certificate is not None else {"levels": told, "next_level_at": next_due(now)}
 
 
 def next_due(levels: Mapping[Level, LevelState]) -> datetime | None:

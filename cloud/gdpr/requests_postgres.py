@@ -286,11 +286,7 @@ class PostgresRequestStore:
     def note_level(self, erasure: Erasure, levels: Sequence[LevelState], audit: AuditDraft) -> Erasure:
         def work(connection: sa.Connection) -> Erasure:
             found = erasure_of(locked_request(connection, erasure.tenant_id, erasure.erasure_id))
-            values = measured(found, levels)
-            if found.certificate is not None:
-                # It stays due until a certificate tells it.
-                values.pop("next_level_at", None)
-            row = change_request(connection, erasure.tenant_id, erasure.erasure_id, values)
+            row = change_request(connection, erasure.tenant_id, erasure.erasure_id, measured(found, levels))
             append_event(connection, erasure.tenant_id, audit, Outcome.ALLOWED)
             return erasure_of(row)
 

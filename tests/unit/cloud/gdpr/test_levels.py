@@ -195,6 +195,23 @@ async def test_a_level_whose_certificate_fails_is_certified_by_the_next_upkeep(l
     assert [event["outcome"] for event in look.events() if event["action"] == "gdpr.level"] == ["allowed"]
 
 
+async def test_a_level_that_another_process_reached_stays_due_until_it_is_certified(look: Looker, made: Made) -> None:
+    await look.store(sample_memory("alice"))
+    parts = Parts(at_once_=False)
+    gdpr = made(parts)
+    done = await erased(gdpr, look)
+    now = datetime.now(UTC)
+    # By one that goes on with the same erasure, and is killed before it certifies.
+    store = PostgresErasureStore(look.runtime._installation.engines.maintenance)
+    store.mark(done, ErasureState.CERTIFIED, levels=[LevelState(level, now) for level in (Level.FILE, Level.WAL)])
+    clock = look.runtime.pixeltable_config.clock
+    gdpr._erasing._config = replace(gdpr._erasing._config, clock=lambda: clock() + timedelta(hours=2))
+    gdpr.upkeep()
+    told = (await gdpr.show(done.erasure_id, look.tenant_id)).erasure
+    assert told.certificate == "certificate 2"
+    assert {level for level, state in parts.told["certificate 2"].items() if state.reached_at} == set(Level)
+
+
 async def test_two_workers_that_find_the_same_level_due_certify_it_once(look: Looker, made: Made) -> None:
     await look.store(sample_memory("alice"))
     parts = Parts(at_once_=False)
