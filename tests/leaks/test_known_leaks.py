@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from tests.support.homes import kill_server, temporary_home
 from tests.support.patches import copy_of_tree, head_of, patched
+from tests.support.typed import environment
 
 PATCHES = sorted(Path(__file__).parent.glob("*.patch"))
 DEADLINE_S = 300
@@ -22,8 +22,7 @@ _SMALL = ("--tenants", "2", "--people", "2", "--rounds", "2")
 
 def leak_test(tree: Path, home: Path) -> subprocess.CompletedProcess[str]:
     """Type the command with the sources of `tree`."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LUMINESCENT_")}
-    environment |= {
+    variables = {
         "PYTHONPATH": str(tree),
         "LUMINESCENT_CLOUD_WORKER": "thread",
         "LUMINESCENT_CLOUD_EMBEDDER": "hashing",
@@ -31,7 +30,7 @@ def leak_test(tree: Path, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cloud", "--home", str(home), "--json", "leak-test", *_SMALL],
         cwd=tree,
-        env=environment,
+        env=environment() | variables,
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,

@@ -66,9 +66,8 @@ class Nursling:
 
     def poll(self) -> int | None:
         """How it ended, or `None` while it runs."""
-        if self.returncode is None and select.select([self._told], [], [], 0)[0]:
-            self.returncode = self._number()
-            self._told.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -77,12 +76,13 @@ class Nursling:
         Raises:
             subprocess.TimeoutExpired: It has not ended in `timeout` seconds.
         """
-        if self.returncode is None and not select.select([self._told], [], [], timeout)[0]:
-            assert timeout is not None
-            raise subprocess.TimeoutExpired(str(self.pid), timeout)
-        code = self.poll()
-        assert code is not None
-        return code
+        if self.returncode is None:
+            if not select.select([self._told], [], [], timeout)[0]:
+                assert timeout is not None
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            self.returncode = self._number()
+            self._told.close()
+        return self.returncode
 
     def kill(self) -> None:
         """End it as a power cut would."""

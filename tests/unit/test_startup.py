@@ -6,7 +6,6 @@ Pixeltable has one home per process, so each scenario is a process of its own; i
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 import cloud
 from tests.support.homes import postmaster_pid, process_exists, temporary_home
+from tests.support.typed import environment
 
 ROOT = Path(cloud.__file__).parents[1]
 EXTENSIONS = ("audit_logger", "gdpr_service", "memory_provider", "tenant_provider", "usage_tracker")
@@ -191,11 +191,6 @@ print(json.dumps(facts))
 )
 
 
-def environment() -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LUMINESCENT_")}
-    return clean | {"PYTHONPATH": str(ROOT)}
-
-
 def report(program: str, home: Path) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", program, home],
@@ -204,7 +199,7 @@ def report(program: str, home: Path) -> dict[str, Any]:
         text=True,
         timeout=180,
         cwd=ROOT,
-        env=environment(),
+        env=environment() | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     facts: dict[str, Any] = json.loads(done.stdout)
